@@ -1,0 +1,188 @@
+//! A keyed store that is on the disk when a commit returns. The only file that names `sled`.
+//!
+//! sled 0.34's `flush` syncs a range of its file, not the file: after it, `commit` syncs our own handle to `<dir>/db`.
+//! Several small tables share one tree by key prefix, so that a commit over tables is atomic.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Pages sled may cache, in bytes: an idle agent must stay small.
+const CACHE_CAPACITY_BYTES: u64 = 4 * 1024 * 1024;
+/// sled's own flusher also collects garbage; commits do not wait for it.
+const FLUSH_EVERY_MILLIS: u64 = 500;
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store in {dir} is in use by another process; stop it first")]
+    InUse { dir: PathBuf },
+    #[error("the store in {dir} cannot be opened")]
+    Open { dir: PathBuf, #[source] source: sled::Error },
+    #[error("the store in {dir} cannot be read")]
+    Read { dir: PathBuf, #[source] source: sled::Error },
+    #[error("the store in {dir} cannot be written")]
+    Write { dir: PathBuf, #[source] source: sled::Error },
+    #[error("the store in {dir} cannot be synced; the device may be failing or full")]
+    Sync { dir: PathBuf, #[source] source: io::Error },
+}
+
+impl StoreError {
+    /// Whether the disk had no room.
+    pub fn is_full(&self) -> bool {
+        let kind = match self {
+            Self::Open { source: sled::Error::Io(io), .. }
+            | Self::Read { source: sled::Error::Io(io), .. }
+            | Self::Write { source: sled::Error::Io(io), .. }
+            | Self::Sync { source: io, .. } => io.kind(),
+            _ => return false,
+        };
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    }
+
+    /// Whether what is on the disk is damaged: move the directory aside and start anew.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(
+            self,
+            Self::Open { source: sled::Error::Corruption { .. }, .. }
+                | Self::Read { source: sled::Error::Corruption { .. }, .. }
+        )
+    }
+}
+
+/// A table's name: a short constant, without zero bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table(pub &'static str);
+
+impl Table {
+    fn key(self, key: &[u8]) -> Vec<u8> {
+        [self.0.as_bytes(), &[0], key].concat()
+    }
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Default)]
+pub struct Batch(sled::Batch);
+
+impl Batch {
+    /// Sets a value.
+    pub fn put(&mut self, table: Table, key: &[u8], value: &[u8]) {
+        self.0.insert(table.key(key), value);
+    }
+
+    /// Removes a value, if it is there.
+    pub fn delete(&mut self, table: Table, key: &[u8]) {
+        self.0.remove(table.key(key));
+    }
+}
+
+/// The store of one process.
+#[derive(Debug)]
+pub struct Store {
+    db: sled::Db,
+    file: File,
+    dir: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `dir`, made if absent.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let fail = |source: sled::Error| match &source {
+            sled::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock || io.to_string().contains("lock") => {
+                StoreError::InUse { dir: dir.to_owned() }
+            }
+            _ => StoreError::Open { dir: dir.to_owned(), source },
+        };
+        let db = sled::Config::new()
+            .path(dir)
+            .cache_capacity(CACHE_CAPACITY_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MILLIS))
+            .open()
+            .map_err(fail)?;
+        let sync = |source| StoreError::Sync { dir: dir.to_owned(), source };
+        let file = File::options().read(true).write(true).open(dir.join("db")).map_err(sync)?;
+        // The directory entry itself must survive, or the file is lost with it.
+        File::open(dir).and_then(|handle| handle.sync_all()).map_err(sync)?;
+        Ok(Self { db, file, dir: dir.to_owned() })
+    }
+
+    /// Applies a batch; when this returns, it is on the disk.
+    pub fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let fail = |source| StoreError::Write { dir: self.dir.clone(), source };
+        self.db.apply_batch(batch.0).map_err(fail)?;
+        self.db.flush().map_err(fail)?;
+        self.file.sync_all().map_err(|source| StoreError::Sync { dir: self.dir.clone(), source })
+    }
+
+    /// The value under a key.
+    pub fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.db.get(table.key(key)).map_err(|source| self.read_error(source))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    /// Keys and values of a table from `start` on, in order of keys.
+    pub fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + '_ {
+        let prefix_len = table.0.len() + 1;
+        let end = [table.0.as_bytes(), &[1]].concat();
+        self.db.range(table.key(start)..end).map(move |found| {
+            let (key, value) = found.map_err(|source| self.read_error(source))?;
+            Ok((key[prefix_len..].to_vec(), value.to_vec()))
+        })
+    }
+
+    /// The last key of a table and its value.
+    pub fn last(&self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let prefix_len = table.0.len() + 1;
+        let end = [table.0.as_bytes(), &[1]].concat();
+        let found = self.db.range(table.key(&[])..end).next_back().transpose();
+        let found = found.map_err(|source| self.read_error(source))?;
+        Ok(found.map(|(key, value)| (key[prefix_len..].to_vec(), value.to_vec())))
+    }
+
+    fn read_error(&self, source: sled::Error) -> StoreError {
+        StoreError::Read { dir: self.dir.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEFT: Table = Table("a");
+    const RIGHT: Table = Table("b");
+
+    #[test]
+    fn a_commit_survives_reopening_and_tables_stay_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let store = Store::open(dir.path()).unwrap();
+            let mut batch = Batch::default();
+            for n in [1u64, 2, 300] {
+                batch.put(LEFT, &n.to_be_bytes(), &[n as u8]);
+            }
+            batch.put(RIGHT, b"x", b"y");
+            store.commit(batch).unwrap();
+            let mut batch = Batch::default();
+            batch.delete(LEFT, &1u64.to_be_bytes());
+            store.commit(batch).unwrap();
+        }
+        let store = Store::open(dir.path()).unwrap();
+        let keys: Vec<_> = store.scan(LEFT, &[]).map(|found| found.unwrap().0).collect();
+        assert_eq!(keys, [2u64.to_be_bytes(), 300u64.to_be_bytes()]);
+        assert_eq!(store.last(LEFT).unwrap().unwrap().0, 300u64.to_be_bytes());
+        assert_eq!(store.read(RIGHT, b"x").unwrap().unwrap(), b"y");
+        assert_eq!(store.read(LEFT, b"x").unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_in_use_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Store::open(dir.path()).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Whether a record may enter the journal. Pure: state, key and time are arguments.
+//!
+//! Two stages. [`place`] checks signature and chain: a failure there stops the stream, for nothing after it can be
+//! placed. [`accept`] checks the facts: a failure there refuses one record, which is journaled as refused so that the
+//! agent's chain goes on and nothing is silently lost.
+
+use std::collections::VecDeque;
+
+use crate::evidence::{BODY_LEN_MAX, ChainLink, PublicKey, SignedRecord};
+use crate::record::ProbeRecord;
+use crate::target::{MirrorList, Sha256};
+use crate::words::UnixMillis;
+
+/// How far an agent's clock may run ahead of the collector's.
+pub const CLOCK_AHEAD_MAX_MILLIS: u64 = 120_000;
+/// Statements an agent may have in flight: resends are compared byte for byte within this window.
+pub const RESEND_WINDOW: usize = 256;
+
+/// Stable codes a peer gets; never renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectionCode {
+    BadSignature,
+    WrongChain,
+    ConflictingKey,
+    WrongAgent,
+    FrameTooLarge,
+    Malformed,
+    FutureTime,
+    UnknownMirror,
+}
+
+impl RejectionCode {
+    /// Every code, for metrics that start at zero.
+    pub const ALL: [Self; 8] = [
+        Self::BadSignature,
+        Self::WrongChain,
+        Self::ConflictingKey,
+        Self::WrongAgent,
+        Self::FrameTooLarge,
+        Self::Malformed,
+        Self::FutureTime,
+        Self::UnknownMirror,
+    ];
+
+    /// The code on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadSignature => "bad_signature",
+            Self::WrongChain => "wrong_chain",
+            Self::ConflictingKey => "conflicting_key",
+            Self::WrongAgent => "wrong_agent",
+            Self::FrameTooLarge => "frame_too_large",
+            Self::Malformed => "malformed",
+            Self::FutureTime => "future_time",
+            Self::UnknownMirror => "unknown_mirror",
+        }
+    }
+
+    /// The code of that text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
+    /// Whether the stream ends: the records after it cannot be placed either.
+    pub fn stops_stream(self) -> bool {
+        !matches!(self, Self::Malformed | Self::FutureTime | Self::UnknownMirror)
+    }
+}
+
+/// A record refused, with what a person needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub code: RejectionCode,
+    pub detail: String,
+}
+
+impl Rejection {
+    /// A refusal with its detail.
+    pub fn new(code: RejectionCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl std::fmt::Display for Rejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.detail)
+    }
+}
+
+/// What the collector knows of one agent's chain; rebuilt from the journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChainHead {
+    last: ChainLink,
+    /// Hashes of the last statements of this epoch, the latest at the back.
+    recent: VecDeque<Sha256>,
+}
+
+/// Where a verified record belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The next of the chain: new.
+    Next,
+    /// Admitted before, with the same bytes: acknowledge again, count once.
+    Duplicate,
+}
+
+impl ChainHead {
+    /// The last statement known.
+    pub fn last(&self) -> ChainLink {
+        self.last
+    }
+
+    /// Notes a statement that [`place`] called next.
+    pub fn advance(&mut self, link: ChainLink) {
+        if link.epoch != self.last.epoch {
+            self.recent.clear();
+        }
+        self.last = link;
+        self.recent.push_back(link.hash);
+        if self.recent.len() > RESEND_WINDOW {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The hash admitted under `sequence`, if it is within the window.
+    fn known(&self, sequence: u64) -> Option<&Sha256> {
+        let back = self.last.sequence.checked_sub(sequence)?;
+        let index = self.recent.len().checked_sub(1 + usize::try_from(back).ok()?)?;
+        self.recent.get(index)
+    }
+}
+
+/// Checks signature and chain of `record` against the agent's head. `skip_signature` is no argument on purpose: a
+/// duplicate is recognised by its hash, anything else is verified.
+pub fn place(record: &SignedRecord, head: &ChainHead, key: &PublicKey) -> Result<Place, Rejection> {
+    if record.body.len() > BODY_LEN_MAX {
+        return Err(Rejection::new(
+            RejectionCode::FrameTooLarge,
+            format!("a record body of {} bytes; the limit is {BODY_LEN_MAX}", record.body.len()),
+        ));
+    }
+    let last = head.last;
+    if record.epoch == last.epoch && record.sequence <= last.sequence && record.sequence > 0 {
+        return match head.known(record.sequence) {
+            Some(hash) if *hash != record.hash() => Err(Rejection::new(
+                RejectionCode::ConflictingKey,
+                format!(
+                    "epoch {} sequence {} was admitted with other bytes: is this box a copy of another?",
+                    record.epoch, record.sequence
+                ),
+            )),
+            _ => Ok(Place::Duplicate),
+        };
+    }
+    record.verify(key).map_err(|bad| {
+        Rejection::new(
+            RejectionCode::BadSignature,
+            format!("{bad} (epoch {}, sequence {})", record.epoch, record.sequence),
+        )
+    })?;
+    let follows = record.epoch == last.epoch
+        && record.sequence == last.sequence + 1
+        && record.previous == last.hash;
+    let begins = record.epoch > last.epoch && record.sequence == 1 && record.previous == Sha256::default();
+    if follows || begins {
+        Ok(Place::Next)
+    } else {
+        Err(Rejection::new(
+            RejectionCode::WrongChain,
+            format!(
+                "epoch {} sequence {} does not follow epoch {} sequence {}",
+                record.epoch, record.sequence, last.epoch, last.sequence
+            ),
+        ))
+    }
+}
+
+/// Checks the facts of a placed record.
+pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -> Result<(), Rejection> {
+    if !facts.is_bounded() {
+        return Err(Rejection::new(
+            RejectionCode::Malformed,
+            format!("more than {} steps of one kind", crate::record::STEPS_MAX),
+        ));
+    }
+    if facts.ended_at() > now.plus_millis(CLOCK_AHEAD_MAX_MILLIS) {
+        return Err(Rejection::new(
+            RejectionCode::FutureTime,
+            format!("measured at {}, but it is {now}: set the agent's clock", facts.ended_at()),
+        ));
+    }
+    let known = facts.mirror.as_ref().is_some_and(|id| list.is_some_and(|list| list.mirror(id).is_some()));
+    if known {
+        Ok(())
+    } else {
+        let name = facts.mirror.as_ref().map_or("(none)", |id| id.as_str());
+        Err(Rejection::new(RejectionCode::UnknownMirror, format!("mirror {name} is not on the list in force")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::SecretKey;
+    use crate::words::AgentId;
+
+    fn sign(last: ChainLink, body: &[u8]) -> SignedRecord {
+        SignedRecord::sign(&AgentId::parse("a1").unwrap(), last, body.to_vec(), &key())
+    }
+
+    fn key() -> SecretKey {
+        SecretKey::from_bytes(&[7; 32])
+    }
+
+    /// A head after three statements, and those statements.
+    fn three() -> (ChainHead, Vec<SignedRecord>) {
+        let (mut head, mut records) = (ChainHead::default(), Vec::new());
+        for n in 0..3u8 {
+            let last = if n == 0 { ChainLink::start(1) } else { head.last() };
+            let record = sign(last, &[n]);
+            assert_eq!(place(&record, &head, &key().public()), Ok(Place::Next));
+            head.advance(record.link());
+            records.push(record);
+        }
+        (head, records)
+    }
+
+    #[test]
+    fn a_chain_admits_only_what_follows() {
+        let (head, records) = three();
+        let check = |record: &SignedRecord, expected: Result<Place, RejectionCode>| {
+            assert_eq!(place(record, &head, &key().public()).map_err(|r| r.code), expected);
+        };
+        check(&sign(head.last(), b"next"), Ok(Place::Next));
+        check(&records[2], Ok(Place::Duplicate));
+        check(&records[0], Ok(Place::Duplicate));
+        check(&sign(records[1].link(), b"another third"), Err(RejectionCode::ConflictingKey));
+        check(&sign(ChainLink { sequence: 7, ..head.last() }, b"gap"), Err(RejectionCode::WrongChain));
+        check(
+            &sign(ChainLink { hash: Sha256([1; 32]), ..head.last() }, b"fork"),
+            Err(RejectionCode::WrongChain),
+        );
+        check(&sign(ChainLink::start(2), b"new epoch"), Ok(Place::Next));
+        check(&sign(ChainLink::start(0), b"old epoch"), Err(RejectionCode::WrongChain));
+        let mut forged = sign(head.last(), b"next");
+        forged.body[0] ^= 1;
+        check(&forged, Err(RejectionCode::BadSignature));
+        check(&sign(head.last(), &vec![0; BODY_LEN_MAX + 1]), Err(RejectionCode::FrameTooLarge));
+    }
+}

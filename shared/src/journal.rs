@@ -1,0 +1,159 @@
+//! The journal's content and its frames: the source of truth from which everything else is rebuilt.
+//!
+//! A segment is [`MAGIC`], then frames: payload length (u32), CRC-32C of the payload (u32), payload; integers
+//! big-endian. Payloads are encoded by the wall (zerkalo-proto). Files are the collector's and the CLI's business.
+
+use crate::admission::RejectionCode;
+use crate::evidence::{PublicKey, SignedList, SignedRecord};
+use crate::record::ProbeRecord;
+use crate::words::{AgentId, OwnerId, Station, UnixMillis};
+
+/// First bytes of a segment: name and version of the format.
+pub const MAGIC: &[u8; 8] = b"ZKJRNL\x00\x01";
+/// Bytes before each payload.
+pub const FRAME_HEADER_LEN: usize = 8;
+/// Largest payload, in bytes: a mirror list of 1,000 mirrors fits.
+pub const PAYLOAD_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// One thing that happened, and when the collector wrote it down. Instants never fall.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JournalEntry {
+    pub at: UnixMillis,
+    pub event: Event,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The rules of the house changed (or the journal begins).
+    Settings(SettingsText),
+    /// An agent joined, or joined anew.
+    Enrolled(Enrolment),
+    /// An agent's word no longer counts.
+    Revoked(AgentId),
+    /// The operator signed a new list, checked against this key.
+    List { list: SignedList, operator: PublicKey },
+    /// A record was admitted.
+    Record { signed: SignedRecord, facts: Box<ProbeRecord> },
+    /// A record was placed in its agent's chain, but its facts were refused.
+    Refused { signed: SignedRecord, code: RejectionCode },
+    /// Time passed, and a decision may depend on it.
+    Tick,
+}
+
+/// The data files in force, as text: parsed by `settings`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettingsText {
+    /// Carriers and markets.
+    pub catalogue: String,
+    /// One policy a market.
+    pub policies: Vec<String>,
+    pub fingerprints: String,
+}
+
+/// An agent as the collector knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    pub agent: AgentId,
+    pub owner: OwnerId,
+    pub station: Station,
+    pub key: PublicKey,
+}
+
+/// Puts a frame around a payload.
+///
+/// # Panics
+/// If the payload is larger than [`PAYLOAD_LEN_MAX`]: callers admit nothing so large.
+pub fn frame(payload: &[u8], out: &mut Vec<u8>) {
+    assert!(payload.len() <= PAYLOAD_LEN_MAX, "a journal payload is bounded before it is framed");
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(&crc32c::crc32c(payload).to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// What stands at a place in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// A whole frame; `next` is the offset behind it.
+    Frame { payload: &'a [u8], next: usize },
+    /// The end, exactly at a frame's border.
+    End,
+    /// A frame cut short by the end of the file: what a crash leaves, never acknowledged.
+    Torn,
+    /// A frame whose checksum or length is wrong.
+    Corrupt,
+}
+
+/// Reads the frame at `offset` of a whole segment.
+pub fn read_frame(segment: &[u8], offset: usize) -> Found<'_> {
+    let rest = segment.get(offset..).unwrap_or_default();
+    if rest.is_empty() {
+        return Found::End;
+    }
+    let Some((header, body)) = rest.split_at_checked(FRAME_HEADER_LEN) else { return Found::Torn };
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let len = word(0) as usize;
+    if len == 0 || len > PAYLOAD_LEN_MAX {
+        // Zeros to the end are space the file system gave but the crash left unwritten.
+        return if rest.iter().all(|byte| *byte == 0) { Found::Torn } else { Found::Corrupt };
+    }
+    let Some(payload) = body.get(..len) else { return Found::Torn };
+    if crc32c::crc32c(payload) != word(4) {
+        return if body.len() == len { Found::Torn } else { Found::Corrupt };
+    }
+    Found::Frame { payload, next: offset + FRAME_HEADER_LEN + len }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames(payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        payloads.iter().for_each(|payload| frame(payload, &mut bytes));
+        bytes
+    }
+
+    fn read_all(segment: &[u8]) -> (Vec<Vec<u8>>, Found<'_>) {
+        let (mut offset, mut payloads) = (MAGIC.len(), Vec::new());
+        loop {
+            match read_frame(segment, offset) {
+                Found::Frame { payload, next } => {
+                    payloads.push(payload.to_vec());
+                    offset = next;
+                }
+                end => return (payloads, end),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_loses_only_the_frame_it_cuts(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 1..8),
+            cut in 0usize..400,
+        ) {
+            let whole = frames(&payloads);
+            let cut = MAGIC.len() + cut % (whole.len() - MAGIC.len() + 1);
+            let (read, end) = read_all(&whole[..cut]);
+            prop_assert!(read.len() <= payloads.len() && read[..] == payloads[..read.len()]);
+            let border = frames(&payloads[..read.len()]).len();
+            prop_assert_eq!(end, if border == cut { Found::End } else { Found::Torn });
+        }
+
+        #[test]
+        fn a_flipped_bit_is_never_read_as_truth(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 2..6),
+            at in any::<prop::sample::Index>(), bit in 0u8..8,
+        ) {
+            let mut bytes = frames(&payloads);
+            let at = MAGIC.len() + at.index(bytes.len() - MAGIC.len());
+            bytes[at] ^= 1 << bit;
+            let (read, end) = read_all(&bytes);
+            prop_assert!(read.len() < payloads.len());
+            prop_assert!(read[..] == payloads[..read.len()]);
+            prop_assert!(matches!(end, Found::Torn | Found::Corrupt));
+        }
+    }
+}

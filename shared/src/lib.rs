@@ -1,0 +1,18 @@
+//! The pure core of Zerkalo, in travel order. No I/O, no async, no clock, no randomness, no environment, no wire types:
+//! time, keys and rules are arguments.
+
+pub mod words;
+pub mod address;
+pub mod target;
+pub mod record;
+pub mod evidence;
+pub mod admission;
+pub mod journal;
+pub mod catalogue;
+pub mod fingerprint;
+pub mod policy;
+pub mod verdict;
+pub mod judge;
+pub mod cell;
+pub mod market;
+pub mod fold;

@@ -1,0 +1,323 @@
+//! The facts of one probe of one mirror: what was sent, what came back, when, how it ended.
+//!
+//! A record never says "blocked": only rules conclude. Times inside a record are microseconds since the probe began.
+//! No address of the agent's host is ever part of a record.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::target::{ReferenceSide, Sha256, TargetUrl};
+use crate::words::{MirrorId, UnixMillis};
+
+/// Most steps of one kind in a record, as a collector accepts them.
+pub const STEPS_MAX: usize = 64;
+/// Most bytes of a page kept in a record, from its beginning.
+pub const EXCERPT_LEN_MAX: usize = 2_048;
+/// Most headers kept of one answer, and most bytes of one value.
+pub const HEADERS_MAX: usize = 48;
+/// See [`HEADERS_MAX`].
+pub const HEADER_VALUE_LEN_MAX: usize = 512;
+/// Most body bytes an agent reads of one page: beyond the 14-34 KB at which the known freeze strikes.
+pub const BODY_LEN_MAX: u64 = 256 * 1024;
+/// Most redirects followed.
+pub const REDIRECTS_MAX: usize = 10;
+
+/// Why the probe ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its turn came.
+    Scheduled,
+    /// The collector asked for a fresh look.
+    Requested,
+    /// A person ran it.
+    Manual,
+}
+
+/// The facts of one probe of one mirror.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeRecord {
+    /// Name of the mirror on the list; `None` for a manual probe of any URL.
+    pub mirror: Option<MirrorId>,
+    pub url: TargetUrl,
+    /// Version of the mirror list in force; 0 without one.
+    pub list_version: u64,
+    pub cause: Cause,
+    /// The agent's wall clock at the beginning.
+    pub started_at: UnixMillis,
+    pub duration_micros: u64,
+    pub agent_version: String,
+    pub dns: Vec<DnsExchange>,
+    pub tcp: Vec<TcpConnect>,
+    pub tls: Vec<TlsHandshake>,
+    pub http: Vec<HttpExchange>,
+    pub quic: Vec<QuicHandshake>,
+    /// The state of the agent's own network, checked in the same cycle.
+    pub references: Vec<ReferenceCheck>,
+}
+
+/// Which comparison a step belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arm {
+    /// What a visitor's browser would do: the system's resolver and the mirror's own name.
+    Main,
+    /// The same, over the addresses another resolver gave.
+    OtherResolver,
+    /// The address of a failed handshake, with a name no censor looks for.
+    NeutralSni,
+}
+
+/// When a step began and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// Microseconds from the probe's beginning to the step's.
+    pub start_micros: u64,
+    pub duration_micros: u64,
+}
+
+/// Who was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ResolverKind {
+    /// The one the operating system uses: usually the carrier's.
+    System,
+    /// A public one.
+    Public,
+}
+
+/// The two address questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QueryType {
+    A,
+    Aaaa,
+}
+
+/// One question to one resolver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsExchange {
+    pub resolver: ResolverKind,
+    pub server: SocketAddr,
+    pub name: String,
+    pub query: QueryType,
+    pub span: Span,
+    pub outcome: DnsOutcome,
+}
+
+/// How a question ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DnsOutcome {
+    Answer {
+        /// RFC 1035 response code: 0 NOERROR, 2 SERVFAIL, 3 NXDOMAIN, 5 REFUSED.
+        rcode: u16,
+        addresses: Vec<IpAddr>,
+        cnames: Vec<String>,
+        /// Lowest TTL among the answers, in seconds.
+        ttl_min_secs: u32,
+    },
+    Timeout,
+    /// The question could not be sent, or the answer could not be read.
+    Failed(String),
+}
+
+/// One TCP connection attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpConnect {
+    pub arm: Arm,
+    pub address: SocketAddr,
+    pub span: Span,
+    pub outcome: TcpOutcome,
+}
+
+/// How a connection attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TcpOutcome {
+    Connected,
+    Timeout,
+    /// ECONNREFUSED: a reset in answer to the SYN.
+    Refused,
+    /// ECONNRESET.
+    Reset,
+    /// EHOSTUNREACH, ENETUNREACH and their kin, with the errno.
+    Unreachable(i32),
+    /// Never tried: the address lies in a private or special range, named here.
+    Forbidden(String),
+    Failed(String),
+}
+
+/// One TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsHandshake {
+    pub arm: Arm,
+    pub address: SocketAddr,
+    /// The host name in the ClientHello; `None` for an address.
+    pub sni: Option<String>,
+    pub span: Span,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub outcome: TlsOutcome,
+    /// As sent by the server, leaf first, whatever the outcome.
+    pub chain: Vec<Certificate>,
+    /// What a browser would say of the chain; `None` if no chain came.
+    pub chain_fault: Option<ChainFault>,
+}
+
+/// How a handshake ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsOutcome {
+    Completed {
+        /// `TLSv1_2` or `TLSv1_3`.
+        version: String,
+        cipher_suite: String,
+        alpn: Option<String>,
+    },
+    Timeout,
+    Reset,
+    /// The peer closed before the handshake was over.
+    Eof,
+    /// The peer sent a fatal alert, named as in RFC 8446.
+    Alert(String),
+    /// Bytes came that are no TLS, or broke its rules.
+    Protocol(String),
+    Failed(String),
+}
+
+/// The judgement of a chain against the public CAs (or those of `--ca-file`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainFault {
+    /// None: a browser would accept it.
+    Valid,
+    Expired,
+    NotYetValid,
+    WrongName,
+    UnknownIssuer,
+    Other(String),
+}
+
+/// One certificate of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub sha256: Sha256,
+    /// SHA-256 of the subject public key info (RFC 7469).
+    pub spki_sha256: Sha256,
+    /// RFC 4514 text.
+    pub subject: String,
+    /// RFC 4514 text.
+    pub issuer: String,
+    pub not_before: UnixMillis,
+    pub not_after: UnixMillis,
+    /// The whole certificate, kept where the chain is at fault: evidence. Empty otherwise.
+    pub der: Vec<u8>,
+}
+
+/// One request and its answer; redirects make several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpExchange {
+    pub arm: Arm,
+    pub url: TargetUrl,
+    pub address: SocketAddr,
+    /// `h1` or `h2`.
+    pub protocol: String,
+    pub span: Span,
+    /// Microseconds from the request to the last byte received; `None` if none came.
+    pub last_byte_micros: Option<u64>,
+    pub status: Option<u16>,
+    /// Lower-case names; capped by [`HEADERS_MAX`].
+    pub headers: Vec<(String, String)>,
+    /// Body bytes read, before any decoding: the offset of a stall.
+    pub body_len: u64,
+    /// Digest of the body bytes read.
+    pub body_sha256: Sha256,
+    pub title: Option<String>,
+    /// Whether the mirror's canary stood in the body; `None` where no canary was asked for or no body came.
+    pub canary_found: Option<bool>,
+    /// The page's beginning as text, kept where the canary was not found.
+    pub excerpt: String,
+    pub outcome: HttpOutcome,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpOutcome {
+    /// The whole body, or as much as the cap allows.
+    Complete,
+    /// No byte for the rest of the deadline; `body_len` is the offset.
+    Timeout,
+    Reset,
+    /// Closed before the answer was whole.
+    Eof,
+    /// The answer was no HTTP.
+    Protocol(String),
+    /// A redirect not followed, and why.
+    RedirectRefused(String),
+    Failed(String),
+}
+
+/// One QUIC handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuicHandshake {
+    pub address: SocketAddr,
+    pub sni: String,
+    pub span: Span,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub outcome: QuicOutcome,
+}
+
+/// How a QUIC handshake ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuicOutcome {
+    Completed { alpn: Option<String> },
+    Timeout,
+    /// ICMP port unreachable.
+    Refused,
+    /// The peer closed the connection.
+    Closed(String),
+    Failed(String),
+}
+
+/// What a reference host of the operator said of the agent's own network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceCheck {
+    pub side: ReferenceSide,
+    pub url: TargetUrl,
+    /// When it was checked, by the agent's wall clock.
+    pub checked_at: UnixMillis,
+    /// Whether the reference answered as itself.
+    pub reached: bool,
+    /// Why not.
+    pub failure: Option<String>,
+}
+
+impl ProbeRecord {
+    /// The instant the probe ended, by the agent's clock.
+    pub fn ended_at(&self) -> UnixMillis {
+        self.started_at.plus_millis(self.duration_micros.div_ceil(1000))
+    }
+
+    /// Whether every list of steps is within [`STEPS_MAX`].
+    pub fn is_bounded(&self) -> bool {
+        [
+            self.dns.len(),
+            self.tcp.len(),
+            self.tls.len(),
+            self.http.len(),
+            self.quic.len(),
+            self.references.len(),
+        ]
+        .iter()
+        .all(|len| *len <= STEPS_MAX)
+    }
+
+    /// The addresses a resolver gave for the URL's own host, in the order received.
+    pub fn resolved(&self, kind: ResolverKind) -> Vec<IpAddr> {
+        let host = self.url.host();
+        let mut found = Vec::new();
+        for exchange in self.dns.iter().filter(|x| x.resolver == kind && x.name == host) {
+            if let DnsOutcome::Answer { addresses, .. } = &exchange.outcome {
+                for address in addresses {
+                    if !found.contains(address) {
+                        found.push(*address);
+                    }
+                }
+            }
+        }
+        found
+    }
+}

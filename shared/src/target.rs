@@ -1,0 +1,326 @@
+//! What may be measured: the operator's mirrors and reference hosts, in a list the operator signs.
+//!
+//! Parsed here once; an agent runs nothing that is not on a list with the operator's signature. No network access.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::words::{MarketId, MirrorId, UnixMillis};
+
+/// Most mirrors in one list: bounds an agent's work and a list's size (about 1 MiB).
+pub const LIST_MIRRORS_MAX: usize = 1_000;
+/// Longest mirror URL, in bytes.
+pub const URL_LEN_MAX: usize = 2_048;
+/// Shortest canary, in bytes: shorter texts turn up in pages by chance.
+pub const CANARY_LEN_MIN: usize = 8;
+
+/// Why a target is no target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("{text:?} is no URL ({cause}); write it whole, such as https://mirror.example/")]
+    Url { text: String, cause: String },
+    #[error("{text:?} has the scheme {scheme:?}; only https and http can be probed")]
+    Scheme { text: String, scheme: String },
+    #[error("{text:?} names no host; write it whole, such as https://mirror.example/")]
+    NoHost { text: String },
+    #[error("{text:?} carries a user name or password; mirrors are public pages, remove it")]
+    Credentials { text: String },
+    #[error("{text:?} has port 0; ports go from 1 to 65535")]
+    Port { text: String },
+    #[error("the URL is {len} bytes long; the limit is {URL_LEN_MAX}")]
+    TooLong { len: usize },
+    #[error("{address} lies in a private or special range ({range}); only public addresses can be probed")]
+    SpecialRange { address: IpAddr, range: &'static str },
+    #[error("the canary of mirror {mirror} has {len} bytes; at least {CANARY_LEN_MIN} are needed to be unmistakable")]
+    Canary { mirror: MirrorId, len: usize },
+    #[error("the list holds {count} mirrors; the limit is {LIST_MIRRORS_MAX}")]
+    ListTooLong { count: usize },
+    #[error("mirror {mirror} stands twice in the list")]
+    Twice { mirror: MirrorId },
+    #[error("mirror {mirror} is in no market; name at least one, such as ru or kz")]
+    NoMarket { mirror: MirrorId },
+}
+
+/// An address a probe can be sent to: http or https, with a host, without credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TargetUrl(Url);
+
+impl TargetUrl {
+    /// Parses and checks a URL; never resolves it.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        if text.len() > URL_LEN_MAX {
+            return Err(TargetError::TooLong { len: text.len() });
+        }
+        let owned = || text.to_owned();
+        let url =
+            Url::parse(text).map_err(|cause| TargetError::Url { text: owned(), cause: cause.to_string() })?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(TargetError::Scheme { text: owned(), scheme: url.scheme().to_owned() });
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(TargetError::NoHost { text: owned() });
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(TargetError::Credentials { text: owned() });
+        }
+        if url.port() == Some(0) {
+            return Err(TargetError::Port { text: owned() });
+        }
+        Ok(Self(url))
+    }
+
+    /// Refuses a URL whose host is written as an address of a private or special range.
+    pub fn require_public(&self) -> Result<(), TargetError> {
+        match self.literal_address() {
+            Some(address) => crate::address::require_public(address)
+                .map_err(|range| TargetError::SpecialRange { address, range }),
+            None => Ok(()),
+        }
+    }
+
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Host name in ASCII (internationalised names as `xn--`), or the address without brackets.
+    pub fn host(&self) -> String {
+        match self.0.host() {
+            Some(Host::Ipv6(address)) => address.to_string(),
+            Some(host) => host.to_string(),
+            None => String::new(),
+        }
+    }
+
+    /// The address, where the host is written as one.
+    pub fn literal_address(&self) -> Option<IpAddr> {
+        match self.0.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            _ => None,
+        }
+    }
+
+    /// The port written, or the scheme's own.
+    pub fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or(443)
+    }
+
+    /// Whether TLS comes before HTTP.
+    pub fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    /// Path and query, as HTTP sends it.
+    pub fn path_and_query(&self) -> String {
+        match self.0.query() {
+            Some(query) => format!("{}?{query}", self.0.path()),
+            None => self.0.path().to_owned(),
+        }
+    }
+
+    /// Host and port as the `Host` header writes them.
+    pub fn authority(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        self.0.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// The target of a `Location` header met at this URL.
+    pub fn join(&self, location: &str) -> Result<Self, TargetError> {
+        let joined = self
+            .0
+            .join(location)
+            .map_err(|cause| TargetError::Url { text: location.to_owned(), cause: cause.to_string() })?;
+        Self::parse(joined.as_str())
+    }
+}
+
+impl std::fmt::Display for TargetUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl TryFrom<String> for TargetUrl {
+    type Error = TargetError;
+    fn try_from(text: String) -> Result<Self, TargetError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TargetUrl> for String {
+    fn from(url: TargetUrl) -> String {
+        url.0.into()
+    }
+}
+
+/// SHA-256, written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Sha256(pub [u8; 32]);
+
+impl Sha256 {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Parses 64 hexadecimal digits, colons allowed between.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).ok().map(|()| Self(bytes))
+    }
+}
+
+impl std::fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl std::fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Sha256 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha256 {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| serde::de::Error::custom("expected 64 hexadecimal digits"))
+    }
+}
+
+/// One URL of the operator, with what identifies it exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    pub id: MirrorId,
+    pub url: TargetUrl,
+    /// The markets it serves.
+    pub markets: Vec<MarketId>,
+    /// A text only the real page holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
+    /// SHA-256 of the subject public key infos the site may show (RFC 7469); empty: any key a public CA vouches for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_pins: Vec<Sha256>,
+    /// Addresses the operator knows the mirror under; empty: not stated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected_addresses: Vec<IpAddr>,
+}
+
+/// On which side of the border a reference host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceSide {
+    /// In the market's own country: reachable even in whitelist mode.
+    Domestic,
+    /// Abroad and of no interest to a censor.
+    Foreign,
+}
+
+/// A host of the operator's choice that tells the state of the agent's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    pub market: MarketId,
+    pub side: ReferenceSide,
+    pub url: TargetUrl,
+}
+
+/// Everything agents may touch. Versions only rise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorList {
+    pub version: u64,
+    pub issued_at: UnixMillis,
+    pub mirrors: Vec<Mirror>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
+}
+
+impl MirrorList {
+    /// Checks what the types alone cannot: limits, doubles, canaries.
+    pub fn validate(&self) -> Result<(), TargetError> {
+        if self.mirrors.len() > LIST_MIRRORS_MAX {
+            return Err(TargetError::ListTooLong { count: self.mirrors.len() });
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for mirror in &self.mirrors {
+            if !seen.insert(&mirror.id) {
+                return Err(TargetError::Twice { mirror: mirror.id.clone() });
+            }
+            if mirror.markets.is_empty() {
+                return Err(TargetError::NoMarket { mirror: mirror.id.clone() });
+            }
+            if let Some(len) = mirror.canary.as_ref().map(String::len).filter(|len| *len < CANARY_LEN_MIN) {
+                return Err(TargetError::Canary { mirror: mirror.id.clone(), len });
+            }
+        }
+        Ok(())
+    }
+
+    /// The mirror of that name.
+    pub fn mirror(&self, id: &MirrorId) -> Option<&Mirror> {
+        self.mirrors.iter().find(|mirror| mirror.id == *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_that_cannot_be_probed_say_why() {
+        let check = |text: &str, part: &str| {
+            let message = match TargetUrl::parse(text).and_then(|url| url.require_public().map(|()| url)) {
+                Ok(url) => format!("accepted {url}"),
+                Err(error) => error.to_string(),
+            };
+            assert!(message.contains(part), "{text}: {message}");
+        };
+        check("not a url", "no URL");
+        check("ftp://mirror.example/", "scheme \"ftp\"");
+        check("https:///", "no URL");
+        check("https://me:secret@mirror.example/", "password");
+        check("https://mirror.example:0/", "port 0");
+        check("https://mirror.example:70000/", "invalid port number");
+        check("https://127.0.0.1/", "loopback");
+        check("https://[::ffff:10.0.0.1]/", "private");
+        check("https://mirror.example/a?b", "accepted https://mirror.example/a?b");
+    }
+
+    #[test]
+    fn a_list_refuses_doubles_and_weak_canaries() {
+        let mirror = |id: &str, canary: Option<&str>| Mirror {
+            id: MirrorId::parse(id).unwrap(),
+            url: TargetUrl::parse("https://mirror.example/").unwrap(),
+            markets: vec![MarketId::parse("ru").unwrap()],
+            canary: canary.map(str::to_owned),
+            key_pins: vec![],
+            expected_addresses: vec![],
+        };
+        let list =
+            |mirrors| MirrorList { version: 1, issued_at: UnixMillis(0), mirrors, references: vec![] };
+        assert_eq!(list(vec![mirror("a", None), mirror("b", Some("long-enough"))]).validate(), Ok(()));
+        assert!(matches!(
+            list(vec![mirror("a", None), mirror("a", None)]).validate(),
+            Err(TargetError::Twice { .. })
+        ));
+        assert!(matches!(
+            list(vec![mirror("a", Some("short"))]).validate(),
+            Err(TargetError::Canary { .. })
+        ));
+    }
+}
