@@ -1,1 +1,46 @@
+//! Signed statements across the wall. Bodies and lists pass as the exact bytes that were signed.
 
+use zerkalo_core::evidence::{SignedList, SignedRecord};
+use zerkalo_core::target::Sha256;
+use zerkalo_core::words::AgentId;
+
+use crate::agent_v1 as wire;
+use crate::record::DecodeError;
+
+/// A signed record for the wire.
+pub fn record_to_wire(record: &SignedRecord) -> wire::SignedRecord {
+    wire::SignedRecord {
+        agent: record.agent.to_string(),
+        epoch: record.epoch,
+        sequence: record.sequence,
+        previous: record.previous.0.to_vec(),
+        body: record.body.clone(),
+        signature: record.signature.to_vec(),
+    }
+}
+
+/// A signed record from the wire; its signature is not checked here.
+pub fn record_from_wire(record: wire::SignedRecord) -> Result<SignedRecord, DecodeError> {
+    Ok(SignedRecord {
+        agent: AgentId::parse(&record.agent).map_err(|_| DecodeError::invalid("agent", &record.agent))?,
+        epoch: record.epoch,
+        sequence: record.sequence,
+        previous: Sha256(fixed("previous", &record.previous)?),
+        signature: fixed("signature", &record.signature)?,
+        body: record.body,
+    })
+}
+
+/// A signed list for the wire.
+pub fn list_to_wire(list: &SignedList) -> wire::SignedList {
+    wire::SignedList { list: list.bytes.clone(), signature: list.signature.to_vec() }
+}
+
+/// A signed list from the wire; its signature is not checked here.
+pub fn list_from_wire(list: wire::SignedList) -> Result<SignedList, DecodeError> {
+    Ok(SignedList { signature: fixed("signature", &list.signature)?, bytes: list.list })
+}
+
+pub(crate) fn fixed<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], DecodeError> {
+    bytes.try_into().map_err(|_| DecodeError::invalid(field, format!("{} bytes instead of {N}", bytes.len())))
+}

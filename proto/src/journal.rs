@@ -1,1 +1,153 @@
+//! Journal entries across the wall.
 
+use prost::Message;
+use zerkalo_core::admission::RejectionCode;
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis};
+
+use crate::evidence::{list_from_wire, list_to_wire, record_from_wire, record_to_wire};
+use crate::journal_v1 as wire;
+use crate::record::DecodeError;
+
+/// The payload of a frame.
+pub fn encode(entry: &JournalEntry) -> Vec<u8> {
+    use wire::journal_entry::Event as Wire;
+    let event = match &entry.event {
+        Event::Settings(text) => Wire::Settings(wire::Settings {
+            catalogue: text.catalogue.clone(),
+            policies: text.policies.clone(),
+            fingerprints: text.fingerprints.clone(),
+        }),
+        Event::Enrolled(enrolment) => Wire::Enrolled(enrolled_to_wire(enrolment)),
+        Event::Revoked(agent) => Wire::Revoked(wire::Revoked { agent: agent.to_string() }),
+        Event::List { list, operator } => Wire::List(wire::MirrorListPut {
+            list: Some(list_to_wire(list)),
+            operator_key: operator.to_bytes().to_vec(),
+        }),
+        Event::Record { signed, .. } => Wire::Record(record_to_wire(signed)),
+        Event::Refused { signed, code } => Wire::Refused(wire::Refused {
+            record: Some(record_to_wire(signed)),
+            code: code.as_str().to_owned(),
+        }),
+        Event::Tick => Wire::Tick(wire::Tick {}),
+    };
+    wire::JournalEntry { at_millis: entry.at.0, event: Some(event) }.encode_to_vec()
+}
+
+/// Reads the payload of a frame.
+pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
+    use wire::journal_entry::Event as Wire;
+    let entry = wire::JournalEntry::decode(payload).map_err(DecodeError::Protobuf)?;
+    let event = match entry.event.ok_or(DecodeError::Missing { field: "event" })? {
+        Wire::Settings(text) => Event::Settings(SettingsText {
+            catalogue: text.catalogue,
+            policies: text.policies,
+            fingerprints: text.fingerprints,
+        }),
+        Wire::Enrolled(enrolled) => Event::Enrolled(enrolled_from_wire(&enrolled)?),
+        Wire::Revoked(revoked) => Event::Revoked(agent(&revoked.agent)?),
+        Wire::List(put) => Event::List {
+            list: list_from_wire(put.list.ok_or(DecodeError::Missing { field: "list" })?)?,
+            operator: key("operator_key", &put.operator_key)?,
+        },
+        Wire::Record(record) => {
+            let signed = record_from_wire(record)?;
+            let facts = Box::new(crate::record::decode(&signed.body)?);
+            Event::Record { signed, facts }
+        }
+        Wire::Refused(refused) => Event::Refused {
+            signed: record_from_wire(refused.record.ok_or(DecodeError::Missing { field: "record" })?)?,
+            code: RejectionCode::parse(&refused.code)
+                .ok_or_else(|| DecodeError::invalid("code", &refused.code))?,
+        },
+        Wire::Tick(_) => Event::Tick,
+    };
+    Ok(JournalEntry { at: UnixMillis(entry.at_millis), event })
+}
+
+fn enrolled_to_wire(enrolment: &Enrolment) -> wire::Enrolled {
+    let (carrier, access) = match &enrolment.station {
+        Station::Field { carrier, access } => (carrier.to_string(), access.to_string()),
+        Station::Control => (String::new(), String::new()),
+    };
+    wire::Enrolled {
+        agent: enrolment.agent.to_string(),
+        owner: enrolment.owner.to_string(),
+        carrier,
+        access,
+        record_key: enrolment.key.to_bytes().to_vec(),
+    }
+}
+
+fn enrolled_from_wire(enrolled: &wire::Enrolled) -> Result<Enrolment, DecodeError> {
+    let station = if enrolled.carrier.is_empty() {
+        Station::Control
+    } else {
+        Station::Field {
+            carrier: enrolled
+                .carrier
+                .parse()
+                .map_err(|_| DecodeError::invalid("carrier", &enrolled.carrier))?,
+            access: enrolled.access.parse().map_err(|_| DecodeError::invalid("access", &enrolled.access))?,
+        }
+    };
+    Ok(Enrolment {
+        agent: agent(&enrolled.agent)?,
+        owner: OwnerId::parse(&enrolled.owner).map_err(|_| DecodeError::invalid("owner", &enrolled.owner))?,
+        station,
+        key: key("record_key", &enrolled.record_key)?,
+    })
+}
+
+fn agent(text: &str) -> Result<AgentId, DecodeError> {
+    AgentId::parse(text).map_err(|_| DecodeError::invalid("agent", text))
+}
+
+fn key(field: &'static str, bytes: &[u8]) -> Result<PublicKey, DecodeError> {
+    PublicKey::from_bytes(bytes).map_err(|bad| DecodeError::invalid(field, bad))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
+
+    #[test]
+    fn entries_survive_and_nonsense_does_not() {
+        let key = SecretKey::from_bytes(&[9; 32]);
+        let id = AgentId::parse("a1").unwrap();
+        let signed = SignedRecord::sign(&id, ChainLink::start(1), b"x".to_vec(), &key);
+        let station =
+            Station::Field { carrier: "kz-kcell".parse().unwrap(), access: "mobile".parse().unwrap() };
+        let enrol = |station| {
+            Event::Enrolled(Enrolment {
+                agent: id.clone(),
+                owner: OwnerId::parse("anna").unwrap(),
+                station,
+                key: key.public(),
+            })
+        };
+        for event in [
+            Event::Settings(SettingsText {
+                catalogue: "c".into(),
+                policies: vec!["p".into()],
+                fingerprints: String::new(),
+            }),
+            enrol(station),
+            enrol(Station::Control),
+            Event::Revoked(id.clone()),
+            Event::List {
+                list: SignedList { bytes: b"{}".to_vec(), signature: [3; 64] },
+                operator: key.public(),
+            },
+            Event::Refused { signed: signed.clone(), code: RejectionCode::FutureTime },
+            Event::Tick,
+        ] {
+            let entry = JournalEntry { at: UnixMillis(7), event };
+            assert_eq!(decode(&encode(&entry)).unwrap(), entry);
+        }
+        assert!(decode(b"").is_err());
+        assert!(decode(b"\x08\x01").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! Records survive both encodings whole; nonsense is refused by the name of its field.
+
+use zerkalo_core::record::*;
+use zerkalo_core::target::{ReferenceSide, Sha256, TargetUrl};
+use zerkalo_core::words::{MirrorId, UnixMillis};
+
+use super::*;
+
+fn full() -> ProbeRecord {
+    let url = TargetUrl::parse("https://mirror.example/").unwrap();
+    let address = "192.0.2.7:443".parse().unwrap();
+    let span = Span { start_micros: 10, duration_micros: 20 };
+    let certificate = Certificate {
+        sha256: Sha256([1; 32]),
+        spki_sha256: Sha256([2; 32]),
+        subject: "CN=mirror.example".into(),
+        issuer: "C=KZ, O=ISCA".into(),
+        not_before: UnixMillis(1),
+        not_after: UnixMillis(2),
+        der: vec![0x30, 0],
+    };
+    let dns = |resolver, outcome| DnsExchange {
+        resolver,
+        server: "[2001:db8::53]:53".parse().unwrap(),
+        name: "mirror.example".into(),
+        query: QueryType::Aaaa,
+        span,
+        outcome,
+    };
+    let tcp = |outcome| TcpConnect { arm: Arm::OtherResolver, address, span, outcome };
+    let tls = |outcome, chain_fault| TlsHandshake {
+        arm: Arm::NeutralSni,
+        address,
+        sni: Some("mirror.example".into()),
+        span,
+        bytes_sent: 1,
+        bytes_received: 2,
+        outcome,
+        chain: vec![certificate.clone()],
+        chain_fault,
+    };
+    let http = |outcome| HttpExchange {
+        arm: Arm::Main,
+        url: url.clone(),
+        address,
+        protocol: "h2".into(),
+        span,
+        last_byte_micros: Some(9),
+        status: Some(302),
+        headers: vec![("location".into(), "/x".into())],
+        body_len: 16_384,
+        body_sha256: Sha256([3; 32]),
+        title: Some(String::new()),
+        canary_found: Some(false),
+        excerpt: "Доступ ограничен".into(),
+        outcome,
+    };
+    let quic = |outcome| QuicHandshake {
+        address,
+        sni: "mirror.example".into(),
+        span,
+        bytes_sent: 1200,
+        bytes_received: 0,
+        outcome,
+    };
+    let text = || "why".to_owned();
+    let completed =
+        TlsOutcome::Completed { version: "TLSv1_3".into(), cipher_suite: "x".into(), alpn: Some("h2".into()) };
+    ProbeRecord {
+        mirror: Some(MirrorId::parse("m1").unwrap()),
+        url: url.clone(),
+        list_version: 3,
+        cause: Cause::Requested,
+        started_at: UnixMillis(1_763_717_400_250),
+        duration_micros: u64::MAX,
+        agent_version: "0.1.0".into(),
+        dns: vec![
+            dns(
+                ResolverKind::System,
+                DnsOutcome::Answer {
+                    rcode: 3,
+                    addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                    cnames: vec!["a.example".into()],
+                    ttl_min_secs: 60,
+                },
+            ),
+            dns(ResolverKind::Public, DnsOutcome::Timeout),
+            dns(ResolverKind::Public, DnsOutcome::Failed(text())),
+        ],
+        tcp: [
+            TcpOutcome::Connected, TcpOutcome::Timeout, TcpOutcome::Refused, TcpOutcome::Reset,
+            TcpOutcome::Unreachable(113), TcpOutcome::Forbidden(text()), TcpOutcome::Failed(text()),
+        ]
+        .map(tcp)
+        .to_vec(),
+        tls: vec![
+            tls(completed, Some(ChainFault::Valid)),
+            tls(TlsOutcome::Timeout, None),
+            tls(TlsOutcome::Reset, Some(ChainFault::Expired)),
+            tls(TlsOutcome::Eof, Some(ChainFault::NotYetValid)),
+            tls(TlsOutcome::Alert(text()), Some(ChainFault::WrongName)),
+            tls(TlsOutcome::Protocol(text()), Some(ChainFault::UnknownIssuer)),
+            tls(TlsOutcome::Failed(text()), Some(ChainFault::Other(text()))),
+        ],
+        http: [
+            HttpOutcome::Complete, HttpOutcome::Timeout, HttpOutcome::Reset, HttpOutcome::Eof,
+            HttpOutcome::Protocol(text()), HttpOutcome::RedirectRefused(text()), HttpOutcome::Failed(text()),
+        ]
+        .map(http)
+        .to_vec(),
+        quic: [
+            QuicOutcome::Completed { alpn: Some("h3".into()) }, QuicOutcome::Timeout, QuicOutcome::Refused,
+            QuicOutcome::Closed(text()), QuicOutcome::Failed(text()),
+        ]
+        .map(quic)
+        .to_vec(),
+        references: vec![ReferenceCheck {
+            side: ReferenceSide::Foreign,
+            url,
+            checked_at: UnixMillis(5),
+            reached: false,
+            failure: Some("timeout".into()),
+        }],
+    }
+}
+
+#[test]
+fn every_fact_survives_protobuf_and_json() {
+    let record = full();
+    assert_eq!(decode(&encode(&record)).unwrap(), record);
+    let json = to_json(&record);
+    assert!(json.contains("\"schema\": \"zerkalo.record.v1\""), "{json}");
+    assert_eq!(from_json(&json).unwrap(), record);
+}
+
+#[test]
+fn nonsense_is_refused_by_the_name_of_its_field() {
+    let check = |change: &dyn Fn(&mut wire::ProbeRecord), part: &str| {
+        let mut message = wire::ProbeRecord::from(&full());
+        change(&mut message);
+        let error = decode(&message.encode_to_vec()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    check(&|m| m.schema = "zerkalo.record.v9".into(), "schema");
+    check(&|m| m.cause = 77, "cause");
+    check(&|m| m.url = "nonsense".into(), "url");
+    check(&|m| m.mirror = "../m".into(), "mirror");
+    check(&|m| m.tcp[0].address = "here".into(), "tcp.address");
+    check(&|m| m.tcp[0].outcome = None, "tcp.outcome");
+    check(&|m| m.tls[0].chain[0].sha256.push(0), "tls.chain.sha256");
+    check(&|m| m.http[0].status = 70_000, "http.status");
+    check(&|m| m.references[0].side = 0, "references.side");
+    assert!(decode(b"\xff\xff\xff").is_err());
+    assert!(from_json("{\"schema\": 5}").is_err());
+}
