@@ -1,1 +1,13 @@
+//! Zerkalo's laboratory: carriers, censors and origins on loopback, with no root needed and nothing reached beyond it.
+//!
+//! In travel order: what a censor can do, the first bytes it reads, the resolvers and fronts it works through, the
+//! networks made of them, the origin behind.
 
+pub mod interference;
+pub mod hello;
+pub mod resolver;
+pub mod front;
+pub mod carrier;
+pub mod pki;
+pub mod origin;
+pub mod webhook;
