@@ -1,0 +1,29 @@
+# The two commands: `make demo` and `make test`. `make help` lists the rest.
+
+ARGS ?=
+
+.PHONY: help demo test bench lint advisories
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+demo: ## one collector, 25 agents and simulated carriers on loopback; ARGS="--scenario NAME --once -o json"
+	@cargo build --release --bins -p zerkalo-collector -p zerkalo-agent -p zerkalo -p zerkalo-lab 1>&2
+	@target/release/zerkalo-demo $(ARGS)
+
+test: ## install what the tests need (Debian, as root; else say what is missing) and run them all
+	@tests/prepare
+	cargo build --workspace --bins
+	cargo test --workspace
+
+bench: ## verify, judge, fold, frames (criterion), then ingest over mTLS (release)
+	@echo "machine: $$(uname -n), $$(nproc) cores, $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
+	cargo bench -p zerkalo-core
+	cargo build --release --bins -p zerkalo-collector -p zerkalo-lab
+	target/release/zerkalo-load $(ARGS)
+
+lint: ## format, clippy, docs, licences, protos: the gate without its tests
+	.ci/run format lint docs tree protos
+
+advisories: ## known vulnerabilities; fetches the advisory database, which is no package registry
+	cargo deny check advisories
