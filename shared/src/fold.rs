@@ -1,1 +1,247 @@
+//! The fold: journal entries in, decisions out. The same journal gives the same decisions, byte for byte.
+//!
+//! Everything here can be thrown away and rebuilt. No clock: time is the entries' own, and a `Tick` entry where time
+//! alone must move a decision.
 
+mod judging;
+mod settings;
+mod view;
+
+pub use settings::{SettingsError, check_settings, default_settings};
+pub use view::{Matrix, MatrixRow};
+
+use std::collections::BTreeMap;
+
+use crate::admission::ChainHead;
+use crate::cell::Cell;
+use crate::evidence::SignedList;
+use crate::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use crate::market::{Decision, MarketInput, MarketMirror};
+use crate::target::MirrorList;
+use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, UnixMillis};
+use judging::Docket;
+use settings::Settings;
+
+/// Most evidence items written into one decision: enough for eight carriers of eight owners.
+const EVIDENCE_MAX: usize = 64;
+
+/// What is known of one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentState {
+    pub enrolment: Enrolment,
+    pub revoked: bool,
+    pub head: ChainHead,
+    /// Records admitted.
+    pub records: u64,
+    /// When the last was admitted.
+    pub last_record_at: Option<UnixMillis>,
+}
+
+/// Where a cell stands.
+pub(crate) type CellKey = (MirrorId, CarrierId, Access);
+
+/// Everything that follows from the journal so far.
+#[derive(Debug)]
+pub struct Fold {
+    settings: Settings,
+    at: UnixMillis,
+    entries: u64,
+    decisions: u64,
+    list: Option<(SignedList, MirrorList)>,
+    agents: BTreeMap<AgentId, AgentState>,
+    docket: Docket,
+    cells: BTreeMap<CellKey, Cell>,
+    markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
+}
+
+impl Default for Fold {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fold {
+    /// Before the first entry, with the built-in settings.
+    pub fn new() -> Self {
+        Self {
+            settings: Settings::built_in(),
+            at: UnixMillis::default(),
+            entries: 0,
+            decisions: 0,
+            list: None,
+            agents: BTreeMap::new(),
+            docket: Docket::default(),
+            cells: BTreeMap::new(),
+            markets: BTreeMap::new(),
+        }
+    }
+
+    /// Folds one entry in; returns the decisions it made possible.
+    pub fn apply(&mut self, entry: &JournalEntry) -> Vec<Decision> {
+        self.at = self.at.max(entry.at);
+        self.entries += 1;
+        match &entry.event {
+            Event::Settings(text) => self.settings.replace(text),
+            Event::Enrolled(enrolment) => self.enrol(enrolment),
+            Event::Revoked(agent) => self.revoke(agent),
+            Event::List { list, operator } => {
+                if let Ok(opened) = list.open(operator) {
+                    self.put_list(list.clone(), opened);
+                }
+            }
+            Event::Record { signed, facts } => {
+                let Some(agent) = self.agents.get_mut(&signed.agent) else { return Vec::new() };
+                agent.head.advance(signed.link());
+                agent.records += 1;
+                agent.last_record_at = Some(self.at);
+                let mirror = facts.mirror.clone();
+                self.judge_record(signed, facts);
+                return mirror.map(|mirror| self.decide(Some(&mirror))).unwrap_or_default();
+            }
+            Event::Refused { signed, .. } => {
+                if let Some(agent) = self.agents.get_mut(&signed.agent) {
+                    agent.head.advance(signed.link());
+                }
+                return Vec::new();
+            }
+            Event::Tick => self.judge_overdue(),
+        }
+        self.decide(None)
+    }
+
+    /// The next instant after [`Fold::at`] at which time alone may change something.
+    pub fn next_deadline(&self) -> Option<UnixMillis> {
+        let cells = self.cells.iter().filter_map(|((_, carrier, _), cell)| {
+            let policy = self.settings.policy_of_carrier(carrier)?;
+            cell.next_deadline(self.at, &policy.cell)
+        });
+        let markets = self.markets.iter().filter_map(|((market, _), state)| {
+            state.next_deadline(self.at, self.settings.policy(market)?)
+        });
+        cells.chain(markets).chain(self.docket.next_deadline()).min()
+    }
+
+    /// The instant of the last entry.
+    pub fn at(&self) -> UnixMillis {
+        self.at
+    }
+
+    /// How many entries were folded.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The mirror list in force.
+    pub fn list(&self) -> Option<&MirrorList> {
+        self.list.as_ref().map(|(_, list)| list)
+    }
+
+    /// The same, as the operator signed it.
+    pub fn signed_list(&self) -> Option<&SignedList> {
+        self.list.as_ref().map(|(signed, _)| signed)
+    }
+
+    /// Every agent ever enrolled.
+    pub fn agents(&self) -> &BTreeMap<AgentId, AgentState> {
+        &self.agents
+    }
+
+    /// The data files in force.
+    pub fn settings(&self) -> &SettingsText {
+        self.settings.text()
+    }
+
+    /// Carriers and markets in force.
+    pub fn catalogue(&self) -> &crate::catalogue::Catalogue {
+        self.settings.catalogue()
+    }
+
+    fn enrol(&mut self, enrolment: &Enrolment) {
+        let state = AgentState {
+            enrolment: enrolment.clone(),
+            revoked: false,
+            head: ChainHead::default(),
+            records: 0,
+            last_record_at: None,
+        };
+        self.agents.insert(enrolment.agent.clone(), state);
+    }
+
+    fn revoke(&mut self, agent: &AgentId) {
+        if let Some(state) = self.agents.get_mut(agent) {
+            state.revoked = true;
+        }
+        self.cells.values_mut().for_each(|cell| cell.forget(agent));
+    }
+
+    fn put_list(&mut self, signed: SignedList, list: MirrorList) {
+        self.cells.retain(|(mirror, _, _), _| list.mirror(mirror).is_some());
+        self.markets.retain(|(market, mirror), _| {
+            list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
+        });
+        self.docket.retain(|mirror| list.mirror(mirror).is_some());
+        self.list = Some((signed, list));
+    }
+
+    /// Moves the state machines of one mirror, or of all, to the present.
+    fn decide(&mut self, only: Option<&MirrorId>) -> Vec<Decision> {
+        let targets: Vec<(MarketId, MirrorId)> = self
+            .list()
+            .into_iter()
+            .flat_map(|list| list.mirrors.iter())
+            .filter(|mirror| only.is_none_or(|id| *id == mirror.id))
+            .flat_map(|mirror| mirror.markets.iter().map(|market| (market.clone(), mirror.id.clone())))
+            .collect();
+        self.settle_cells(only);
+        targets.into_iter().filter_map(|(market, mirror)| self.step_market(&market, &mirror)).collect()
+    }
+
+    fn settle_cells(&mut self, only: Option<&MirrorId>) {
+        for ((mirror, carrier, _), cell) in &mut self.cells {
+            let Some(policy) = self.settings.policy_of_carrier(carrier) else { continue };
+            if only.is_none_or(|id| id == mirror) {
+                cell.settle(self.at, &policy.cell);
+            }
+        }
+    }
+
+    fn step_market(&mut self, market: &MarketId, mirror: &MirrorId) -> Option<Decision> {
+        let policy = self.settings.policy(market)?.clone();
+        let carriers: Vec<_> =
+            policy.carriers.iter().map(|id| self.carrier_view(mirror, id, self.at)).collect();
+        let confirmed = |since| self.confirmed_after(mirror, &carriers, &policy, since);
+        let input =
+            MarketInput { now: self.at, policy: &policy, carriers: &carriers, confirmed_after: &confirmed };
+        let key = (market.clone(), mirror.clone());
+        let mut state = self.markets.get(&key).cloned().unwrap_or_default();
+        let change = state.step(&input);
+        let decision = change.map(|change| {
+            let number = self.decisions + 1;
+            Decision {
+                id: format!("{market}-{number:06}"),
+                number,
+                at: self.at,
+                market: market.clone(),
+                mirror: mirror.clone(),
+                url: self.list().and_then(|list| list.mirror(mirror)).expect("decided mirrors are listed").url.clone(),
+                action: change.action,
+                previous: change.previous,
+                reasons: change.reasons,
+                evidence: self.evidence_for(mirror, change.action, &policy),
+                carriers: carriers.clone(),
+                rules_version: crate::judge::RULES_VERSION.to_owned(),
+                policy_version: policy.version.clone(),
+                journal_position: self.entries,
+            }
+        });
+        if let Some(decision) = &decision {
+            state.log_as(&decision.id);
+            self.decisions = decision.number;
+        }
+        self.markets.insert(key, state);
+        decision
+    }
+}
+
+#[cfg(test)]
+mod tests;

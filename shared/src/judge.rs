@@ -1,1 +1,86 @@
+//! From facts to a verdict: ordered rules with stable ids. The first rule that applies speaks; none is ever renamed.
+//!
+//! Exact identity comes first: the operator owns the mirror, so a page with its canary under its key is `ok` whatever
+//! else looked odd. A known stub confirms a block by itself; every other "blocked" needs a control that reached the
+//! mirror and a healthy network at the agent.
 
+mod facts;
+mod rules;
+
+pub use facts::{has_reached, reason_unreached};
+
+use crate::fingerprint::Fingerprints;
+use crate::record::ProbeRecord;
+use crate::target::{Mirror, Sha256};
+use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
+
+/// Version of the rule table: rises with every change of a rule.
+pub const RULES_VERSION: &str = "2026-11.1";
+/// The rule that says a control is still missing: who can wait for one, waits.
+pub const CONTROL_MISSING: &str = "control.missing";
+
+/// Everything a verdict may rest on.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    pub record: &'a ProbeRecord,
+    /// The control's record of the same mirror in the same minutes, with its hash.
+    pub control: Option<(Sha256, &'a ProbeRecord)>,
+    /// `None` for a URL that is on no list.
+    pub mirror: Option<&'a Mirror>,
+    pub fingerprints: &'a Fingerprints,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Stable id.
+    pub id: &'static str,
+    /// Where the rule comes from.
+    pub source: &'static str,
+    apply: fn(&Case<'_>) -> Option<Conclusion>,
+}
+
+/// What a rule concludes, with the facts it rests on, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Conclusion {
+    outcome: Outcome,
+    mechanism: Option<Mechanism>,
+    trigger: Option<Trigger>,
+    basis: Vec<String>,
+}
+
+impl Conclusion {
+    fn of(outcome: Outcome, basis: Vec<String>) -> Option<Self> {
+        Some(Self { outcome, mechanism: None, trigger: None, basis })
+    }
+
+    fn blocked(mechanism: Mechanism, trigger: Trigger, basis: Vec<String>) -> Option<Self> {
+        let (mechanism, trigger) = (Some(mechanism), Some(trigger));
+        Some(Self { outcome: Outcome::Blocked, mechanism, trigger, basis })
+    }
+}
+
+/// The table, in order.
+pub fn rules() -> &'static [Rule] {
+    rules::TABLE
+}
+
+/// Judges one record.
+pub fn judge(case: &Case<'_>) -> Verdict {
+    let (rule, conclusion) = rules::TABLE
+        .iter()
+        .find_map(|rule| (rule.apply)(case).map(|conclusion| (rule.id, conclusion)))
+        .expect("the last rule of the table always applies");
+    Verdict {
+        outcome: conclusion.outcome,
+        mechanism: conclusion.mechanism,
+        trigger: conclusion.trigger,
+        rule: rule.to_owned(),
+        rules_version: RULES_VERSION.to_owned(),
+        basis: conclusion.basis,
+        control: case.control.map(|(hash, _)| hash),
+    }
+}
+
+#[cfg(test)]
+mod tests;

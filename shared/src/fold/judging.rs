@@ -1,0 +1,176 @@
+//! From records to evidence in cells: failed records wait on the docket for a control measured after them.
+//!
+//! A control that answered before the failure proves nothing: the site may have gone down in between. So a failed
+//! record is judged with the first control that *began* after it began; without one in time it is `insufficient`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Fold;
+use crate::cell::Evidence;
+use crate::evidence::SignedRecord;
+use crate::judge::{CONTROL_MISSING, Case, judge};
+use crate::record::ProbeRecord;
+use crate::target::Sha256;
+use crate::verdict::{Outcome, Verdict};
+use crate::words::{MirrorId, OwnerId, Station, UnixMillis};
+
+/// A record that arrives this much later than it says it ended was spooled: then its own clock is believed.
+const SPOOLED_AFTER_MILLIS: u64 = 60_000;
+/// Control records kept for each mirror: some minutes of several controls.
+const CONTROLS_MAX: usize = 16;
+/// Failed records that may wait for one mirror; the oldest goes without a control.
+const WAITING_MAX: usize = 4_096;
+
+/// A record with its hash and its place in time, by the collector's clock.
+#[derive(Debug, Clone)]
+struct Measured {
+    hash: Sha256,
+    began_at: UnixMillis,
+    ended_at: UnixMillis,
+    facts: ProbeRecord,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    agent: crate::words::AgentId,
+    measured: Measured,
+    until: UnixMillis,
+}
+
+/// Records that wait, and the controls they wait for.
+#[derive(Debug, Default)]
+pub(super) struct Docket {
+    waiting: BTreeMap<MirrorId, VecDeque<Waiting>>,
+    controls: BTreeMap<MirrorId, VecDeque<Measured>>,
+}
+
+impl Docket {
+    pub(super) fn next_deadline(&self) -> Option<UnixMillis> {
+        self.waiting.values().flatten().map(|waiting| waiting.until).min()
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&MirrorId) -> bool) {
+        self.waiting.retain(|mirror, _| keep(mirror));
+        self.controls.retain(|mirror, _| keep(mirror));
+    }
+
+    /// The first control that began within `[began_at, until]`.
+    fn control_for(&self, mirror: &MirrorId, began_at: UnixMillis, until: UnixMillis) -> Option<&Measured> {
+        self.controls
+            .get(mirror)?
+            .iter()
+            .filter(|control| control.began_at >= began_at && control.began_at <= until)
+            .min_by_key(|control| control.began_at)
+    }
+}
+
+impl Fold {
+    /// Takes an admitted record in.
+    pub(super) fn judge_record(&mut self, signed: &SignedRecord, facts: &ProbeRecord) {
+        let Some(mirror) = facts.mirror.clone() else { return };
+        let measured = self.place_in_time(signed.hash(), facts);
+        match self.agents.get(&signed.agent).map(|agent| agent.enrolment.station.clone()) {
+            Some(Station::Control) => {
+                let controls = self.docket.controls.entry(mirror.clone()).or_default();
+                controls.push_back(measured);
+                if controls.len() > CONTROLS_MAX {
+                    controls.pop_front();
+                }
+                self.judge_waiting(&mirror);
+            }
+            Some(Station::Field { carrier, .. }) => {
+                let alone = self.verdict(&measured, &mirror, None);
+                let wait = self
+                    .settings
+                    .policy_of_carrier(&carrier)
+                    .map_or(0, |policy| policy.cell.control_wait_secs);
+                let until = measured.began_at.plus_secs(wait);
+                self.file(Waiting { agent: signed.agent.clone(), measured, until }, &mirror, alone);
+            }
+            None => {}
+        }
+    }
+
+    /// Judges what has waited long enough, without a control.
+    pub(super) fn judge_overdue(&mut self) {
+        let now = self.at;
+        let mut overdue = Vec::new();
+        for (mirror, queue) in &mut self.docket.waiting {
+            let (late, rest): (Vec<_>, Vec<_>) = queue.drain(..).partition(|waiting| waiting.until <= now);
+            queue.extend(rest);
+            overdue.extend(late.into_iter().map(|waiting| (mirror.clone(), waiting)));
+        }
+        for (mirror, waiting) in overdue {
+            let verdict = self.verdict(&waiting.measured, &mirror, None);
+            self.observe(&waiting, &mirror, verdict);
+        }
+    }
+
+    /// Judges a field record at once where its facts or a control suffice, else lets it wait.
+    fn file(&mut self, waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
+        let began_at = waiting.measured.began_at;
+        let control = self.docket.control_for(mirror, began_at, waiting.until);
+        let needs_control = alone.rule == CONTROL_MISSING;
+        match control {
+            Some(control) if needs_control || alone.outcome == Outcome::Ok => {
+                let verdict = self.verdict(&waiting.measured, mirror, Some(control));
+                self.observe(&waiting, mirror, verdict);
+            }
+            None if needs_control && waiting.until > self.at => {
+                let queue = self.docket.waiting.entry(mirror.clone()).or_default();
+                queue.push_back(waiting);
+                if queue.len() > WAITING_MAX
+                    && let Some(oldest) = queue.pop_front()
+                {
+                    let verdict = self.verdict(&oldest.measured, mirror, None);
+                    self.observe(&oldest, mirror, verdict);
+                }
+            }
+            _ => self.observe(&waiting, mirror, alone),
+        }
+    }
+
+    /// Judges those who waited for a control that has come.
+    fn judge_waiting(&mut self, mirror: &MirrorId) {
+        let queue = self.docket.waiting.get_mut(mirror).map(std::mem::take).unwrap_or_default();
+        for waiting in queue {
+            let control = self.docket.control_for(mirror, waiting.measured.began_at, waiting.until);
+            match control.map(|control| self.verdict(&waiting.measured, mirror, Some(control))) {
+                Some(verdict) => self.observe(&waiting, mirror, verdict),
+                None => self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting),
+            }
+        }
+    }
+
+    fn verdict(&self, measured: &Measured, mirror: &MirrorId, control: Option<&Measured>) -> Verdict {
+        judge(&Case {
+            record: &measured.facts,
+            control: control.map(|control| (control.hash, &control.facts)),
+            mirror: self.list().and_then(|list| list.mirror(mirror)),
+            fingerprints: self.settings.fingerprints(),
+        })
+    }
+
+    fn observe(&mut self, waiting: &Waiting, mirror: &MirrorId, verdict: Verdict) {
+        let Some(agent) = self.agents.get(&waiting.agent).filter(|agent| !agent.revoked) else { return };
+        let Station::Field { carrier, access } = &agent.enrolment.station else { return };
+        let Some(policy) = self.settings.policy_of_carrier(carrier) else { return };
+        let evidence = Evidence {
+            agent: waiting.agent.clone(),
+            record: waiting.measured.hash,
+            at: waiting.measured.ended_at,
+            verdict,
+        };
+        let owner: &OwnerId = &agent.enrolment.owner;
+        let key = (mirror.clone(), carrier.clone(), *access);
+        self.cells.entry(key).or_default().observe(owner, evidence, &policy.cell);
+    }
+
+    fn place_in_time(&self, hash: Sha256, facts: &ProbeRecord) -> Measured {
+        let claimed = facts.ended_at();
+        let spooled = self.at.since_millis(claimed) > SPOOLED_AFTER_MILLIS;
+        let ended_at = if spooled { claimed } else { self.at };
+        let began_at = ended_at.minus_millis(facts.duration_micros.div_ceil(1000));
+        Measured { hash, began_at, ended_at, facts: facts.clone() }
+    }
+}

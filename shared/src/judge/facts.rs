@@ -1,0 +1,117 @@
+//! Questions the rules ask of a record. Answers are facts, never conclusions.
+
+use std::net::IpAddr;
+
+use crate::record::{
+    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ReferenceCheck, ResolverKind,
+    TlsHandshake, TlsOutcome,
+};
+use crate::target::{Mirror, ReferenceSide};
+
+/// Whether the probe saw the mirror as itself, on its main arm.
+pub fn has_reached(record: &ProbeRecord, mirror: Option<&Mirror>) -> bool {
+    reached_by(record, mirror, Arm::Main).is_some()
+}
+
+/// Why a record does not count as reached, in words; `None` if it does.
+pub fn reason_unreached(record: &ProbeRecord, mirror: Option<&Mirror>) -> Option<String> {
+    if has_reached(record, mirror) {
+        return None;
+    }
+    let Some(exchange) = last_exchange(record, Arm::Main) else {
+        let tls = record.tls.iter().rfind(|handshake| handshake.arm == Arm::Main);
+        let tcp = record.tcp.iter().rfind(|connect| connect.arm == Arm::Main);
+        return Some(match (tls, tcp) {
+            (Some(tls), _) => format!("TLS ended with {:?}", tls.outcome),
+            (None, Some(tcp)) => format!("TCP ended with {:?}", tcp.outcome),
+            (None, None) => "no address was found".to_owned(),
+        });
+    };
+    Some(match (&exchange.outcome, exchange.canary_found) {
+        (HttpOutcome::Complete, Some(false)) => {
+            format!("the page (status {:?}) lacks the canary", exchange.status.unwrap_or_default())
+        }
+        (HttpOutcome::Complete, _) if !is_authentic(record, exchange, mirror) => {
+            "the certificate is not the mirror's".to_owned()
+        }
+        (HttpOutcome::Complete, _) => format!("status {}", exchange.status.unwrap_or_default()),
+        (outcome, _) => format!("HTTP ended with {outcome:?}"),
+    })
+}
+
+/// The exchange that showed the mirror as itself on that arm.
+pub(super) fn reached_by<'a>(
+    record: &'a ProbeRecord,
+    mirror: Option<&Mirror>,
+    arm: Arm,
+) -> Option<&'a HttpExchange> {
+    let exchange = last_exchange(record, arm)?;
+    let own_page = match exchange.canary_found {
+        Some(found) => found,
+        None => {
+            mirror.is_none_or(|mirror| mirror.canary.is_none())
+                && exchange.status.is_some_and(|status| (200..300).contains(&status))
+        }
+    };
+    let whole = exchange.outcome == HttpOutcome::Complete;
+    (whole && own_page && is_authentic(record, exchange, mirror)).then_some(exchange)
+}
+
+/// The last exchange of an arm: the end of its redirects.
+pub(super) fn last_exchange(record: &ProbeRecord, arm: Arm) -> Option<&HttpExchange> {
+    record.http.iter().rfind(|exchange| exchange.arm == arm)
+}
+
+/// Whether an exchange ran under the mirror's key: a pinned one, or any a browser accepts where none is pinned.
+/// Plain HTTP has no key: there only the canary speaks.
+pub(super) fn is_authentic(record: &ProbeRecord, exchange: &HttpExchange, mirror: Option<&Mirror>) -> bool {
+    if !exchange.url.is_https() {
+        return exchange.canary_found == Some(true) || !record.url.is_https();
+    }
+    record.tls.iter().rfind(|tls| carried(tls, exchange)).is_some_and(|tls| has_own_key(tls, mirror))
+}
+
+fn carried(tls: &TlsHandshake, exchange: &HttpExchange) -> bool {
+    tls.arm == exchange.arm
+        && tls.address == exchange.address
+        && tls.sni.as_ref().is_none_or(|sni| *sni == exchange.url.host())
+        && matches!(tls.outcome, TlsOutcome::Completed { .. })
+}
+
+/// Whether a handshake showed the mirror's key.
+pub(super) fn has_own_key(tls: &TlsHandshake, mirror: Option<&Mirror>) -> bool {
+    match mirror.map(|mirror| mirror.key_pins.as_slice()) {
+        None | Some([]) => tls.chain_fault == Some(ChainFault::Valid),
+        Some(pins) => tls.chain.first().is_some_and(|leaf| pins.contains(&leaf.spki_sha256)),
+    }
+}
+
+/// The handshakes of the main arm with the mirror's own name.
+pub(super) fn main_handshakes(record: &ProbeRecord) -> impl Iterator<Item = &TlsHandshake> {
+    record.tls.iter().filter(|tls| tls.arm == Arm::Main)
+}
+
+/// Answers for the mirror's own host from one kind of resolver.
+pub(super) fn own_answers(record: &ProbeRecord, kind: ResolverKind) -> impl Iterator<Item = &DnsOutcome> {
+    let host = record.url.host();
+    record
+        .dns
+        .iter()
+        .filter(move |exchange| exchange.resolver == kind && exchange.name == host)
+        .map(|exchange| &exchange.outcome)
+}
+
+/// Addresses the mirror is known under: stated by the operator, or seen by the control.
+pub(super) fn true_addresses(control: &ProbeRecord, mirror: Option<&Mirror>) -> Vec<IpAddr> {
+    let mut addresses = mirror.map(|mirror| mirror.expected_addresses.clone()).unwrap_or_default();
+    addresses.extend(control.resolved(ResolverKind::System));
+    addresses.extend(control.resolved(ResolverKind::Public));
+    addresses
+}
+
+/// How many references of one side were asked, and how many answered.
+pub(super) fn references(record: &ProbeRecord, side: ReferenceSide) -> (usize, usize) {
+    let asked = record.references.iter().filter(|check| check.side == side);
+    let reached = |check: &&ReferenceCheck| check.reached;
+    (asked.clone().count(), asked.filter(reached).count())
+}

@@ -1,0 +1,343 @@
+//! The table of rules. Each is a small question; the order carries the meaning.
+
+use super::facts::{
+    has_own_key, has_reached, is_authentic, last_exchange, main_handshakes, own_answers, reached_by,
+    reason_unreached, references, true_addresses,
+};
+use super::{CONTROL_MISSING, Case, Conclusion, Rule};
+use crate::record::{
+    Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsOutcome,
+};
+use crate::target::{ReferenceSide, TargetUrl};
+use crate::verdict::{Mechanism, Outcome, Trigger};
+
+type Found = Option<Conclusion>;
+
+const DESIGN: &str = "design: exact identity";
+const OONI: &str = "OONI reports and code";
+const NET4PEOPLE: &str = "net4people/bbs";
+
+pub(super) const TABLE: &[Rule] = &[
+    Rule { id: "quic.timeout", source: "RFC 9000; net4people/bbs", apply: quic_timeout },
+    Rule { id: "identity.reached", source: DESIGN, apply: identity_reached },
+    Rule { id: "network.captive_portal", source: OONI, apply: captive_portal },
+    Rule { id: "network.whitelist", source: NET4PEOPLE, apply: whitelist },
+    Rule { id: "network.shutdown", source: OONI, apply: shutdown },
+    Rule { id: "host.interceptor", source: "Censored Planet", apply: host_interceptor },
+    Rule { id: "dns.stub_address", source: "OONI blocking fingerprints", apply: dns_stub_address },
+    Rule { id: "http.stub_redirect", source: "OONI blocking fingerprints", apply: http_stub_redirect },
+    Rule { id: "http.stub_page", source: "OONI blocking fingerprints", apply: http_stub_page },
+    Rule { id: "tls.state_ca", source: "OONI 2024 on Kazakhstan; browsers' block lists", apply: state_ca },
+    Rule { id: CONTROL_MISSING, source: "design: no control, no block", apply: control_missing },
+    Rule { id: "control.failed", source: "design: no control, no block", apply: control_failed },
+    Rule { id: "dns.no_address", source: OONI, apply: dns_no_address },
+    Rule { id: "dns.bogon", source: OONI, apply: dns_bogon },
+    Rule { id: "dns.other_address", source: OONI, apply: dns_other_address },
+    Rule { id: "tcp.unconnected", source: OONI, apply: tcp_unconnected },
+    Rule { id: "tls.cut", source: "OONI; Censored Planet", apply: tls_cut },
+    Rule { id: "tls.other_key", source: OONI, apply: tls_other_key },
+    Rule { id: "origin.refused", source: DESIGN, apply: origin_refused },
+    Rule { id: "transfer.freeze", source: NET4PEOPLE, apply: transfer_freeze },
+    Rule { id: "http.cut", source: OONI, apply: http_cut },
+    Rule { id: "http.foreign_redirect", source: OONI, apply: http_foreign_redirect },
+    Rule { id: "http.other_page", source: OONI, apply: http_other_page },
+    Rule { id: "contradictory", source: "design: not enough evidence is an answer", apply: contradictory },
+];
+
+/// Offsets at which the freeze of foreign hosting ranges strikes, in bytes (net4people/bbs: 14-34 KB).
+const FREEZE_OFFSETS: std::ops::RangeInclusive<u64> = 14_000..=34_816;
+
+fn quic_timeout(case: &Case<'_>) -> Found {
+    let silent = case.record.quic.iter().any(|quic| quic.outcome == QuicOutcome::Timeout);
+    let completes =
+        |quic: &crate::record::QuicHandshake| matches!(quic.outcome, QuicOutcome::Completed { .. });
+    let control_completes = case.control.is_some_and(|(_, control)| control.quic.iter().any(completes));
+    (silent && control_completes && has_reached(case.record, case.mirror)).then(|| Conclusion {
+        outcome: Outcome::Impaired,
+        mechanism: Some(Mechanism::QuicTimeout),
+        trigger: Some(Trigger::Unknown),
+        basis: vec!["QUIC is silent here and answers the control; the page loads over TCP".into()],
+    })
+}
+
+fn identity_reached(case: &Case<'_>) -> Found {
+    let exchange = reached_by(case.record, case.mirror, Arm::Main)?;
+    let how = match exchange.canary_found {
+        Some(true) => "the page holds the canary",
+        _ => "the page answered with success",
+    };
+    let key = if exchange.url.is_https() { " under the mirror's key" } else { "" };
+    Conclusion::of(Outcome::Ok, vec![format!("{how}{key}, from {}", exchange.address)])
+}
+
+fn captive_portal(case: &Case<'_>) -> Found {
+    let (page, url) =
+        urls_seen(case).find_map(|url| case.fingerprints.captive_url(&url).map(|p| (p.to_owned(), url)))?;
+    Conclusion::of(Outcome::Restricted, vec![format!("{url} is a carrier's captive page ({page})")])
+}
+
+fn whitelist(case: &Case<'_>) -> Found {
+    let (foreign, foreign_reached) = references(case.record, ReferenceSide::Foreign);
+    let (_, domestic_reached) = references(case.record, ReferenceSide::Domestic);
+    if foreign == 0 || foreign_reached > 0 || domestic_reached == 0 {
+        return None;
+    }
+    let basis = format!("domestic references answer ({domestic_reached}), none of {foreign} foreign ones does");
+    Conclusion::of(Outcome::Restricted, vec![basis])
+}
+
+fn shutdown(case: &Case<'_>) -> Found {
+    let asked = case.record.references.len();
+    let none = asked > 0 && case.record.references.iter().all(|check| !check.reached);
+    none.then(|| format!("none of {asked} reference hosts answers"))
+        .and_then(|basis| Conclusion::of(Outcome::Restricted, vec![basis]))
+}
+
+fn host_interceptor(case: &Case<'_>) -> Found {
+    let found = main_handshakes(case.record).find_map(|tls| case.fingerprints.host_interceptor(&tls.chain))?;
+    let basis = format!("{found} on the agent's own host breaks TLS open");
+    Conclusion::of(Outcome::Insufficient, vec![basis])
+}
+
+fn dns_stub_address(case: &Case<'_>) -> Found {
+    let resolved = case.record.resolved(ResolverKind::System);
+    let expected = case.mirror.map(|mirror| mirror.expected_addresses.as_slice()).unwrap_or_default();
+    let stub = resolved.iter().find(|address| {
+        case.fingerprints.is_stub_address(**address) && !expected.contains(address)
+    })?;
+    let basis = format!("the resolver answers {stub}, a known stub address");
+    Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![basis])
+}
+
+fn http_stub_redirect(case: &Case<'_>) -> Found {
+    let (stub, url) =
+        urls_seen(case).find_map(|url| case.fingerprints.stub_url(&url).map(|s| (s.to_owned(), url)))?;
+    let basis = format!("the visit leads to {url}, a known stub ({stub})");
+    Conclusion::blocked(Mechanism::HttpRedirect, Trigger::Host, vec![basis])
+}
+
+fn http_stub_page(case: &Case<'_>) -> Found {
+    let marked = |exchange: &&HttpExchange| {
+        exchange.arm == Arm::Main
+            && (!exchange.url.is_https() || !is_authentic(case.record, exchange, case.mirror))
+    };
+    let text = case.record.http.iter().filter(marked).find_map(|x| case.fingerprints.stub_body(x))?;
+    Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![format!("the page says {text:?}")])
+}
+
+fn state_ca(case: &Case<'_>) -> Found {
+    let intercepted = main_handshakes(case.record).filter(|tls| !has_own_key(tls, case.mirror));
+    let found = intercepted.filter_map(|tls| case.fingerprints.state_ca(&tls.chain)).next()?;
+    Conclusion::blocked(Mechanism::TlsMitmStateCa, Trigger::Sni, vec![found])
+}
+
+fn control_missing(case: &Case<'_>) -> Found {
+    match case.control {
+        Some(_) => None,
+        None => Conclusion::of(
+            Outcome::Insufficient,
+            vec!["no control measured this mirror in the same minutes".into()],
+        ),
+    }
+}
+
+fn control_failed(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    let reason = reason_unreached(control, case.mirror)?;
+    Conclusion::of(Outcome::Down, vec![format!("the control fails too: {reason}")])
+}
+
+fn dns_no_address(case: &Case<'_>) -> Found {
+    if case.record.url.literal_address().is_some()
+        || !case.record.resolved(ResolverKind::System).is_empty()
+        || own_answers(case.record, ResolverKind::System).next().is_none()
+    {
+        return None;
+    }
+    let rcode_is = |wanted: u16| {
+        own_answers(case.record, ResolverKind::System)
+            .any(|outcome| matches!(outcome, DnsOutcome::Answer { rcode, .. } if *rcode == wanted))
+    };
+    let silent =
+        own_answers(case.record, ResolverKind::System).all(|outcome| *outcome == DnsOutcome::Timeout);
+    let (mechanism, what) = if rcode_is(3) {
+        (Mechanism::DnsNxdomain, "says the name does not exist (NXDOMAIN)")
+    } else if rcode_is(5) {
+        (Mechanism::DnsRefused, "refuses to answer (REFUSED)")
+    } else if rcode_is(2) {
+        (Mechanism::DnsServfail, "fails (SERVFAIL)")
+    } else if silent {
+        (Mechanism::DnsTimeout, "does not answer")
+    } else {
+        return None;
+    };
+    let basis = format!("the system's resolver {what}; the control reached the mirror");
+    Conclusion::blocked(mechanism, Trigger::Name, vec![basis])
+}
+
+/// The addresses of the system's resolver, if none of them is one the mirror is known under.
+fn foreign_addresses(case: &Case<'_>) -> Option<Vec<std::net::IpAddr>> {
+    let (_, control) = case.control?;
+    let resolved = case.record.resolved(ResolverKind::System);
+    let known = true_addresses(control, case.mirror);
+    let disjoint = !resolved.is_empty() && resolved.iter().all(|address| !known.contains(address));
+    disjoint.then_some(resolved)
+}
+
+fn dns_bogon(case: &Case<'_>) -> Found {
+    let addresses = foreign_addresses(case)?;
+    let ranges: Option<Vec<_>> =
+        addresses.iter().map(|address| crate::address::require_public(*address).err()).collect();
+    let basis = format!("the resolver answers {} ({})", addresses[0], ranges?[0]);
+    Conclusion::blocked(Mechanism::DnsInjectionBogon, Trigger::Name, vec![basis])
+}
+
+fn dns_other_address(case: &Case<'_>) -> Found {
+    let addresses = foreign_addresses(case)?;
+    let elsewhere = reached_by(case.record, case.mirror, Arm::OtherResolver);
+    let stated = case.mirror.is_some_and(|mirror| !mirror.expected_addresses.is_empty());
+    let proof = match (elsewhere, stated) {
+        (Some(exchange), _) => format!("another resolver's address {} works", exchange.address.ip()),
+        (None, true) => "the operator states other addresses".to_owned(),
+        (None, false) => return None,
+    };
+    let basis = vec![format!("the resolver answers {}, not the mirror's", addresses[0]), proof];
+    Conclusion::blocked(Mechanism::DnsInjectionOther, Trigger::Name, basis)
+}
+
+fn tcp_unconnected(case: &Case<'_>) -> Found {
+    let attempts: Vec<_> = case.record.tcp.iter().filter(|tcp| tcp.arm == Arm::Main).collect();
+    if attempts.is_empty() || attempts.iter().any(|tcp| tcp.outcome == TcpOutcome::Connected) {
+        return None;
+    }
+    let (tcp, mechanism) = attempts.iter().find_map(|tcp| {
+        let mechanism = match tcp.outcome {
+            TcpOutcome::Timeout => Mechanism::TcpTimeout,
+            TcpOutcome::Reset => Mechanism::TcpReset,
+            TcpOutcome::Refused => Mechanism::TcpRefused,
+            TcpOutcome::Unreachable(_) => Mechanism::TcpUnreachable,
+            _ => return None,
+        };
+        Some((tcp, mechanism))
+    })?;
+    let basis = format!("no address connects: {} ended with {:?}", tcp.address, tcp.outcome);
+    Conclusion::blocked(mechanism, Trigger::Ip, vec![basis, "the control reached the mirror".into()])
+}
+
+fn tls_cut(case: &Case<'_>) -> Found {
+    if main_handshakes(case.record).any(|tls| matches!(tls.outcome, TlsOutcome::Completed { .. })) {
+        return None;
+    }
+    let (tls, mechanism) = main_handshakes(case.record).find_map(|tls| {
+        let mechanism = match tls.outcome {
+            TlsOutcome::Timeout => Mechanism::TlsTimeout,
+            TlsOutcome::Reset => Mechanism::TlsReset,
+            TlsOutcome::Eof | TlsOutcome::Alert(_) => Mechanism::TlsEof,
+            _ => return None,
+        };
+        Some((tls, mechanism))
+    })?;
+    let mut basis = vec![format!(
+        "TCP connects to {}; after {} bytes of ClientHello and {} bytes back TLS ended with {:?}",
+        tls.address, tls.bytes_sent, tls.bytes_received, tls.outcome
+    )];
+    let neutral = case.record.tls.iter().find(|other| {
+        other.arm == Arm::NeutralSni && other.address == tls.address
+    });
+    let trigger = match neutral.map(|other| &other.outcome) {
+        Some(TlsOutcome::Completed { .. } | TlsOutcome::Alert(_)) => {
+            basis.push("with a neutral name the same address answers".into());
+            Trigger::Sni
+        }
+        Some(_) => {
+            basis.push("with a neutral name the same address fails too".into());
+            Trigger::Unknown
+        }
+        None => Trigger::Unknown,
+    };
+    Conclusion::blocked(mechanism, trigger, basis)
+}
+
+fn tls_other_key(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    let tls = main_handshakes(case.record)
+        .find(|tls| !tls.chain.is_empty() && tls.sni.as_deref() == Some(&case.record.url.host()))?;
+    if has_own_key(tls, case.mirror) {
+        return None;
+    }
+    let leaf = tls.chain.first()?;
+    let same = main_handshakes(control)
+        .any(|other| other.chain.first().is_some_and(|own| own.spki_sha256 == leaf.spki_sha256));
+    let basis = format!("a key that is not the mirror's, vouched for by {:?}", leaf.issuer);
+    (!same).then(|| Conclusion::blocked(Mechanism::TlsMitmOther, Trigger::Sni, vec![basis])).flatten()
+}
+
+fn origin_refused(case: &Case<'_>) -> Found {
+    let exchange = last_exchange(case.record, Arm::Main)?;
+    let status = exchange.status.filter(|status| matches!(status, 403 | 429 | 451 | 503))?;
+    let authentic = exchange.url.is_https() && is_authentic(case.record, exchange, case.mirror);
+    let basis = format!("the origin itself answers {status} here, and serves the control");
+    authentic.then(|| Conclusion::of(Outcome::Refused, vec![basis])).flatten()
+}
+
+fn transfer_freeze(case: &Case<'_>) -> Found {
+    let exchange = last_exchange(case.record, Arm::Main)?;
+    let frozen = exchange.outcome == HttpOutcome::Timeout && FREEZE_OFFSETS.contains(&exchange.body_len);
+    let basis = format!("the transfer stalls after {} bytes, without an end", exchange.body_len);
+    frozen.then(|| Conclusion::blocked(Mechanism::TransferFreeze, Trigger::Ip, vec![basis])).flatten()
+}
+
+fn http_cut(case: &Case<'_>) -> Found {
+    let exchange = last_exchange(case.record, Arm::Main)?;
+    let mechanism = match exchange.outcome {
+        HttpOutcome::Timeout => Mechanism::HttpTimeout,
+        HttpOutcome::Reset => Mechanism::HttpReset,
+        HttpOutcome::Eof => Mechanism::HttpEof,
+        _ => return None,
+    };
+    let basis = format!(
+        "the request to {} ended with {:?} after {} bytes; the control's did not",
+        exchange.address, exchange.outcome, exchange.body_len
+    );
+    let trigger = if exchange.url.is_https() { Trigger::Unknown } else { Trigger::Host };
+    Conclusion::blocked(mechanism, trigger, vec![basis])
+}
+
+fn http_foreign_redirect(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    let plain = |exchange: &&HttpExchange| exchange.arm == Arm::Main && !exchange.url.is_https();
+    let (exchange, target) =
+        case.record.http.iter().filter(plain).find_map(|x| location(x).map(|target| (x, target)))?;
+    let host = target.host();
+    let usual = host == exchange.url.host() || control.http.iter().any(|other| other.url.host() == host);
+    let basis = format!("plain HTTP is redirected to {target}, where the control was not sent");
+    (!usual).then(|| Conclusion::blocked(Mechanism::HttpRedirect, Trigger::Host, vec![basis])).flatten()
+}
+
+fn http_other_page(case: &Case<'_>) -> Found {
+    let exchange = last_exchange(case.record, Arm::Main)?;
+    let replaced = exchange.outcome == HttpOutcome::Complete
+        && exchange.canary_found == Some(false)
+        && !exchange.url.is_https();
+    let basis = "over plain HTTP another page comes, without the canary the control found".to_owned();
+    replaced.then(|| Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![basis])).flatten()
+}
+
+fn contradictory(case: &Case<'_>) -> Found {
+    let reason = reason_unreached(case.record, case.mirror).unwrap_or_default();
+    Conclusion::of(Outcome::Insufficient, vec![format!("no rule explains it: {reason}")])
+}
+
+/// Where the main arm went or was sent: each URL asked, and each `Location` answered.
+fn urls_seen(case: &Case<'_>) -> impl Iterator<Item = TargetUrl> {
+    let main = case.record.http.iter().filter(|exchange| exchange.arm == Arm::Main);
+    main.flat_map(|exchange| std::iter::once(exchange.url.clone()).chain(location(exchange)))
+        // The mirror itself is no stub, whatever it is called.
+        .filter(|url| url.host() != case.record.url.host())
+}
+
+fn location(exchange: &HttpExchange) -> Option<TargetUrl> {
+    let redirect = exchange.status.is_some_and(|status| (300..400).contains(&status));
+    let (_, value) = exchange.headers.iter().find(|(name, _)| name == "location")?;
+    redirect.then(|| exchange.url.join(value).ok()).flatten()
+}

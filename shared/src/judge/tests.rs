@@ -1,0 +1,345 @@
+//! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
+
+use super::*;
+use crate::record::*;
+use crate::target::{ReferenceSide, TargetUrl};
+use crate::words::{MarketId, MirrorId, UnixMillis};
+
+const OWN: &str = "198.51.100.7";
+
+fn mirror() -> Mirror {
+    Mirror {
+        id: MirrorId::parse("m1").unwrap(),
+        url: url("https://mirror.example/"),
+        markets: vec![MarketId::parse("kz").unwrap()],
+        canary: Some("canary-4711".into()),
+        key_pins: vec![],
+        expected_addresses: vec![OWN.parse().unwrap()],
+    }
+}
+
+fn url(text: &str) -> TargetUrl {
+    TargetUrl::parse(text).unwrap()
+}
+
+fn socket(ip: &str) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(ip.parse().unwrap(), 443)
+}
+
+fn answer(rcode: u16, addresses: &[&str]) -> DnsOutcome {
+    let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+    DnsOutcome::Answer { rcode, addresses, cnames: vec![], ttl_min_secs: 60 }
+}
+
+fn certificate(issuer: &str, spki: u8) -> Certificate {
+    Certificate {
+        sha256: Sha256([spki; 32]),
+        spki_sha256: Sha256([spki; 32]),
+        subject: "CN=mirror.example".into(),
+        issuer: issuer.into(),
+        not_before: UnixMillis(0),
+        not_after: UnixMillis(0),
+        der: vec![],
+    }
+}
+
+fn done() -> TlsOutcome {
+    TlsOutcome::Completed { version: "TLSv1_3".into(), cipher_suite: "x".into(), alpn: None }
+}
+
+fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
+    let whole = matches!(outcome, TlsOutcome::Completed { .. });
+    TlsHandshake {
+        arm,
+        address: socket(OWN),
+        sni: Some("mirror.example".into()),
+        span: Span::default(),
+        bytes_sent: 300,
+        bytes_received: 0,
+        outcome,
+        chain: if whole { vec![certificate("CN=Public CA", 1)] } else { vec![] },
+        chain_fault: whole.then_some(ChainFault::Valid),
+    }
+}
+
+fn http(at: &str, status: u16, canary: bool) -> HttpExchange {
+    HttpExchange {
+        arm: Arm::Main,
+        url: url(at),
+        address: socket(OWN),
+        protocol: "h1".into(),
+        span: Span::default(),
+        last_byte_micros: Some(1),
+        status: Some(status),
+        headers: vec![],
+        body_len: 70_000,
+        body_sha256: Sha256::default(),
+        title: None,
+        canary_found: Some(canary),
+        excerpt: String::new(),
+        outcome: HttpOutcome::Complete,
+    }
+}
+
+/// What a visit to the healthy mirror records.
+fn healthy() -> ProbeRecord {
+    let check = |side| ReferenceCheck {
+        side,
+        url: url("https://reference.example/"),
+        checked_at: UnixMillis(0),
+        reached: true,
+        failure: None,
+    };
+    ProbeRecord {
+        mirror: Some(mirror().id),
+        url: mirror().url,
+        list_version: 1,
+        cause: Cause::Scheduled,
+        started_at: UnixMillis(0),
+        duration_micros: 1,
+        agent_version: "t".into(),
+        dns: vec![DnsExchange {
+            resolver: ResolverKind::System,
+            server: "192.0.2.53:53".parse().unwrap(),
+            name: "mirror.example".into(),
+            query: QueryType::A,
+            span: Span::default(),
+            outcome: answer(0, &[OWN]),
+        }],
+        tcp: vec![TcpConnect {
+            arm: Arm::Main,
+            address: socket(OWN),
+            span: Span::default(),
+            outcome: TcpOutcome::Connected,
+        }],
+        tls: vec![tls(Arm::Main, done())],
+        http: vec![http("https://mirror.example/", 200, true)],
+        quic: vec![],
+        references: vec![check(ReferenceSide::Domestic), check(ReferenceSide::Foreign)],
+    }
+}
+
+fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
+    let (mirror, fingerprints) = (mirror(), Fingerprints::built_in());
+    let control = control.map(|control| (Sha256([9; 32]), control));
+    judge(&Case { record, control, mirror: Some(&mirror), fingerprints: &fingerprints })
+}
+
+/// The verdict of a record changed by `change`, with a healthy control, as "rule outcome mechanism trigger".
+#[track_caller]
+fn check(expected: &str, change: impl Fn(&mut ProbeRecord)) {
+    let mut record = healthy();
+    change(&mut record);
+    assert_eq!(summary(&verdict(&record, Some(&healthy()))), expected);
+}
+
+fn summary(verdict: &Verdict) -> String {
+    let words = [
+        Some(verdict.rule.clone()),
+        Some(verdict.outcome.to_string()),
+        verdict.mechanism.map(|m| m.to_string()),
+        verdict.trigger.map(|t| t.to_string()),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn without_tls(record: &mut ProbeRecord) {
+    record.tls.clear();
+    record.http.clear();
+}
+
+fn cut(record: &mut ProbeRecord, outcome: TlsOutcome, neutral: Option<TlsOutcome>) {
+    record.http.clear();
+    record.tls = vec![tls(Arm::Main, outcome)];
+    record.tls.extend(neutral.map(|outcome| tls(Arm::NeutralSni, outcome)));
+}
+
+#[test]
+fn identity_beats_every_oddity() {
+    check("identity.reached ok", |_| {});
+    check("identity.reached ok", |r| r.dns[0].outcome = answer(0, &["95.167.13.50"]));
+    check("identity.reached ok", |r| r.references.iter_mut().for_each(|c| c.reached = false));
+}
+
+#[test]
+fn dns_lies_are_told_apart() {
+    let lie = |outcome: DnsOutcome| {
+        move |r: &mut ProbeRecord| {
+            r.dns[0].outcome = outcome.clone();
+            r.tcp.clear();
+            without_tls(r);
+        }
+    };
+    check("dns.no_address blocked dns.nxdomain name", lie(answer(3, &[])));
+    check("dns.no_address blocked dns.refused name", lie(answer(5, &[])));
+    check("dns.no_address blocked dns.servfail name", lie(answer(2, &[])));
+    check("dns.no_address blocked dns.timeout name", lie(DnsOutcome::Timeout));
+    check("dns.stub_address blocked dns.injection.blockpage name", lie(answer(0, &["95.167.13.50"])));
+    check("dns.bogon blocked dns.injection.bogon name", lie(answer(0, &["127.0.0.1"])));
+    check("dns.other_address blocked dns.injection.other name", lie(answer(0, &["9.9.9.10"])));
+    check("contradictory insufficient", lie(answer(0, &[])));
+}
+
+#[test]
+fn tcp_failures_are_told_apart() {
+    let tcp = |outcome: TcpOutcome| {
+        move |r: &mut ProbeRecord| {
+            r.tcp[0].outcome = outcome.clone();
+            without_tls(r);
+        }
+    };
+    check("tcp.unconnected blocked tcp.timeout ip", tcp(TcpOutcome::Timeout));
+    check("tcp.unconnected blocked tcp.reset ip", tcp(TcpOutcome::Reset));
+    check("tcp.unconnected blocked tcp.refused ip", tcp(TcpOutcome::Refused));
+    check("tcp.unconnected blocked tcp.unreachable ip", tcp(TcpOutcome::Unreachable(113)));
+    check("contradictory insufficient", tcp(TcpOutcome::Forbidden("loopback".into())));
+}
+
+#[test]
+fn tls_cuts_name_their_trigger() {
+    check("tls.cut blocked tls.timeout unknown", |r| cut(r, TlsOutcome::Timeout, None));
+    check("tls.cut blocked tls.timeout sni", |r| cut(r, TlsOutcome::Timeout, Some(done())));
+    check("tls.cut blocked tls.timeout unknown", |r| cut(r, TlsOutcome::Timeout, Some(TlsOutcome::Timeout)));
+    check("tls.cut blocked tls.reset sni", |r| cut(r, TlsOutcome::Reset, Some(done())));
+    check("tls.cut blocked tls.eof sni", |r| cut(r, TlsOutcome::Eof, Some(done())));
+    check("contradictory insufficient", |r| cut(r, TlsOutcome::Protocol("garbage".into()), None));
+}
+
+#[test]
+fn interception_is_known_by_its_authority() {
+    let intercepted = |issuer: &'static str| {
+        move |r: &mut ProbeRecord| {
+            r.tls[0].chain = vec![certificate(issuer, 7)];
+            r.tls[0].chain_fault = Some(ChainFault::UnknownIssuer);
+            r.http[0].canary_found = Some(true);
+        }
+    };
+    let state = "C=KZ, O=ISCA, CN=Information Security Certification Authority";
+    check("tls.state_ca blocked tls.mitm.state_ca sni", intercepted(state));
+    check("tls.other_key blocked tls.mitm.other sni", intercepted("CN=Nobody"));
+    check("host.interceptor insufficient", intercepted("O=AO Kaspersky Lab, CN=Kaspersky Anti-Virus Root"));
+}
+
+#[test]
+fn http_interference_is_told_apart() {
+    let plain = |change: fn(&mut HttpExchange)| {
+        move |r: &mut ProbeRecord| {
+            r.url = url("http://mirror.example/");
+            r.tls.clear();
+            r.http = vec![http("http://mirror.example/", 200, false)];
+            change(&mut r.http[0]);
+        }
+    };
+    check(
+        "http.stub_redirect blocked http.redirect host",
+        plain(|x| {
+            x.status = Some(302);
+            x.headers = vec![("location".into(), "http://warning.rt.ru/?id=1".into())];
+        }),
+    );
+    check(
+        "http.foreign_redirect blocked http.redirect host",
+        plain(|x| {
+            x.status = Some(302);
+            x.headers = vec![("location".into(), "http://stub.example/".into())];
+        }),
+    );
+    check(
+        "http.stub_page blocked http.blockpage host",
+        plain(|x| x.excerpt = "… включен в ЕДИНЫЙ РЕЕСТР доменных имен …".into()),
+    );
+    check("http.other_page blocked http.blockpage host", plain(|x| x.excerpt = "Доступ ограничен".into()));
+    check("http.cut blocked http.reset host", plain(|x| x.outcome = HttpOutcome::Reset));
+    check(
+        "network.captive_portal restricted",
+        plain(|x| {
+            x.status = Some(302);
+            x.headers = vec![("location".into(), "http://unblock.mts.ru/".into())];
+        }),
+    );
+}
+
+#[test]
+fn transfers_and_origins_are_told_apart() {
+    check("transfer.freeze blocked transfer.freeze ip", |r| {
+        r.http[0].outcome = HttpOutcome::Timeout;
+        r.http[0].body_len = 16_384;
+    });
+    check("http.cut blocked http.timeout unknown", |r| {
+        r.http[0].outcome = HttpOutcome::Timeout;
+        r.http[0].body_len = 0;
+    });
+    check("http.cut blocked http.eof unknown", |r| r.http[0].outcome = HttpOutcome::Eof);
+    check("origin.refused refused", |r| r.http[0] = http("https://mirror.example/", 403, false));
+    // The origin's own page may quote a register; under its own key that is no stub.
+    check("contradictory insufficient", |r| {
+        r.http[0].canary_found = Some(false);
+        r.http[0].excerpt = "включен в ЕДИНЫЙ РЕЕСТР доменных имен".into();
+    });
+}
+
+#[test]
+fn the_state_of_the_network_is_no_block() {
+    let fail = |r: &mut ProbeRecord, sides: &[ReferenceSide]| {
+        cut(r, TlsOutcome::Timeout, None);
+        r.references.iter_mut().for_each(|c| c.reached = !sides.contains(&c.side));
+    };
+    check("network.whitelist restricted", |r| fail(r, &[ReferenceSide::Foreign]));
+    check("network.shutdown restricted", |r| fail(r, &[ReferenceSide::Foreign, ReferenceSide::Domestic]));
+    check("tls.cut blocked tls.timeout unknown", |r| fail(r, &[ReferenceSide::Domestic]));
+}
+
+#[test]
+fn no_control_and_a_failing_control_are_two_things() {
+    let mut failed = healthy();
+    cut(&mut failed, TlsOutcome::Timeout, None);
+    assert_eq!(summary(&verdict(&failed, None)), "control.missing insufficient");
+    assert_eq!(summary(&verdict(&failed, Some(&failed))), "control.failed down");
+    assert_eq!(summary(&verdict(&healthy(), Some(&failed))), "identity.reached ok");
+    // A known stub needs no control.
+    failed.dns[0].outcome = answer(0, &["95.167.13.50"]);
+    assert_eq!(
+        summary(&verdict(&failed, None)),
+        "dns.stub_address blocked dns.injection.blockpage name"
+    );
+}
+
+#[test]
+fn pins_replace_public_authorities() {
+    let (mut mirror, fingerprints) = (mirror(), Fingerprints::built_in());
+    let mut record = healthy();
+    record.tls[0].chain_fault = Some(ChainFault::Expired);
+    let mut judged = |pins: Vec<Sha256>| {
+        mirror.key_pins = pins;
+        summary(&judge(&Case { record: &record, control: None, mirror: Some(&mirror), fingerprints: &fingerprints }))
+    };
+    assert_eq!(judged(vec![Sha256([1; 32])]), "identity.reached ok");
+    assert_eq!(judged(vec![Sha256([2; 32])]), "control.missing insufficient");
+    assert_eq!(judged(vec![]), "control.missing insufficient");
+}
+
+#[test]
+fn quic_alone_silent_is_impaired() {
+    let quic = |outcome| QuicHandshake {
+        address: socket(OWN),
+        sni: "mirror.example".into(),
+        span: Span::default(),
+        bytes_sent: 1200,
+        bytes_received: 0,
+        outcome,
+    };
+    let (mut record, mut control) = (healthy(), healthy());
+    record.quic = vec![quic(QuicOutcome::Timeout)];
+    assert_eq!(summary(&verdict(&record, Some(&control))), "identity.reached ok");
+    control.quic = vec![quic(QuicOutcome::Completed { alpn: Some("h3".into()) })];
+    assert_eq!(summary(&verdict(&record, Some(&control))), "quic.timeout impaired quic.timeout unknown");
+}
+
+#[test]
+fn rule_ids_stand_once_and_name_their_source() {
+    let mut ids: Vec<_> = rules().iter().map(|rule| rule.id).collect();
+    assert!(rules().iter().all(|rule| !rule.source.is_empty()));
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), rules().len());
+}

@@ -1,0 +1,90 @@
+//! The state machine, played as scripts over four carriers.
+
+use super::*;
+use crate::catalogue::Catalogue;
+use crate::policy::BUILT_IN;
+
+fn policy() -> Policy {
+    Policy::parse(BUILT_IN[1], &Catalogue::built_in()).unwrap()
+}
+
+fn carriers(states: &str, policy: &Policy) -> Vec<CarrierView> {
+    let state = |letter| match letter {
+        'g' => CellState::Green,
+        'R' => CellState::Red,
+        's' => CellState::Suspect,
+        'r' => CellState::Restricted,
+        'd' => CellState::Down,
+        't' => CellState::Stale,
+        '-' => CellState::Insufficient,
+        other => panic!("{other}"),
+    };
+    policy
+        .carriers
+        .iter()
+        .zip(states.chars())
+        .map(|(id, letter)| CarrierView {
+            carrier: id.clone(),
+            name: id.to_string(),
+            state: state(letter),
+            cells: vec![],
+        })
+        .collect()
+}
+
+/// Plays steps `secs:states` (a `!` at the end: freshly confirmed) and returns the actions taken.
+#[track_caller]
+fn check(script: &str, expected: &str) {
+    let (mut mirror, policy, mut taken) = (MarketMirror::default(), policy(), Vec::new());
+    for step in script.split_whitespace() {
+        let (secs, states) = step.split_once(':').unwrap();
+        let carriers = carriers(states.trim_end_matches('!'), &policy);
+        let reds = if states.ends_with('!') { 4 } else { 0 };
+        let input = MarketInput {
+            now: UnixMillis(secs.parse::<u64>().unwrap() * 1000),
+            policy: &policy,
+            carriers: &carriers,
+            confirmed_after: &|_| reds,
+        };
+        if let Some(change) = mirror.step(&input) {
+            assert!(!change.reasons.is_empty());
+            taken.push(format!("{secs}:{}", change.action));
+        }
+    }
+    assert_eq!(taken.join(" "), expected, "{script}");
+}
+
+#[test]
+fn the_playbook_is_followed() {
+    check("0:---- 5:gg-- 9:gggg", "9:keep");
+    check("0:gggg 10:Rggg 20:RRRg 210:RRRg!", "0:keep 10:prepare 20:pause 210:rotate");
+    check("0:gggg 10:gRgg", "0:keep 10:prepare");
+    check("0:RRRR 180:RRRR!", "0:pause 180:rotate");
+}
+
+#[test]
+fn rotate_needs_the_hold_and_fresh_confirmation() {
+    check("0:gggg 10:RRgg 100:RRgg!", "0:keep 10:pause");
+    check("0:gggg 10:RRgg 500:RRgg", "0:keep 10:pause");
+    check("0:gggg 10:RRgg 500:Rsgg!", "0:keep 10:pause");
+    check("0:gggg 10:RRgg 500:RRgg 510:RRgg!", "0:keep 10:pause 510:rotate");
+}
+
+#[test]
+fn recovery_has_its_own_threshold_and_dwell() {
+    check("0:gggg 10:Rggg 20:gggg 100:gggg", "0:keep 10:prepare");
+    check("0:gggg 10:Rggg 20:gggg 1820:gggg", "0:keep 10:prepare 1820:keep");
+    check("0:gggg 10:Rggg 20:gggg 900:Rggg 901:gggg 1820:gggg", "0:keep 10:prepare");
+    check("0:RRRR 180:RRRR! 200:gggg 2000:gggg", "0:pause 180:rotate 2000:keep");
+    check("0:RRRR 180:RRRR! 200:Rggg 5000:Rggg", "0:pause 180:rotate");
+}
+
+#[test]
+fn states_of_network_and_origin_burn_nothing() {
+    check("0:gggg 10:rrrr 999:rrrr", "0:keep 10:hold");
+    check("0:gggg 10:rrgg 20:gggg", "0:keep 10:hold 20:keep");
+    check("0:gggg 10:dddd 20:gggg", "0:keep 10:fix_origin 20:keep");
+    check("0:gggg 10:tttt 20:gggg", "0:keep 10:hold 20:keep");
+    check("0:tttt", "");
+    check("0:gggg 10:sggg", "0:keep");
+}
