@@ -18,13 +18,29 @@ pub enum StoreError {
     #[error("the store in {dir} is in use by another process; stop it first")]
     InUse { dir: PathBuf },
     #[error("the store in {dir} cannot be opened")]
-    Open { dir: PathBuf, #[source] source: sled::Error },
+    Open {
+        dir: PathBuf,
+        #[source]
+        source: sled::Error,
+    },
     #[error("the store in {dir} cannot be read")]
-    Read { dir: PathBuf, #[source] source: sled::Error },
+    Read {
+        dir: PathBuf,
+        #[source]
+        source: sled::Error,
+    },
     #[error("the store in {dir} cannot be written")]
-    Write { dir: PathBuf, #[source] source: sled::Error },
+    Write {
+        dir: PathBuf,
+        #[source]
+        source: sled::Error,
+    },
     #[error("the store in {dir} cannot be synced; the device may be failing or full")]
-    Sync { dir: PathBuf, #[source] source: io::Error },
+    Sync {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl StoreError {
@@ -37,7 +53,10 @@ impl StoreError {
             | Self::Sync { source: io, .. } => io.kind(),
             _ => return false,
         };
-        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+        matches!(
+            kind,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        )
     }
 
     /// Whether what is on the disk is damaged: move the directory aside and start anew.
@@ -76,6 +95,9 @@ impl Batch {
     }
 }
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// The store of one process.
 #[derive(Debug)]
 pub struct Store {
@@ -88,7 +110,9 @@ impl Store {
     /// Opens the store in `dir`, made if absent.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let fail = |source: sled::Error| match &source {
-            sled::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock || io.to_string().contains("lock") => {
+            sled::Error::Io(io)
+                if io.kind() == io::ErrorKind::WouldBlock || io.to_string().contains("lock") =>
+            {
                 StoreError::InUse { dir: dir.to_owned() }
             }
             _ => StoreError::Open { dir: dir.to_owned(), source },
@@ -121,11 +145,7 @@ impl Store {
     }
 
     /// Keys and values of a table from `start` on, in order of keys.
-    pub fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + '_ {
+    pub fn scan(&self, table: Table, start: &[u8]) -> impl Iterator<Item = Result<Pair, StoreError>> + '_ {
         let prefix_len = table.0.len() + 1;
         let end = [table.0.as_bytes(), &[1]].concat();
         self.db.range(table.key(start)..end).map(move |found| {
@@ -135,7 +155,7 @@ impl Store {
     }
 
     /// The last key of a table and its value.
-    pub fn last(&self, table: Table) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn last(&self, table: Table) -> Result<Option<Pair>, StoreError> {
         let prefix_len = table.0.len() + 1;
         let end = [table.0.as_bytes(), &[1]].concat();
         let found = self.db.range(table.key(&[])..end).next_back().transpose();

@@ -158,9 +158,8 @@ pub fn place(record: &SignedRecord, head: &ChainHead, key: &PublicKey) -> Result
             format!("{bad} (epoch {}, sequence {})", record.epoch, record.sequence),
         )
     })?;
-    let follows = record.epoch == last.epoch
-        && record.sequence == last.sequence + 1
-        && record.previous == last.hash;
+    let follows =
+        record.epoch == last.epoch && record.sequence == last.sequence + 1 && record.previous == last.hash;
     let begins = record.epoch > last.epoch && record.sequence == 1 && record.previous == Sha256::default();
     if follows || begins {
         Ok(Place::Next)
@@ -194,7 +193,10 @@ pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -
         Ok(())
     } else {
         let name = facts.mirror.as_ref().map_or("(none)", |id| id.as_str());
-        Err(Rejection::new(RejectionCode::UnknownMirror, format!("mirror {name} is not on the list in force")))
+        Err(Rejection::new(
+            RejectionCode::UnknownMirror,
+            format!("mirror {name} is not on the list in force"),
+        ))
     }
 }
 

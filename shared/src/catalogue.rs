@@ -38,7 +38,9 @@ pub struct Catalogue {
 pub enum CatalogueError {
     #[error("the catalogue cannot be read")]
     Toml(#[source] Box<toml::de::Error>),
-    #[error("carrier {carrier} belongs to market {market}, which is not in the catalogue; add a [[market]] or mend the name")]
+    #[error(
+        "carrier {carrier} belongs to market {market}, which is not in the catalogue; add a [[market]] or mend the name"
+    )]
     UnknownMarket { carrier: CarrierId, market: MarketId },
     #[error("{what} stands twice in the catalogue")]
     Twice { what: String },
@@ -58,7 +60,8 @@ impl Catalogue {
     pub fn parse(text: &str) -> Result<Self, CatalogueError> {
         let file: File = toml::from_str(text).map_err(|error| CatalogueError::Toml(Box::new(error)))?;
         let mut seen = std::collections::BTreeSet::new();
-        for id in file.market.iter().map(|m| m.id.as_str()).chain(file.carrier.iter().map(|c| c.id.as_str())) {
+        for id in file.market.iter().map(|m| m.id.as_str()).chain(file.carrier.iter().map(|c| c.id.as_str()))
+        {
             if !seen.insert(id) {
                 return Err(CatalogueError::Twice { what: id.to_owned() });
             }

@@ -124,7 +124,8 @@ fn squeezed(name: &str) -> String {
 fn matching_url<'a>(patterns: &'a [String], url: &TargetUrl) -> Option<&'a str> {
     let host = url.host();
     let matches = |pattern: &&String| {
-        let (wanted, path) = pattern.split_once('/').map_or((pattern.as_str(), ""), |(host, path)| (host, path));
+        let (wanted, path) =
+            pattern.split_once('/').map_or((pattern.as_str(), ""), |(host, path)| (host, path));
         let same_host = host == wanted || host.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('.'));
         same_host && url.path_and_query()[1..].starts_with(path)
     };

@@ -37,8 +37,8 @@ pub struct AgentState {
     pub last_record_at: Option<UnixMillis>,
 }
 
-/// Where a cell stands.
-pub(crate) type CellKey = (MirrorId, CarrierId, Access);
+/// The cells of one mirror.
+pub(crate) type MirrorCells = BTreeMap<(CarrierId, Access), Cell>;
 
 /// Everything that follows from the journal so far.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub struct Fold {
     list: Option<(SignedList, MirrorList)>,
     agents: BTreeMap<AgentId, AgentState>,
     docket: Docket,
-    cells: BTreeMap<CellKey, Cell>,
+    cells: BTreeMap<MirrorId, MirrorCells>,
     markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
 }
 
@@ -111,13 +111,14 @@ impl Fold {
 
     /// The next instant after [`Fold::at`] at which time alone may change something.
     pub fn next_deadline(&self) -> Option<UnixMillis> {
-        let cells = self.cells.iter().filter_map(|((_, carrier, _), cell)| {
+        let cells = self.cells.values().flatten().filter_map(|((carrier, _), cell)| {
             let policy = self.settings.policy_of_carrier(carrier)?;
             cell.next_deadline(self.at, &policy.cell)
         });
-        let markets = self.markets.iter().filter_map(|((market, _), state)| {
-            state.next_deadline(self.at, self.settings.policy(market)?)
-        });
+        let markets = self
+            .markets
+            .iter()
+            .filter_map(|((market, _), state)| state.next_deadline(self.at, self.settings.policy(market)?));
         cells.chain(markets).chain(self.docket.next_deadline()).min()
     }
 
@@ -171,11 +172,11 @@ impl Fold {
         if let Some(state) = self.agents.get_mut(agent) {
             state.revoked = true;
         }
-        self.cells.values_mut().for_each(|cell| cell.forget(agent));
+        self.cells.values_mut().flat_map(BTreeMap::values_mut).for_each(|cell| cell.forget(agent));
     }
 
     fn put_list(&mut self, signed: SignedList, list: MirrorList) {
-        self.cells.retain(|(mirror, _, _), _| list.mirror(mirror).is_some());
+        self.cells.retain(|mirror, _| list.mirror(mirror).is_some());
         self.markets.retain(|(market, mirror), _| {
             list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
         });
@@ -197,11 +198,16 @@ impl Fold {
     }
 
     fn settle_cells(&mut self, only: Option<&MirrorId>) {
-        for ((mirror, carrier, _), cell) in &mut self.cells {
-            let Some(policy) = self.settings.policy_of_carrier(carrier) else { continue };
-            if only.is_none_or(|id| id == mirror) {
-                cell.settle(self.at, &policy.cell);
+        let settle = |cells: &mut MirrorCells| {
+            for ((carrier, _), cell) in cells {
+                if let Some(policy) = self.settings.policy_of_carrier(carrier) {
+                    cell.settle(self.at, &policy.cell);
+                }
             }
+        };
+        match only {
+            Some(mirror) => self.cells.get_mut(mirror).into_iter().for_each(settle),
+            None => self.cells.values_mut().for_each(settle),
         }
     }
 
@@ -223,7 +229,12 @@ impl Fold {
                 at: self.at,
                 market: market.clone(),
                 mirror: mirror.clone(),
-                url: self.list().and_then(|list| list.mirror(mirror)).expect("decided mirrors are listed").url.clone(),
+                url: self
+                    .list()
+                    .and_then(|list| list.mirror(mirror))
+                    .expect("decided mirrors are listed")
+                    .url
+                    .clone(),
                 action: change.action,
                 previous: change.previous,
                 reasons: change.reasons,

@@ -83,4 +83,4 @@ pub fn judge(case: &Case<'_>) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -169,9 +169,8 @@ impl MarketMirror {
         let red = input.count(CellState::Red);
         let (down, restricted) = (input.count(CellState::Down), input.count(CellState::Restricted));
         let fresh = input.fresh();
-        let recovered = self
-            .calm_since
-            .is_some_and(|since| input.now >= since.plus_secs(policy.leave_dwell_secs));
+        let recovered =
+            self.calm_since.is_some_and(|since| input.now >= since.plus_secs(policy.leave_dwell_secs));
         if recovered {
             return Some((Action::Keep, Why::Recovered));
         }

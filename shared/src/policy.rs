@@ -151,7 +151,8 @@ mod tests {
             assert!(BUILT_IN[1].contains(from), "{from}");
             let text = BUILT_IN[1].replace(from, to);
             let error = Policy::parse(&text, &catalogue).unwrap_err();
-            let message = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            let message =
+                format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
             assert!(message.contains(part), "{message}");
         };
         check("market = \"kz\"", "market = \"xx\"", "market xx");

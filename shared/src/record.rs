@@ -263,7 +263,9 @@ pub struct QuicHandshake {
 /// How a QUIC handshake ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuicOutcome {
-    Completed { alpn: Option<String> },
+    Completed {
+        alpn: Option<String>,
+    },
     Timeout,
     /// ICMP port unreachable.
     Refused,

@@ -33,7 +33,9 @@ pub enum TargetError {
     TooLong { len: usize },
     #[error("{address} lies in a private or special range ({range}); only public addresses can be probed")]
     SpecialRange { address: IpAddr, range: &'static str },
-    #[error("the canary of mirror {mirror} has {len} bytes; at least {CANARY_LEN_MIN} are needed to be unmistakable")]
+    #[error(
+        "the canary of mirror {mirror} has {len} bytes; at least {CANARY_LEN_MIN} are needed to be unmistakable"
+    )]
     Canary { mirror: MirrorId, len: usize },
     #[error("the list holds {count} mirrors; the limit is {LIST_MIRRORS_MAX}")]
     ListTooLong { count: usize },
@@ -311,16 +313,12 @@ mod tests {
             key_pins: vec![],
             expected_addresses: vec![],
         };
-        let list =
-            |mirrors| MirrorList { version: 1, issued_at: UnixMillis(0), mirrors, references: vec![] };
+        let list = |mirrors| MirrorList { version: 1, issued_at: UnixMillis(0), mirrors, references: vec![] };
         assert_eq!(list(vec![mirror("a", None), mirror("b", Some("long-enough"))]).validate(), Ok(()));
         assert!(matches!(
             list(vec![mirror("a", None), mirror("a", None)]).validate(),
             Err(TargetError::Twice { .. })
         ));
-        assert!(matches!(
-            list(vec![mirror("a", Some("short"))]).validate(),
-            Err(TargetError::Canary { .. })
-        ));
+        assert!(matches!(list(vec![mirror("a", Some("short"))]).validate(), Err(TargetError::Canary { .. })));
     }
 }

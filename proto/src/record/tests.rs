@@ -6,6 +6,7 @@ use zerkalo_core::words::{MirrorId, UnixMillis};
 
 use super::*;
 
+#[expect(clippy::too_many_lines, reason = "one literal that holds every variant once")]
 fn full() -> ProbeRecord {
     let url = TargetUrl::parse("https://mirror.example/").unwrap();
     let address = "192.0.2.7:443".parse().unwrap();
@@ -64,8 +65,11 @@ fn full() -> ProbeRecord {
         outcome,
     };
     let text = || "why".to_owned();
-    let completed =
-        TlsOutcome::Completed { version: "TLSv1_3".into(), cipher_suite: "x".into(), alpn: Some("h2".into()) };
+    let completed = TlsOutcome::Completed {
+        version: "TLSv1_3".into(),
+        cipher_suite: "x".into(),
+        alpn: Some("h2".into()),
+    };
     ProbeRecord {
         mirror: Some(MirrorId::parse("m1").unwrap()),
         url: url.clone(),
@@ -88,8 +92,13 @@ fn full() -> ProbeRecord {
             dns(ResolverKind::Public, DnsOutcome::Failed(text())),
         ],
         tcp: [
-            TcpOutcome::Connected, TcpOutcome::Timeout, TcpOutcome::Refused, TcpOutcome::Reset,
-            TcpOutcome::Unreachable(113), TcpOutcome::Forbidden(text()), TcpOutcome::Failed(text()),
+            TcpOutcome::Connected,
+            TcpOutcome::Timeout,
+            TcpOutcome::Refused,
+            TcpOutcome::Reset,
+            TcpOutcome::Unreachable(113),
+            TcpOutcome::Forbidden(text()),
+            TcpOutcome::Failed(text()),
         ]
         .map(tcp)
         .to_vec(),
@@ -103,14 +112,22 @@ fn full() -> ProbeRecord {
             tls(TlsOutcome::Failed(text()), Some(ChainFault::Other(text()))),
         ],
         http: [
-            HttpOutcome::Complete, HttpOutcome::Timeout, HttpOutcome::Reset, HttpOutcome::Eof,
-            HttpOutcome::Protocol(text()), HttpOutcome::RedirectRefused(text()), HttpOutcome::Failed(text()),
+            HttpOutcome::Complete,
+            HttpOutcome::Timeout,
+            HttpOutcome::Reset,
+            HttpOutcome::Eof,
+            HttpOutcome::Protocol(text()),
+            HttpOutcome::RedirectRefused(text()),
+            HttpOutcome::Failed(text()),
         ]
         .map(http)
         .to_vec(),
         quic: [
-            QuicOutcome::Completed { alpn: Some("h3".into()) }, QuicOutcome::Timeout, QuicOutcome::Refused,
-            QuicOutcome::Closed(text()), QuicOutcome::Failed(text()),
+            QuicOutcome::Completed { alpn: Some("h3".into()) },
+            QuicOutcome::Timeout,
+            QuicOutcome::Refused,
+            QuicOutcome::Closed(text()),
+            QuicOutcome::Failed(text()),
         ]
         .map(quic)
         .to_vec(),

@@ -162,8 +162,8 @@ impl Fold {
             verdict,
         };
         let owner: &OwnerId = &agent.enrolment.owner;
-        let key = (mirror.clone(), carrier.clone(), *access);
-        self.cells.entry(key).or_default().observe(owner, evidence, &policy.cell);
+        let cells = self.cells.entry(mirror.clone()).or_default();
+        cells.entry((carrier.clone(), *access)).or_default().observe(owner, evidence, &policy.cell);
     }
 
     fn place_in_time(&self, hash: Sha256, facts: &ProbeRecord) -> Measured {

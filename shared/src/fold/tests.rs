@@ -1,0 +1,297 @@
+//! Whole stories through the fold: four Kazakh carriers of three owners, a control, one mirror.
+
+use super::*;
+use crate::evidence::{ChainLink, SecretKey, SignedRecord};
+use crate::judge::tests::{answer, cut, healthy, mirror};
+use crate::market::Action;
+use crate::record::{ProbeRecord, TlsOutcome};
+use crate::target::MirrorList;
+use crate::words::{OwnerId, Station};
+use proptest::prelude::*;
+
+const CARRIERS: [&str; 4] = ["kz-kazakhtelecom", "kz-beeline", "kz-kcell", "kz-tele2-altel"];
+const OWNERS: usize = 3;
+/// Every agent probes once in this time.
+const INTERVAL_SECS: u64 = 60;
+
+/// What an agent finds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sees {
+    Fine,
+    Nxdomain,
+    HelloDropped,
+    Whitelist,
+}
+
+fn facts(sees: Sees, ended_at: UnixMillis) -> ProbeRecord {
+    let mut record = healthy();
+    record.duration_micros = 200_000;
+    record.started_at = ended_at.minus_millis(200);
+    match sees {
+        Sees::Fine => {}
+        Sees::Nxdomain => {
+            record.dns[0].outcome = answer(3, &[]);
+            record.tcp.clear();
+            record.tls.clear();
+            record.http.clear();
+        }
+        Sees::HelloDropped => cut(&mut record, TlsOutcome::Timeout, None),
+        Sees::Whitelist => {
+            cut(&mut record, TlsOutcome::Timeout, None);
+            record.references[1].reached = false;
+        }
+    }
+    record
+}
+
+/// Writes a journal as the collector would.
+struct Journal {
+    entries: Vec<JournalEntry>,
+    heads: BTreeMap<AgentId, ChainLink>,
+    now: UnixMillis,
+}
+
+impl Journal {
+    fn new() -> Self {
+        let mut journal =
+            Self { entries: Vec::new(), heads: BTreeMap::new(), now: UnixMillis(1_800_000_000_000) };
+        journal.push(Event::Settings(default_settings()));
+        let list =
+            MirrorList { version: 1, issued_at: journal.now, mirrors: vec![mirror()], references: vec![] };
+        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+        journal.enrol("control-1", "house", Station::Control);
+        for carrier in CARRIERS {
+            for owner in 0..OWNERS {
+                let station = Station::Field { carrier: carrier.parse().unwrap(), access: Access::Mobile };
+                journal.enrol(&format!("{carrier}-{owner}"), &format!("{carrier}-owner{owner}"), station);
+            }
+        }
+        journal
+    }
+
+    fn push(&mut self, event: Event) {
+        self.entries.push(JournalEntry { at: self.now, event });
+    }
+
+    fn enrol(&mut self, agent: &str, owner: &str, station: Station) {
+        let agent = AgentId::parse(agent).unwrap();
+        let owner = OwnerId::parse(owner).unwrap();
+        self.heads.insert(agent.clone(), ChainLink::start(1));
+        self.push(Event::Enrolled(Enrolment { agent, owner, station, key: key().public() }));
+    }
+
+    fn record(&mut self, agent: &str, record: ProbeRecord) {
+        let agent = AgentId::parse(agent).unwrap();
+        let head = self.heads.get_mut(&agent).unwrap();
+        let signed = SignedRecord::sign(&agent, *head, record.started_at.0.to_be_bytes().to_vec(), &key());
+        *head = signed.link();
+        self.push(Event::Record { signed, facts: Box::new(record) });
+    }
+
+    /// One interval: the field agents one after another, the control in the middle and at the end.
+    fn round(&mut self, sees: [Sees; 4], control: Sees) {
+        for owner in 0..OWNERS {
+            for (carrier, sees) in CARRIERS.iter().zip(sees) {
+                self.now = self.now.plus_secs(INTERVAL_SECS / 15);
+                self.record(&format!("{carrier}-{owner}"), facts(sees, self.now));
+            }
+            self.now = self.now.plus_secs(INTERVAL_SECS / 15);
+            self.record("control-1", facts(control, self.now));
+        }
+    }
+}
+
+fn key() -> SecretKey {
+    SecretKey::from_bytes(&[5; 32])
+}
+
+fn fold(entries: &[JournalEntry]) -> (Fold, Vec<Decision>) {
+    let mut fold = Fold::new();
+    let decisions = entries.iter().flat_map(|entry| fold.apply(entry)).collect();
+    (fold, decisions)
+}
+
+fn actions(decisions: &[Decision]) -> Vec<Action> {
+    decisions.iter().map(|decision| decision.action).collect()
+}
+
+use Sees::{Fine, HelloDropped, Nxdomain, Whitelist};
+
+#[test]
+fn the_lead_warns_and_the_market_rotates_after_the_hold() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    (0..4).for_each(|_| journal.round([Nxdomain, Fine, Fine, Fine], Fine));
+    let warned = fold(&journal.entries).1;
+    assert_eq!(actions(&warned), [Action::Keep, Action::Prepare]);
+    assert!(warned[1].reasons.iter().any(|r| r.contains("Kazakhtelecom usually falls first")));
+    assert!(warned[1].reasons.iter().any(|r| r.contains("dns.nxdomain")), "{:?}", warned[1].reasons);
+    assert_eq!(warned[1].evidence.len(), OWNERS);
+    (0..9).for_each(|_| journal.round([Nxdomain, HelloDropped, HelloDropped, Fine], Fine));
+    let (state, decisions) = fold(&journal.entries);
+    assert_eq!(actions(&decisions), [Action::Keep, Action::Prepare, Action::Pause, Action::Rotate]);
+    let (pause, rotate) = (&decisions[2], &decisions[3]);
+    assert!(rotate.at >= pause.at.plus_secs(180));
+    assert!(rotate.evidence.iter().filter(|item| item.at > pause.at).count() >= 4);
+    let matrix = state.matrix(state.at());
+    let row = matrix.rows.iter().find(|row| row.market.as_str() == "kz").unwrap();
+    assert_eq!(row.action, Some(Action::Rotate));
+    let states: Vec<_> = row.carriers.iter().map(|carrier| carrier.state.as_str()).collect();
+    assert_eq!(states, ["red", "red", "red", "green"]);
+}
+
+#[test]
+fn one_whole_carrier_never_rotates_a_market() {
+    let mut journal = Journal::new();
+    (0..30).for_each(|_| journal.round([Fine, Fine, HelloDropped, Fine], Fine));
+    assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep, Action::Prepare]);
+}
+
+#[test]
+fn whitelist_mode_burns_nothing() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    (0..20).for_each(|_| journal.round([Whitelist; 4], Fine));
+    assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep, Action::Hold]);
+}
+
+#[test]
+fn a_site_that_goes_down_is_no_block_however_the_records_race() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    // The control answered a moment before: that proves nothing about what failed after it.
+    (0..20).for_each(|_| journal.round([HelloDropped; 4], HelloDropped));
+    assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep, Action::FixOrigin]);
+}
+
+#[test]
+fn without_a_control_nothing_is_called_blocked() {
+    let mut journal = Journal::new();
+    for _ in 0..20 {
+        for owner in 0..OWNERS {
+            for carrier in CARRIERS {
+                journal.now = journal.now.plus_secs(5);
+                journal.record(&format!("{carrier}-{owner}"), facts(HelloDropped, journal.now));
+            }
+        }
+        journal.push(Event::Tick);
+    }
+    let (state, decisions) = fold(&journal.entries);
+    assert_eq!(actions(&decisions), []);
+    let matrix = state.matrix(state.at());
+    let kz = matrix.rows.iter().find(|row| row.market.as_str() == "kz").unwrap();
+    assert!(kz.carriers.iter().all(|c| c.state == crate::cell::CellState::Insufficient), "{kz:?}");
+}
+
+#[test]
+fn boxes_of_one_owner_are_one_voice() {
+    let mut journal = Journal::new();
+    let station =
+        |carrier: &str| Station::Field { carrier: carrier.parse().unwrap(), access: Access::Mobile };
+    for carrier in ["kz-beeline", "kz-kcell"] {
+        for n in 0..5 {
+            journal.enrol(&format!("box-{carrier}-{n}"), "one-person", station(carrier));
+        }
+    }
+    for _ in 0..20 {
+        journal.round([Fine; 4], Fine);
+        for carrier in ["kz-beeline", "kz-kcell"] {
+            for n in 0..5 {
+                journal.now = journal.now.plus_millis(100);
+                journal.record(&format!("box-{carrier}-{n}"), facts(HelloDropped, journal.now));
+            }
+        }
+    }
+    assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep]);
+}
+
+#[test]
+fn a_revoked_agent_has_no_say() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    (0..4).for_each(|_| journal.round([HelloDropped, Fine, Fine, Fine], Fine));
+    for owner in 0..OWNERS {
+        journal.push(Event::Revoked(AgentId::parse(&format!("kz-kazakhtelecom-{owner}")).unwrap()));
+    }
+    journal.push(Event::Tick);
+    let (state, _) = fold(&journal.entries);
+    let row = &state.matrix(state.at()).rows[0];
+    assert_eq!(row.carriers[0].state, crate::cell::CellState::Insufficient);
+}
+
+#[test]
+fn silence_makes_a_deadline_and_a_tick_moves_it() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    let mut state = fold(&journal.entries).0;
+    let mut decisions = Vec::new();
+    for _ in 0..100 {
+        let Some(at) = state.next_deadline() else { break };
+        assert!(at > state.at(), "a deadline that does not pass would tick for ever");
+        decisions.extend(state.apply(&JournalEntry { at, event: Event::Tick }));
+    }
+    assert_eq!(state.next_deadline(), None, "all deadlines pass in the end");
+    assert_eq!(actions(&decisions), [Action::Hold]);
+}
+
+#[test]
+fn spooled_records_are_history_not_news() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    let hours_ago = journal.now.minus_millis(3 * 3_600_000);
+    for n in 0..50 {
+        for carrier in CARRIERS {
+            for owner in 0..OWNERS {
+                journal.record(&format!("{carrier}-{owner}"), facts(Nxdomain, hours_ago.plus_secs(n)));
+            }
+        }
+    }
+    journal.round([Fine; 4], Fine);
+    assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep]);
+}
+
+fn any_sees() -> impl Strategy<Value = Sees> {
+    prop_oneof![Just(Fine), Just(Nxdomain), Just(HelloDropped), Just(Whitelist)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_same_journal_gives_the_same_bytes(
+        rounds in proptest::collection::vec((proptest::array::uniform4(any_sees()), any_sees()), 1..20),
+    ) {
+        let mut journal = Journal::new();
+        rounds.iter().for_each(|(sees, control)| journal.round(*sees, *control));
+        let bytes = || -> Vec<String> { fold(&journal.entries).1.iter().map(Decision::to_json).collect() };
+        let first = bytes();
+        prop_assert_eq!(&first, &bytes());
+        // A prefix of the journal gives a prefix of the decisions: what is logged never changes afterwards.
+        let half = fold(&journal.entries[..journal.entries.len() / 2]).1;
+        let half: Vec<String> = half.iter().map(Decision::to_json).collect();
+        prop_assert_eq!(&first[..half.len()], &half[..]);
+        for line in &first {
+            let read: Decision = serde_json::from_str(line).unwrap();
+            prop_assert_eq!(&read.to_json(), line);
+        }
+    }
+
+    #[test]
+    fn fewer_than_two_liars_on_each_carrier_never_turn_a_market(
+        liars in proptest::array::uniform4(0usize..OWNERS), rounds in 5usize..25,
+    ) {
+        let mut journal = Journal::new();
+        for _ in 0..rounds {
+            for owner in 0..OWNERS {
+                for (carrier, liar) in CARRIERS.iter().zip(liars) {
+                    journal.now = journal.now.plus_secs(4);
+                    let sees = if owner == liar { HelloDropped } else { Fine };
+                    journal.record(&format!("{carrier}-{owner}"), facts(sees, journal.now));
+                }
+                journal.record("control-1", facts(Fine, journal.now));
+            }
+        }
+        let taken = actions(&fold(&journal.entries).1);
+        prop_assert!(taken.iter().all(|action| *action == Action::Keep), "{:?}", taken);
+    }
+}

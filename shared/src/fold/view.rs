@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{EVIDENCE_MAX, Fold};
-use crate::cell::{CarrierView, CellState};
+use crate::cell::{CarrierView, Cell, CellState};
 use crate::market::{Action, EvidenceItem};
 use crate::policy::Policy;
 use crate::target::TargetUrl;
 use crate::verdict::Outcome;
-use crate::words::{CarrierId, MarketId, MirrorId, UnixMillis};
+use crate::words::{Access, CarrierId, MarketId, MirrorId, UnixMillis};
 
 /// Every mirror in every market, carrier by carrier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,14 +52,18 @@ impl Fold {
         Matrix { at: now, rows }
     }
 
-    pub(super) fn carrier_view(&self, mirror: &MirrorId, carrier: &CarrierId, now: UnixMillis) -> CarrierView {
+    pub(super) fn carrier_view(
+        &self,
+        mirror: &MirrorId,
+        carrier: &CarrierId,
+        now: UnixMillis,
+    ) -> CarrierView {
         let name = self.settings.catalogue().carrier(carrier).map_or(carrier.as_str(), |known| &known.name);
         let policy = self.settings.policy_of_carrier(carrier);
         let cells = self
-            .cells
-            .iter()
-            .filter(|((of_mirror, of_carrier, _), _)| of_mirror == mirror && of_carrier == carrier)
-            .filter_map(|((_, _, access), cell)| Some(cell.view(*access, now, &policy?.cell)))
+            .cells_of(mirror)
+            .filter(|((of_carrier, _), _)| of_carrier == carrier)
+            .filter_map(|((_, access), cell)| Some(cell.view(*access, now, &policy?.cell)))
             .collect();
         CarrierView::of(carrier.clone(), name.to_owned(), cells)
     }
@@ -74,9 +78,8 @@ impl Fold {
     ) -> u32 {
         let confirmed = |carrier: &&CarrierView| {
             let owners = self
-                .cells
-                .iter()
-                .filter(|((of_mirror, of_carrier, _), _)| of_mirror == mirror && *of_carrier == carrier.carrier)
+                .cells_of(mirror)
+                .filter(|((of_carrier, _), _)| *of_carrier == carrier.carrier)
                 .flat_map(|(_, cell)| cell.fresh(self.at, &policy.cell))
                 .filter(|(_, word)| word.flagged && word.last_blocked.as_ref().is_some_and(|e| e.at > since))
                 .count();
@@ -86,19 +89,23 @@ impl Fold {
     }
 
     /// The records an action rests on: of each owner the latest that speaks for it.
-    pub(super) fn evidence_for(&self, mirror: &MirrorId, action: Action, policy: &Policy) -> Vec<EvidenceItem> {
+    pub(super) fn evidence_for(
+        &self,
+        mirror: &MirrorId,
+        action: Action,
+        policy: &Policy,
+    ) -> Vec<EvidenceItem> {
         let speaks = |outcome: Outcome| match action {
             Action::Keep => matches!(outcome, Outcome::Ok | Outcome::Impaired),
             Action::Prepare | Action::Pause | Action::Rotate => outcome == Outcome::Blocked,
             Action::Hold => matches!(outcome, Outcome::Restricted | Outcome::Insufficient),
             Action::FixOrigin => outcome == Outcome::Down,
         };
-        let cells = self.cells.iter().filter(|((of_mirror, carrier, _), _)| {
-            of_mirror == mirror && policy.carriers.contains(carrier)
-        });
+        let cells = self.cells_of(mirror).filter(|((carrier, _), _)| policy.carriers.contains(carrier));
         cells
-            .flat_map(|((_, carrier, access), cell)| {
-                cell.fresh(self.at, &policy.cell).map(move |(owner, word)| (carrier, access, owner, &word.last))
+            .flat_map(|((carrier, access), cell)| {
+                cell.fresh(self.at, &policy.cell)
+                    .map(move |(owner, word)| (carrier, access, owner, &word.last))
             })
             .filter(|(_, _, _, evidence)| speaks(evidence.verdict.outcome))
             .take(EVIDENCE_MAX)
@@ -114,8 +121,12 @@ impl Fold {
             .collect()
     }
 
+    fn cells_of(&self, mirror: &MirrorId) -> impl Iterator<Item = (&(CarrierId, Access), &Cell)> {
+        self.cells.get(mirror).into_iter().flatten()
+    }
+
     fn row_carriers(&self, mirror: &MirrorId, policy: &Policy, now: UnixMillis) -> Vec<CarrierView> {
-        let measured = |id: &CarrierId| self.cells.keys().any(|(m, carrier, _)| m == mirror && carrier == id);
+        let measured = |id: &CarrierId| self.cells_of(mirror).any(|((carrier, _), _)| carrier == id);
         let others = self
             .settings
             .catalogue()

@@ -82,7 +82,8 @@ fn whitelist(case: &Case<'_>) -> Found {
     if foreign == 0 || foreign_reached > 0 || domestic_reached == 0 {
         return None;
     }
-    let basis = format!("domestic references answer ({domestic_reached}), none of {foreign} foreign ones does");
+    let basis =
+        format!("domestic references answer ({domestic_reached}), none of {foreign} foreign ones does");
     Conclusion::of(Outcome::Restricted, vec![basis])
 }
 
@@ -94,7 +95,8 @@ fn shutdown(case: &Case<'_>) -> Found {
 }
 
 fn host_interceptor(case: &Case<'_>) -> Found {
-    let found = main_handshakes(case.record).find_map(|tls| case.fingerprints.host_interceptor(&tls.chain))?;
+    let found =
+        main_handshakes(case.record).find_map(|tls| case.fingerprints.host_interceptor(&tls.chain))?;
     let basis = format!("{found} on the agent's own host breaks TLS open");
     Conclusion::of(Outcome::Insufficient, vec![basis])
 }
@@ -102,9 +104,9 @@ fn host_interceptor(case: &Case<'_>) -> Found {
 fn dns_stub_address(case: &Case<'_>) -> Found {
     let resolved = case.record.resolved(ResolverKind::System);
     let expected = case.mirror.map(|mirror| mirror.expected_addresses.as_slice()).unwrap_or_default();
-    let stub = resolved.iter().find(|address| {
-        case.fingerprints.is_stub_address(**address) && !expected.contains(address)
-    })?;
+    let stub = resolved
+        .iter()
+        .find(|address| case.fingerprints.is_stub_address(**address) && !expected.contains(address))?;
     let basis = format!("the resolver answers {stub}, a known stub address");
     Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![basis])
 }
@@ -241,9 +243,8 @@ fn tls_cut(case: &Case<'_>) -> Found {
         "TCP connects to {}; after {} bytes of ClientHello and {} bytes back TLS ended with {:?}",
         tls.address, tls.bytes_sent, tls.bytes_received, tls.outcome
     )];
-    let neutral = case.record.tls.iter().find(|other| {
-        other.arm == Arm::NeutralSni && other.address == tls.address
-    });
+    let neutral =
+        case.record.tls.iter().find(|other| other.arm == Arm::NeutralSni && other.address == tls.address);
     let trigger = match neutral.map(|other| &other.outcome) {
         Some(TlsOutcome::Completed { .. } | TlsOutcome::Alert(_)) => {
             basis.push("with a neutral name the same address answers".into());

@@ -7,7 +7,7 @@ use crate::words::{MarketId, MirrorId, UnixMillis};
 
 const OWN: &str = "198.51.100.7";
 
-fn mirror() -> Mirror {
+pub(crate) fn mirror() -> Mirror {
     Mirror {
         id: MirrorId::parse("m1").unwrap(),
         url: url("https://mirror.example/"),
@@ -26,7 +26,7 @@ fn socket(ip: &str) -> std::net::SocketAddr {
     std::net::SocketAddr::new(ip.parse().unwrap(), 443)
 }
 
-fn answer(rcode: u16, addresses: &[&str]) -> DnsOutcome {
+pub(crate) fn answer(rcode: u16, addresses: &[&str]) -> DnsOutcome {
     let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
     DnsOutcome::Answer { rcode, addresses, cnames: vec![], ttl_min_secs: 60 }
 }
@@ -82,7 +82,7 @@ fn http(at: &str, status: u16, canary: bool) -> HttpExchange {
 }
 
 /// What a visit to the healthy mirror records.
-fn healthy() -> ProbeRecord {
+pub(crate) fn healthy() -> ProbeRecord {
     let check = |side| ReferenceCheck {
         side,
         url: url("https://reference.example/"),
@@ -148,7 +148,7 @@ fn without_tls(record: &mut ProbeRecord) {
     record.http.clear();
 }
 
-fn cut(record: &mut ProbeRecord, outcome: TlsOutcome, neutral: Option<TlsOutcome>) {
+pub(crate) fn cut(record: &mut ProbeRecord, outcome: TlsOutcome, neutral: Option<TlsOutcome>) {
     record.http.clear();
     record.tls = vec![tls(Arm::Main, outcome)];
     record.tls.extend(neutral.map(|outcome| tls(Arm::NeutralSni, outcome)));
@@ -298,10 +298,7 @@ fn no_control_and_a_failing_control_are_two_things() {
     assert_eq!(summary(&verdict(&healthy(), Some(&failed))), "identity.reached ok");
     // A known stub needs no control.
     failed.dns[0].outcome = answer(0, &["95.167.13.50"]);
-    assert_eq!(
-        summary(&verdict(&failed, None)),
-        "dns.stub_address blocked dns.injection.blockpage name"
-    );
+    assert_eq!(summary(&verdict(&failed, None)), "dns.stub_address blocked dns.injection.blockpage name");
 }
 
 #[test]
@@ -311,7 +308,12 @@ fn pins_replace_public_authorities() {
     record.tls[0].chain_fault = Some(ChainFault::Expired);
     let mut judged = |pins: Vec<Sha256>| {
         mirror.key_pins = pins;
-        summary(&judge(&Case { record: &record, control: None, mirror: Some(&mirror), fingerprints: &fingerprints }))
+        summary(&judge(&Case {
+            record: &record,
+            control: None,
+            mirror: Some(&mirror),
+            fingerprints: &fingerprints,
+        }))
     };
     assert_eq!(judged(vec![Sha256([1; 32])]), "identity.reached ok");
     assert_eq!(judged(vec![Sha256([2; 32])]), "control.missing insufficient");

@@ -48,7 +48,8 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
         ),
         Why::Silence => format!("no carrier of {market} has fresh evidence"),
     }];
-    let telling = |carrier: &&CarrierView| !matches!(carrier.state, CellState::Green | CellState::Insufficient);
+    let telling =
+        |carrier: &&CarrierView| !matches!(carrier.state, CellState::Green | CellState::Insufficient);
     reasons.extend(input.carriers.iter().filter(telling).map(describe));
     if action == Action::Prepare {
         reasons.extend(leader_warning(input));
@@ -77,7 +78,8 @@ fn describe(carrier: &CarrierView) -> String {
         .iter()
         .map(|cell| {
             let mechanisms: Vec<&str> = cell.mechanisms.iter().map(|m| m.as_str()).collect();
-            let how = if mechanisms.is_empty() { String::new() } else { format!(" by {}", mechanisms.join(", ")) };
+            let how =
+                if mechanisms.is_empty() { String::new() } else { format!(" by {}", mechanisms.join(", ")) };
             match cell.state {
                 CellState::Red | CellState::Suspect => {
                     format!("{} of {} {} owners see it blocked{how}", cell.flagged, cell.owners, cell.access)

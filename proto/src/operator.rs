@@ -1,0 +1,89 @@
+//! What operators are shown, for the wire: matrix, agents, decisions.
+
+use zerkalo_core::catalogue::Catalogue;
+use zerkalo_core::cell::{CarrierView, CellView};
+use zerkalo_core::fold::{AgentState, Matrix, MatrixRow};
+use zerkalo_core::market::{Decision, EvidenceItem};
+use zerkalo_core::words::Station;
+
+use crate::operator_v1 as wire;
+
+/// The matrix.
+pub fn matrix_to_wire(matrix: &Matrix) -> wire::Matrix {
+    wire::Matrix { at_millis: matrix.at.0, rows: matrix.rows.iter().map(row).collect() }
+}
+
+/// An agent; whether it is connected is known to the caller alone.
+pub fn agent_to_wire(agent: &AgentState, catalogue: &Catalogue, connected: bool) -> wire::Agent {
+    let (carrier, access) = match &agent.enrolment.station {
+        Station::Field { carrier, access } => (Some(carrier), access.as_str()),
+        Station::Control => (None, ""),
+    };
+    let market = carrier.and_then(|id| catalogue.carrier(id)).map(|carrier| carrier.market.to_string());
+    wire::Agent {
+        agent: agent.enrolment.agent.to_string(),
+        owner: agent.enrolment.owner.to_string(),
+        market: market.unwrap_or_default(),
+        carrier: carrier.map(ToString::to_string).unwrap_or_default(),
+        access: access.to_owned(),
+        connected,
+        last_record_at_millis: agent.last_record_at.map_or(0, |at| at.0),
+        records: agent.records,
+    }
+}
+
+/// A decision, with the logged bytes themselves.
+pub fn decision_to_wire(decision: &Decision, json: String) -> wire::Decision {
+    wire::Decision {
+        id: decision.id.clone(),
+        at_millis: decision.at.0,
+        market: decision.market.to_string(),
+        mirror: decision.mirror.to_string(),
+        action: decision.action.as_str().to_owned(),
+        reasons: decision.reasons.clone(),
+        json,
+    }
+}
+
+/// One record a decision rests on.
+pub fn evidence_to_wire(item: &EvidenceItem) -> wire::Evidence {
+    wire::Evidence {
+        record: item.record.to_string(),
+        agent: item.agent.to_string(),
+        owner: item.owner.to_string(),
+        carrier: item.carrier.to_string(),
+        access: item.access.to_string(),
+        at_millis: item.at.0,
+        verdict_json: serde_json::to_string(&item.verdict).expect("a verdict is texts only"),
+    }
+}
+
+fn row(row: &MatrixRow) -> wire::MarketRow {
+    wire::MarketRow {
+        market: row.market.to_string(),
+        mirror: row.mirror.to_string(),
+        url: row.url.to_string(),
+        action: row.action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
+        decision_id: row.decision.clone().unwrap_or_default(),
+        carriers: row.carriers.iter().map(column).collect(),
+    }
+}
+
+fn column(view: &CarrierView) -> wire::CarrierColumn {
+    wire::CarrierColumn {
+        carrier: view.carrier.to_string(),
+        name: view.name.clone(),
+        state: view.state.as_str().to_owned(),
+        cells: view.cells.iter().map(cell).collect(),
+    }
+}
+
+fn cell(view: &CellView) -> wire::Cell {
+    wire::Cell {
+        access: view.access.to_string(),
+        state: view.state.as_str().to_owned(),
+        owners: view.owners,
+        flagged: view.flagged,
+        mechanisms: view.mechanisms.iter().map(|mechanism| mechanism.as_str().to_owned()).collect(),
+    }
+}
