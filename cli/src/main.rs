@@ -1,1 +1,98 @@
-fn main() {}
+//! `zerkalo`, the operator's command line: asks the collector, or judges and replays files without one.
+//!
+//! Parses arguments and hands over to a station; exits with 0, with 1 for a failure, with 2 for a wrong command line.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+mod operator;
+mod client;
+mod enrolment;
+mod mirrors;
+mod matrix;
+mod decisions;
+mod judge;
+mod replay;
+mod table;
+
+#[derive(Debug, Parser)]
+#[command(name = "zerkalo", version, about = "Watch your mirrors, carrier by carrier")]
+struct CommandLine {
+    /// The operator's file [default: ~/.config/zerkalo/operator.toml]
+    #[arg(long, global = true, env = "ZERKALO_CONFIG", hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One-time enrolment tokens for boxes.
+    #[command(subcommand)]
+    Tokens(enrolment::Tokens),
+    /// The boxes enrolled.
+    #[command(subcommand)]
+    Agents(enrolment::Agents),
+    /// The signed list of what agents measure.
+    #[command(subcommand)]
+    Mirrors(mirrors::Mirrors),
+    /// Every market by carrier: what works where.
+    Matrix(matrix::MatrixArgs),
+    /// What each market should do, and why.
+    #[command(subcommand)]
+    Decisions(decisions::Decisions),
+    /// Judge records in files, without a collector.
+    Judge(judge::JudgeArgs),
+    /// Fold a journal again and print its decisions, without a collector.
+    Replay(replay::ReplayArgs),
+}
+
+fn main() -> ExitCode {
+    let CommandLine { config, command } = CommandLine::parse();
+    let done = match command {
+        Command::Judge(args) => judge::judge_files(&args),
+        Command::Replay(args) => replay::replay(&args),
+        asking => ask(config, asking),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a command that needs the collector.
+fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
+    if let Command::Mirrors(command) = &command {
+        mirrors::check(command)?;
+    }
+    let operator = operator::Operator::read(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start: the system gives no event queue")?;
+    runtime.block_on(async {
+        let service = &mut client::connect(&operator).await?;
+        match command {
+            Command::Tokens(command) => enrolment::tokens(service, command).await,
+            Command::Agents(command) => enrolment::agents(service, command).await,
+            Command::Mirrors(command) => mirrors::mirrors(service, &operator.signing_key, command).await,
+            Command::Matrix(args) => matrix::matrix(service, args).await,
+            Command::Decisions(command) => decisions::decisions(service, command).await,
+            Command::Judge(args) => judge::judge_files(&args),
+            Command::Replay(args) => replay::replay(&args),
+        }
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,311 @@
+//! `zerkalo mirrors`: reads the list in force, checks it, changes it, signs it, puts it back.
+//!
+//! The signature is made here and nowhere else: the collector can hand a list on, never make one.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use zerkalo_core::evidence::{SecretKey, SignedList};
+use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetUrl};
+use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
+use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
+use zerkalo_proto::operator_v1 as wire;
+
+use crate::client::{Service, answer};
+use crate::table::{Format, draw, or_dash, print, print_json};
+
+/// What can be done with the list of mirrors.
+#[derive(Debug, Subcommand)]
+pub enum Mirrors {
+    /// Add a mirror to the list, sign the list and put it in force.
+    Add(Add),
+    /// Show the list in force.
+    Ls {
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Take a mirror off the list.
+    Rm {
+        /// The mirror's name.
+        id: MirrorId,
+    },
+    /// Reference hosts: your own, or of your choice; they tell the state of an agent's network.
+    #[command(subcommand)]
+    Reference(References),
+}
+
+/// A new mirror.
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The page to measure, such as https://mirror.example/.
+    #[arg(value_parser = TargetUrl::parse)]
+    url: TargetUrl,
+    /// Its name in tables and decisions; by default the host name.
+    #[arg(long)]
+    id: Option<MirrorId>,
+    /// A market it serves; repeat for several.
+    #[arg(long = "market", value_name = "MARKET", required = true)]
+    markets: Vec<MarketId>,
+    /// A text only the real page holds.
+    #[arg(long, value_name = "TEXT")]
+    canary: Option<String>,
+    /// SHA-256 of a public key (SPKI) the site may show; repeat for several.
+    #[arg(long = "pin", value_name = "HEX", value_parser = pin)]
+    pins: Vec<Sha256>,
+    /// An address you know the mirror under; repeat for several.
+    #[arg(long = "expected-address", value_name = "IP")]
+    expected_addresses: Vec<IpAddr>,
+    /// Accept a URL whose host is a private or special address. Agents probe it only if their own host allows it.
+    #[arg(long)]
+    allow_special_ranges: bool,
+}
+
+/// What can be done with reference hosts.
+#[derive(Debug, Subcommand)]
+pub enum References {
+    /// Add a reference host for one market.
+    Add(AddReference),
+    /// Take a reference host off the list.
+    Rm {
+        #[arg(long, value_name = "MARKET")]
+        market: MarketId,
+        #[arg(value_parser = TargetUrl::parse)]
+        url: TargetUrl,
+    },
+}
+
+/// A new reference host.
+#[derive(Debug, Args)]
+pub struct AddReference {
+    /// The market whose agents use it.
+    #[arg(long, value_name = "MARKET")]
+    market: MarketId,
+    /// Where it stands: domestic (in the market's country) or foreign.
+    #[arg(long, value_name = "SIDE", value_parser = side)]
+    side: ReferenceSide,
+    /// A page on it.
+    #[arg(value_parser = TargetUrl::parse)]
+    url: TargetUrl,
+}
+
+/// Refuses what no collector needs to be asked about.
+pub fn check(command: &Mirrors) -> Result<()> {
+    match command {
+        Mirrors::Add(add) if !add.allow_special_ranges => add.url.require_public().with_context(|| {
+            format!("mirror {} is refused; --allow-special-ranges is for laboratories", add.url)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Carries out one command on the list.
+pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -> Result<()> {
+    let list = fetch(service, key).await?;
+    match command {
+        Mirrors::Ls { format } => show(list.as_ref(), format),
+        Mirrors::Add(add) => {
+            let mirror = mirror_of(add)?;
+            let said = format!("mirror {} added", mirror.id);
+            put(service, key, with_mirror(list, mirror)?, &said).await
+        }
+        Mirrors::Rm { id } => {
+            let said = format!("mirror {id} removed");
+            put(service, key, without_mirror(list, &id)?, &said).await
+        }
+        Mirrors::Reference(References::Add(AddReference { market, side, url })) => {
+            let said = format!("reference {url} added");
+            put(service, key, with_reference(list, Reference { market, side, url })?, &said).await
+        }
+        Mirrors::Reference(References::Rm { market, url }) => {
+            let said = format!("reference {url} removed");
+            put(service, key, without_reference(list, &market, &url)?, &said).await
+        }
+    }
+}
+
+/// The list in force, if any, after checking that it is ours.
+async fn fetch(service: &mut Service, key: &SecretKey) -> Result<Option<MirrorList>> {
+    let answer =
+        answer("read the mirror list", service.get_mirror_list(wire::GetMirrorListRequest {})).await?;
+    let Some(list) = answer.list else { return Ok(None) };
+    let signed = list_from_wire(list).context("the collector sent a mirror list that cannot be read")?;
+    let list = signed.open(&key.public()).context(
+        "the collector's mirror list is not one of yours; check that `signing_key` belongs to this collector, and if it \
+         does, distrust the collector",
+    )?;
+    Ok(Some(list))
+}
+
+/// Signs the changed list and puts it in force.
+async fn put(service: &mut Service, key: &SecretKey, list: MirrorList, said: &str) -> Result<()> {
+    list.validate()?;
+    let signed = SignedList::sign(&list, key);
+    let request = wire::PutMirrorListRequest { list: Some(list_to_wire(&signed)) };
+    let version = answer("put the mirror list", service.put_mirror_list(request)).await?.version;
+    print(&format!("{said}; list version {version} is in force\n"))?;
+    Ok(())
+}
+
+fn mirror_of(add: Add) -> Result<Mirror> {
+    let id = match add.id {
+        Some(id) => id,
+        None => MirrorId::parse(&add.url.host()).with_context(|| {
+            format!("the host of {} is no name for a mirror; give one with --id", add.url)
+        })?,
+    };
+    let mut markets = add.markets;
+    markets.sort();
+    markets.dedup();
+    Ok(Mirror {
+        id,
+        url: add.url,
+        markets,
+        canary: add.canary,
+        key_pins: add.pins,
+        expected_addresses: add.expected_addresses,
+    })
+}
+
+/// The next version of the list, still unchanged.
+fn next(list: Option<MirrorList>) -> Result<MirrorList> {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("this machine's clock stands before 1970; set it, the list is dated by it")?;
+    let issued_at = UnixMillis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
+    let (version, mirrors, references) =
+        list.map_or((0, vec![], vec![]), |list| (list.version, list.mirrors, list.references));
+    Ok(MirrorList { version: version + 1, issued_at, mirrors, references })
+}
+
+fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<MirrorList> {
+    let mut list = next(list)?;
+    if list.mirror(&mirror.id).is_some() {
+        bail!(
+            "mirror {0} is on the list already; `zerkalo mirrors rm {0}` first, or choose another --id",
+            mirror.id
+        );
+    }
+    list.mirrors.push(mirror);
+    Ok(list)
+}
+
+fn without_mirror(list: Option<MirrorList>, id: &MirrorId) -> Result<MirrorList> {
+    let mut list = next(list)?;
+    let before = list.mirrors.len();
+    list.mirrors.retain(|mirror| mirror.id != *id);
+    if list.mirrors.len() == before {
+        bail!("mirror {id} is not on the list; `zerkalo mirrors ls` shows it");
+    }
+    Ok(list)
+}
+
+fn with_reference(list: Option<MirrorList>, reference: Reference) -> Result<MirrorList> {
+    let mut list = next(list)?;
+    if list.references.contains(&reference) {
+        bail!("reference {} is on the list already", reference.url);
+    }
+    list.references.push(reference);
+    Ok(list)
+}
+
+fn without_reference(list: Option<MirrorList>, market: &MarketId, url: &TargetUrl) -> Result<MirrorList> {
+    let mut list = next(list)?;
+    let before = list.references.len();
+    list.references.retain(|known| known.market != *market || known.url != *url);
+    if list.references.len() == before {
+        bail!("reference {url} of market {market} is not on the list; `zerkalo mirrors ls` shows it");
+    }
+    Ok(list)
+}
+
+fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
+    match (format, list) {
+        (Format::Json, list) => print_json(&list)?,
+        (Format::Table, None) => print("no list yet; `zerkalo mirrors add URL --market MARKET` makes one\n")?,
+        (Format::Table, Some(list)) => {
+            print(&format!("version {}, issued {}\n", list.version, list.issued_at))?;
+            print(&draw(
+                ["mirror", "URL", "markets", "canary", "pins", "expected addresses"],
+                list.mirrors.iter().map(row),
+            ))?;
+            if !list.references.is_empty() {
+                let rows = list.references.iter().map(|reference| {
+                    [
+                        reference.market.to_string(),
+                        side_word(reference.side).to_owned(),
+                        reference.url.to_string(),
+                    ]
+                });
+                print(&draw(["market", "side", "reference"], rows))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row(mirror: &Mirror) -> [String; 6] {
+    let join = |words: Vec<String>| or_dash(&words.join(" "));
+    [
+        mirror.id.to_string(),
+        mirror.url.to_string(),
+        join(mirror.markets.iter().map(MarketId::to_string).collect()),
+        mirror.canary.clone().unwrap_or_else(|| "-".to_owned()),
+        mirror.key_pins.len().to_string(),
+        join(mirror.expected_addresses.iter().map(IpAddr::to_string).collect()),
+    ]
+}
+
+fn pin(text: &str) -> Result<Sha256, String> {
+    Sha256::from_hex(text)
+        .ok_or_else(|| "a pin is the SHA-256 of a public key: 64 hexadecimal digits".to_owned())
+}
+
+fn side(text: &str) -> Result<ReferenceSide, String> {
+    match text {
+        "domestic" => Ok(ReferenceSide::Domestic),
+        "foreign" => Ok(ReferenceSide::Foreign),
+        _ => Err("expected \"domestic\" or \"foreign\"".to_owned()),
+    }
+}
+
+fn side_word(side: ReferenceSide) -> &'static str {
+    match side {
+        ReferenceSide::Domestic => "domestic",
+        ReferenceSide::Foreign => "foreign",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mirror(url: &str, id: Option<&str>) -> Result<Mirror> {
+        mirror_of(Add {
+            url: TargetUrl::parse(url)?,
+            id: id.map(MirrorId::parse).transpose()?,
+            markets: vec![MarketId::parse("kz")?, MarketId::parse("kz")?],
+            canary: None,
+            pins: vec![],
+            expected_addresses: vec![],
+            allow_special_ranges: false,
+        })
+    }
+
+    #[test]
+    fn a_mirror_is_named_after_its_host_and_listed_once() {
+        let first = mirror("https://mirror.example/", None).unwrap();
+        assert_eq!((first.id.as_str(), first.markets.len()), ("mirror.example", 1));
+        let list = with_mirror(None, first.clone()).unwrap();
+        assert_eq!((list.version, list.mirrors.len()), (1, 1));
+        assert!(with_mirror(Some(list.clone()), first).is_err());
+        let list = without_mirror(Some(list), &MirrorId::parse("mirror.example").unwrap()).unwrap();
+        assert_eq!((list.version, list.mirrors.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_host_that_is_no_name_asks_for_one() {
+        assert!(format!("{:#}", mirror("https://[2a00:1450::1]/", None).unwrap_err()).contains("--id"));
+    }
+}

@@ -1,0 +1,136 @@
+//! The operator's file: where the collector is, how to know it, and the two secrets that speak for the operator.
+//!
+//! Reads and checks; connects to nothing. Every fault of the file is reported at once, with its place.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tonic::transport::Uri;
+use zerkalo_core::evidence::SecretKey;
+
+/// How to get the file, for every message that misses it.
+const REMEDY: &str = "`zerkalo-collector init DIR` writes it as DIR/operator/operator.toml: move it here, or name its \
+                      place with --config FILE or ZERKALO_CONFIG";
+/// Its keys, all required, all texts.
+const KEYS: [&str; 4] = ["url", "ca_pem", "api_token", "signing_key"];
+
+/// A text that never prints.
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The operator's file, checked.
+pub struct Operator {
+    /// Where it was read.
+    pub path: PathBuf,
+    /// The collector's operator service, `https://HOST:PORT`.
+    pub url: String,
+    /// The only CA trusted, PEM.
+    pub ca_pem: String,
+    pub api_token: Secret,
+    /// Signs mirror lists.
+    pub signing_key: SecretKey,
+}
+
+impl Operator {
+    /// Reads the file named, or `~/.config/zerkalo/operator.toml`.
+    pub fn read(named: Option<PathBuf>) -> Result<Self> {
+        let path = match named {
+            Some(path) => path,
+            None => default_path()?,
+        };
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the operator's file {}; {REMEDY}", path.display()))?;
+        warn_if_open_to_others(&path);
+        parse(path, &text)
+    }
+}
+
+fn default_path() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .with_context(|| format!("there is no HOME to look for the operator's file in; {REMEDY}"))?;
+    Ok(PathBuf::from(home).join(".config/zerkalo/operator.toml"))
+}
+
+/// The file holds the key that agents obey: say so if others may read it.
+fn warn_if_open_to_others(path: &Path) {
+    let open = path.metadata().is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    if open {
+        eprintln!("warning: others may read {0}, which holds your keys: chmod 600 {0}", path.display());
+    }
+}
+
+fn parse(path: PathBuf, text: &str) -> Result<Operator> {
+    let table: toml::Table =
+        toml::from_str(text).with_context(|| format!("{} is not TOML", path.display()))?;
+    let mut faults = Vec::new();
+    for key in table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+        faults.push(format!("unknown key `{key}`; the keys are {}", KEYS.join(", ")));
+    }
+    let mut take = |key: &str| match table.get(key) {
+        Some(toml::Value::String(text)) if !text.trim().is_empty() => text.trim().to_owned(),
+        Some(_) => {
+            faults.push(format!("`{key}` must be a text, and not empty"));
+            String::new()
+        }
+        None => {
+            faults.push(format!("`{key}` is missing"));
+            String::new()
+        }
+    };
+    let [url, ca_pem, api_token, signing_key] = KEYS.map(&mut take);
+    let key = signing_key_of(&signing_key);
+    if key.is_none() && !signing_key.is_empty() {
+        faults.push("`signing_key` must be 64 hexadecimal digits".to_owned());
+    }
+    if !url.is_empty() && !is_https(&url) {
+        faults.push(format!("`url` is {url:?}; it must be https://HOST:PORT"));
+    }
+    if !ca_pem.is_empty() && !ca_pem.starts_with("-----BEGIN CERTIFICATE-----") {
+        faults.push("`ca_pem` must be a certificate in PEM".to_owned());
+    }
+    match key {
+        Some(signing_key) if faults.is_empty() => {
+            Ok(Operator { path, url, ca_pem, api_token: Secret(api_token), signing_key })
+        }
+        _ => bail!("{}: {}\nremedy: {REMEDY}", path.display(), faults.join("; ")),
+    }
+}
+
+fn signing_key_of(text: &str) -> Option<SecretKey> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(SecretKey::from_bytes(&bytes))
+}
+
+fn is_https(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_the_file_is_reported_at_once() {
+        let text = "url = \"http://collector.example\"\nca_pem = 5\nsigning_key = \"abc\"\nextra = 1\n";
+        let message = parse(PathBuf::from("operator.toml"), text).err().unwrap().to_string();
+        for part in [
+            "operator.toml",
+            "`extra`",
+            "`ca_pem` must",
+            "`api_token` is missing",
+            "64 hexadecimal",
+            "https://HOST",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}

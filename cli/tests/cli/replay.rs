@@ -1,0 +1,128 @@
+//! Journals in files: what replays, what is passed over, what stops the replay.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
+use zerkalo_core::fold::{Fold, default_settings};
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, MAGIC, frame};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
+use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station};
+
+use crate::records::{NOON, URL, reached};
+use crate::{check, stdout, zerkalo};
+
+const CARRIERS: [&str; 4] = ["kz-kazakhtelecom", "kz-beeline", "kz-kcell", "kz-tele2-altel"];
+const OWNERS: [&str; 3] = ["aigerim", "bolat", "dana"];
+const ROUNDS: u64 = 3;
+
+#[test]
+fn a_journal_replays_to_the_same_bytes_as_the_fold_logs() {
+    let dir = TempDir::new().unwrap();
+    let entries = story();
+    let mut fold = Fold::new();
+    let logged: Vec<String> = entries
+        .iter()
+        .flat_map(|entry| fold.apply(entry))
+        .map(|decision| decision.to_json() + "\n")
+        .collect();
+    assert!(!logged.is_empty(), "the story makes no decision");
+    let journal = dir.path().join("journal");
+    std::fs::create_dir(&journal).unwrap();
+    let (early, late) = entries.split_at(entries.len() / 2);
+    put(&journal, "00000001.zkj", &segment(early));
+    put(&journal, "00000002.zkj", &segment(late));
+    let replay = |format: &str| stdout(&zerkalo(&dir, &["replay", "journal", "-o", format]));
+    assert_eq!(replay("jsonl"), logged.concat());
+    assert_eq!(replay("jsonl"), replay("jsonl"));
+    let array: Vec<serde_json::Value> = serde_json::from_str(&replay("json")).unwrap();
+    assert_eq!(array.len(), logged.len());
+    assert!(replay("table").contains("keep"), "{}", replay("table"));
+}
+
+#[test]
+fn a_torn_tail_is_passed_over_and_damage_is_not() {
+    let dir = TempDir::new().unwrap();
+    let journal = dir.path().join("journal");
+    std::fs::create_dir(&journal).unwrap();
+    check(&dir, &["replay", "journal"], 1, &["no segments", "DIR/journal"]);
+    check(&dir, &["replay", "nowhere"], 1, &["nowhere", "No such file"]);
+
+    let tick = |secs| JournalEntry { at: NOON.plus_secs(secs), event: Event::Tick };
+    let settings = JournalEntry { at: NOON, event: Event::Settings(default_settings()) };
+    let first = segment(&[settings, tick(1)]);
+    let second = segment(&[tick(2), tick(3)]);
+
+    put(&journal, "00000001.zkj", &first);
+    put(&journal, "00000002.zkj", &second);
+    check(&dir, &["replay", "journal"], 0, &[]);
+    check(&dir, &["replay", "journal/00000001.zkj", "-o", "table"], 0, &[]);
+    put(&journal, "00000002.zkj", &second[..second.len() - 3]);
+    check(
+        &dir,
+        &["replay", "journal"],
+        0,
+        &["note:", "00000002.zkj", "torn at offset", "never acknowledged"],
+    );
+    put(&journal, "00000001.zkj", &first[..first.len() - 3]);
+    check(&dir, &["replay", "journal"], 1, &["00000001.zkj is corrupt at offset"]);
+    let mut flipped = first.clone();
+    flipped[MAGIC.len() + 12] ^= 1;
+    put(&journal, "00000001.zkj", &flipped);
+    check(&dir, &["replay", "journal"], 1, &["00000001.zkj is corrupt at offset 8"]);
+    put(&journal, "00000001.zkj", b"PK\x03\x04 something else");
+    check(&dir, &["replay", "journal"], 1, &["00000001.zkj is no journal segment"]);
+}
+
+fn segment(entries: &[JournalEntry]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    entries.iter().for_each(|entry| frame(&zerkalo_proto::journal::encode(entry), &mut bytes));
+    bytes
+}
+
+fn put(journal: &Path, name: &str, bytes: &[u8]) {
+    std::fs::write(journal.join(name), bytes).unwrap();
+}
+
+/// Four Kazakh carriers of three owners, to all of whom the mirror opens.
+fn story() -> Vec<JournalEntry> {
+    let key = SecretKey::from_bytes(&[5; 32]);
+    let mirror = Mirror {
+        id: MirrorId::parse("m1").unwrap(),
+        url: TargetUrl::parse(URL).unwrap(),
+        markets: vec!["kz".parse().unwrap()],
+        canary: Some("the real page".to_owned()),
+        key_pins: vec![],
+        expected_addresses: vec![],
+    };
+    let list = MirrorList { version: 1, issued_at: NOON, mirrors: vec![mirror], references: vec![] };
+    let mut events = vec![
+        Event::Settings(default_settings()),
+        Event::List { list: SignedList::sign(&list, &key), operator: key.public() },
+    ];
+    let mut heads = Vec::new();
+    for carrier in CARRIERS {
+        for owner in OWNERS {
+            let agent = AgentId::parse(&format!("{carrier}-{owner}")).unwrap();
+            let owner = OwnerId::parse(owner).unwrap();
+            let station = Station::Field { carrier: carrier.parse().unwrap(), access: Access::Mobile };
+            heads.push((agent.clone(), ChainLink::start(1)));
+            events.push(Event::Enrolled(Enrolment { agent, owner, station, key: key.public() }));
+        }
+    }
+    for _ in 0..ROUNDS {
+        for (agent, head) in &mut heads {
+            let at = NOON.plus_secs(events.len() as u64);
+            let mut facts = reached();
+            facts.mirror = Some(MirrorId::parse("m1").unwrap());
+            facts.list_version = 1;
+            facts.duration_micros = 200_000;
+            facts.started_at = at.minus_millis(200);
+            let signed = SignedRecord::sign(agent, *head, zerkalo_proto::record::encode(&facts), &key);
+            *head = signed.link();
+            events.push(Event::Record { signed, facts: Box::new(facts) });
+        }
+    }
+    let dated = |(second, event)| JournalEntry { at: NOON.plus_secs(second), event };
+    (0..).zip(events).map(dated).collect()
+}
