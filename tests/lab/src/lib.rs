@@ -1,7 +1,7 @@
 //! Zerkalo's laboratory: carriers, censors and origins on loopback, with no root needed and nothing reached beyond it.
 //!
 //! In travel order: what a censor can do, the first bytes it reads, the resolvers and fronts it works through, the
-//! networks made of them, the origin behind.
+//! networks made of them, the origin behind; then the real programs, run against it; then the scenarios, played.
 
 pub mod interference;
 pub mod hello;
@@ -10,4 +10,14 @@ pub mod front;
 pub mod carrier;
 pub mod pki;
 pub mod origin;
+pub mod internet;
+pub mod process;
+pub mod operator;
+pub mod signer;
 pub mod webhook;
+pub mod fleet;
+pub mod scenario;
+pub mod observation;
+pub mod report;
+pub mod screen;
+pub mod play;

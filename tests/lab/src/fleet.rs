@@ -1,0 +1,276 @@
+//! One real collector, one real control agent and three owners' agents a carrier, as child processes.
+//!
+//! Enrolled with real tokens, configured through real files. What they measure is the lab's internet.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use zerkalo_core::words::{CarrierId, Station, UnixMillis};
+
+use crate::carrier::Carrier;
+use crate::internet::{Internet, PLACES};
+use crate::operator::Operator;
+use crate::process::{Home, Process, program};
+
+/// Owners in each carrier's network: a cell needs two of three.
+pub const OWNERS_PER_CARRIER: usize = 3;
+/// Agents in all: the control and the owners'.
+pub const AGENTS: usize = 1 + PLACES.len() * OWNERS_PER_CARRIER;
+
+/// Where the collector listens: not 127.0.0.1, whose ports outgoing connections take.
+const COLLECTOR_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 81);
+/// Seconds between probes of one mirror.
+const INTERVAL_SECS: u64 = 2;
+/// Deadline of a probe's main arm, in seconds: loopback answers in milliseconds, a busy machine in tenths.
+const TIMEOUT_SECS: u64 = 2;
+/// Enrolments at once: they are processes on perhaps two cores.
+const ENROLMENTS_AT_ONCE: usize = 4;
+/// How long a collector may take to answer.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Between looks at a starting collector.
+const START_POLL: Duration = Duration::from_millis(50);
+
+/// A collector of one's own, in a directory that goes with it.
+pub struct Collector {
+    process: Process,
+    program: PathBuf,
+    operator: Operator,
+    // Last: the directory goes after the process that writes to it.
+    home: Home,
+}
+
+/// The whole fleet; ends when dropped.
+pub struct Fleet {
+    agents: Vec<Process>,
+    collector: Collector,
+}
+
+/// Where decisions are announced.
+#[derive(Debug, Clone, Copy)]
+pub struct WebhookTarget<'a> {
+    pub url: &'a str,
+    pub secret: &'a str,
+}
+
+impl Collector {
+    /// Initialises a directory, configures it for the lab and serves it.
+    pub async fn start(webhook: Option<WebhookTarget<'_>>) -> Result<Self> {
+        let home = Home::create()?;
+        let program = program("zerkalo-collector")?;
+        let dir = home.path().join("collector");
+        let log = home.path().join("collector.log");
+        init(&program, &dir, &log).await?;
+        configure(&dir, webhook).context("cannot configure the collector")?;
+        let operator = Operator::from_file(&dir.join("operator/operator.toml"))?;
+        let process = serve(&program, &dir, &log)?;
+        let mut collector = Self { process, program, operator, home };
+        collector.wait_until_serving().await?;
+        Ok(collector)
+    }
+
+    /// The operator's line to it.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// Its own directory.
+    pub fn dir(&self) -> PathBuf {
+        self.home.path().join("collector")
+    }
+
+    /// The directory everything of this run lies in.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
+    /// Serves the same directory again, after [`Collector::kill`], and waits until it answers.
+    pub async fn serve_again(&mut self) -> Result<()> {
+        self.process = serve(&self.program, &self.dir(), &self.home.path().join("collector.log"))?;
+        self.wait_until_serving().await
+    }
+
+    /// Fails, with the end of its log, if it is no longer running.
+    pub fn require_running(&mut self) -> Result<()> {
+        self.process.require_running()
+    }
+
+    async fn wait_until_serving(&mut self) -> Result<()> {
+        let waiting = async {
+            loop {
+                self.process.require_running()?;
+                if self.operator.agents().await.is_ok() {
+                    return Ok(());
+                }
+                tokio::time::sleep(START_POLL).await;
+            }
+        };
+        tokio::time::timeout(START_MAX, waiting).await.context("the collector does not answer")?
+    }
+}
+
+impl Fleet {
+    /// Starts everything and puts the lab's mirror list in force.
+    pub async fn start(internet: &Internet, webhook: WebhookTarget<'_>) -> Result<Self> {
+        let collector = Collector::start(Some(webhook)).await?;
+        collector.operator.put_list(&internet.list(1, now())).await.context("the mirror list was refused")?;
+        let ca_file = collector.home().join("lab-ca.pem");
+        std::fs::write(&ca_file, internet.ca_pem())?;
+        let program = program("zerkalo-agent")?;
+        let turns = Arc::new(Semaphore::new(ENROLMENTS_AT_ONCE));
+        let mut starting = JoinSet::new();
+        for seat in seats(internet)? {
+            let dir = collector.home().join("agents").join(&seat.owner);
+            let (operator, turns) = (collector.operator.clone(), Arc::clone(&turns));
+            let (program, ca_file) = (program.clone(), ca_file.clone());
+            starting.spawn(async move {
+                let _turn = turns.acquire().await?;
+                seat.enrol_and_run(&operator, &program, &dir, &ca_file).await
+            });
+        }
+        let mut agents = Vec::with_capacity(AGENTS);
+        while let Some(started) = starting.join_next().await {
+            agents.push(started??);
+        }
+        Ok(Self { agents, collector })
+    }
+
+    /// The collector.
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+
+    /// Fails, with the end of its log, if a process ended by itself.
+    pub fn require_running(&mut self) -> Result<()> {
+        self.collector.require_running()?;
+        self.agents.iter_mut().try_for_each(Process::require_running)
+    }
+}
+
+/// One agent to be: who hosts it, where, and through which resolvers it sees the lab.
+#[derive(Debug)]
+struct Seat {
+    owner: String,
+    station: Station,
+    resolver: SocketAddr,
+    public_resolver: SocketAddr,
+}
+
+impl Seat {
+    fn new(owner: String, station: Station, network: &Carrier) -> Self {
+        Self { owner, station, resolver: network.resolver(), public_resolver: network.public_resolver() }
+    }
+
+    async fn enrol_and_run(
+        self,
+        operator: &Operator,
+        program: &Path,
+        dir: &Path,
+        ca_file: &Path,
+    ) -> Result<Process> {
+        std::fs::create_dir_all(dir)?;
+        let token = operator.create_token(&self.owner, &self.station).await.context("no token was given")?;
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        let (token_file, config, state, log) =
+            (path("token"), path("agent.toml"), path("state"), dir.join("log"));
+        std::fs::write(&token_file, &token)?;
+        std::fs::write(&config, self.agent_toml(ca_file))?;
+        let url = url_of(&token).context("the token names no collector")?;
+        let enrol = ["enroll", &url, "--token-file", &token_file, "--dir", &state];
+        Process::start(&format!("enrolment of {}", self.owner), program, &enrol, &log)?.succeed().await?;
+        let run = ["run", "--dir", &state, "--config", &config];
+        Process::start(&format!("agent of {}", self.owner), program, &run, &log)
+    }
+
+    fn agent_toml(&self, ca_file: &Path) -> String {
+        format!(
+            "interval_secs = {INTERVAL_SECS}\ntimeout_secs = {TIMEOUT_SECS}\nallow_special_ranges = true\n\
+             ca_file = {:?}\n\n[resolvers]\nsystem = [\"{}\"]\npublic = \"{}\"\n",
+            ca_file.to_string_lossy(),
+            self.resolver,
+            self.public_resolver
+        )
+    }
+}
+
+fn seats(internet: &Internet) -> Result<Vec<Seat>> {
+    let mut seats = vec![Seat::new("control-host".to_owned(), Station::Control, internet.control())];
+    for place in PLACES {
+        let network = internet.carrier(place.carrier).context("every place has its network")?;
+        for number in 1..=OWNERS_PER_CARRIER {
+            let carrier = CarrierId::parse(place.carrier)?;
+            let station = Station::Field { carrier, access: place.access };
+            seats.push(Seat::new(format!("{}-owner-{number}", place.carrier), station, network));
+        }
+    }
+    Ok(seats)
+}
+
+async fn init(program: &Path, dir: &Path, log: &Path) -> Result<()> {
+    let name = COLLECTOR_ADDRESS.to_string();
+    let [agents, operators, metrics] = free_addresses()?.map(|address| address.to_string());
+    let dir = dir.to_string_lossy();
+    let args = [
+        "init",
+        &dir,
+        "--name",
+        &name,
+        "--agents-listen",
+        &agents,
+        "--operators-listen",
+        &operators,
+        "--metrics-listen",
+        &metrics,
+    ];
+    Process::start("zerkalo-collector init", program, &args, log)?.succeed().await
+}
+
+fn serve(program: &Path, dir: &Path, log: &Path) -> Result<Process> {
+    Process::start("zerkalo-collector serve", program, &["serve", &dir.to_string_lossy()], log)
+}
+
+/// Adds the lab's policies and the webhook to what `init` wrote.
+fn configure(dir: &Path, webhook: Option<WebhookTarget<'_>>) -> Result<()> {
+    let file = dir.join("collector.toml");
+    let mut tree: toml::Table = std::fs::read_to_string(&file)?.parse()?;
+    std::fs::create_dir_all(dir.join("policies"))?;
+    std::fs::write(dir.join("policies/ru.toml"), include_str!("policy/ru.toml"))?;
+    std::fs::write(dir.join("policies/kz.toml"), include_str!("policy/kz.toml"))?;
+    let policies = ["policies/ru.toml", "policies/kz.toml"].map(toml::Value::from).to_vec();
+    tree.insert("data".to_owned(), toml::Table::from_iter([("policies".to_owned(), policies.into())]).into());
+    if let Some(webhook) = webhook {
+        std::fs::write(dir.join("webhook.secret"), webhook.secret)?;
+        let keys = [("url", webhook.url), ("secret_file", "webhook.secret")];
+        let keys = keys.map(|(key, value)| (key.to_owned(), toml::Value::from(value)));
+        tree.insert("webhook".to_owned(), toml::Table::from_iter(keys).into());
+    }
+    Ok(std::fs::write(file, toml::to_string(&tree)?)?)
+}
+
+/// Three addresses nobody listens on: held all at once, so that they differ.
+fn free_addresses() -> Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind((COLLECTOR_ADDRESS, 0));
+    let held = [bind()?, bind()?, bind()?];
+    Ok([held[0].local_addr()?, held[1].local_addr()?, held[2].local_addr()?])
+}
+
+/// The first collector URL a token names.
+pub fn url_of(token: &str) -> Option<String> {
+    let token = crate::signer::read_token(token)?;
+    token.urls.into_iter().next()
+}
+
+/// The wall clock.
+pub fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,160 @@
+//! An agent inside this process: enrols with a real token, signs real chains and streams them over mTLS.
+//!
+//! It measures nothing: bodies are the caller's. The load generator and the kill journey drive it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{CertificateParams, KeyPair};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Streaming};
+use zerkalo_core::evidence::{ChainLink, SecretKey, SignedRecord};
+use zerkalo_core::target::Sha256;
+use zerkalo_core::words::AgentId;
+use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
+use zerkalo_proto::agent_v1::stream_request;
+use zerkalo_proto::agent_v1::stream_response;
+use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
+use zerkalo_proto::agent_v1::{EnrollRequest, Hello, RecordBatch, StreamRequest, StreamResponse};
+
+/// How long connecting may take on a busy machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Batches waiting for the socket.
+const BATCHES_WAITING_MAX: usize = 4;
+
+/// What stands in a token file.
+#[derive(Deserialize)]
+pub struct Token {
+    pub ca_pem: String,
+    pub secret: String,
+    pub urls: Vec<String>,
+}
+
+/// Reads a token's text, `zk1.` and base64url of JSON.
+pub fn read_token(text: &str) -> Option<Token> {
+    let body = text.trim().strip_prefix("zk1.")?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
+}
+
+/// An enrolled agent's identity and the end of its chain.
+pub struct Signer {
+    agent: AgentId,
+    record_key: SecretKey,
+    endpoint: Endpoint,
+    head: ChainLink,
+}
+
+/// An open uplink: the way up, the way down, and where the collector says the chain ends.
+pub struct Uplink {
+    pub records: Records,
+    pub replies: Replies,
+    pub head: ChainLink,
+}
+
+/// The way up; closing it ends the stream.
+pub struct Records(mpsc::Sender<StreamRequest>);
+
+/// The way down.
+pub struct Replies(Streaming<StreamResponse>);
+
+/// What the collector said about records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Everything of `epoch` up to `sequence` is synced.
+    Ack { epoch: u64, sequence: u64 },
+    /// One record was refused.
+    Rejected { sequence: u64, code: String, detail: String },
+}
+
+impl Signer {
+    /// Enrols with a token; `seed` makes the record key.
+    pub async fn enrol(token: &str, seed: u64) -> Result<Self> {
+        let token = read_token(token).context("this is no token")?;
+        let url = token.urls.first().context("the token names no collector")?;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&token.ca_pem));
+        let endpoint = || {
+            Endpoint::from_shared(url.clone()).map(|e| e.tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT))
+        };
+        let record_key = SecretKey::from_bytes(&Sha256::of(&seed.to_be_bytes()).0);
+        let tls_key = KeyPair::generate()?;
+        let request = CertificateParams::default().serialize_request(&tls_key)?.pem()?;
+        let channel = endpoint()?.tls_config(tls.clone())?.connect().await?;
+        let enrolled = EnrollmentServiceClient::new(channel)
+            .enroll(EnrollRequest {
+                token_secret: token.secret.clone(),
+                certificate_request_pem: request,
+                record_key: record_key.public().to_bytes().to_vec(),
+                ..Default::default()
+            })
+            .await?
+            .into_inner();
+        let identity = Identity::from_pem(enrolled.certificate_pem, tls_key.serialize_pem());
+        let endpoint = endpoint()?.tls_config(tls.identity(identity))?;
+        Ok(Self { agent: AgentId::parse(&enrolled.agent)?, record_key, endpoint, head: ChainLink::start(1) })
+    }
+
+    /// Its name at the collector.
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// Signs the next statement of the chain.
+    pub fn sign(&mut self, body: Vec<u8>) -> SignedRecord {
+        let record = SignedRecord::sign(&self.agent, self.head, body, &self.record_key);
+        self.head = record.link();
+        record
+    }
+
+    /// Opens the uplink.
+    pub async fn connect(&self) -> Result<Uplink> {
+        let channel: Channel = self.endpoint.connect().await?;
+        let (requests, outgoing) = mpsc::channel(BATCHES_WAITING_MAX);
+        let hello = Hello { agent_version: env!("CARGO_PKG_VERSION").to_owned(), list_version: 0 };
+        requests.send(StreamRequest { message: Some(stream_request::Message::Hello(hello)) }).await?;
+        let outgoing = Request::new(ReceiverStream::new(outgoing));
+        let mut responses = UplinkServiceClient::new(channel).stream(outgoing).await?.into_inner();
+        let first = responses.message().await?.and_then(|response| response.message);
+        let Some(stream_response::Message::Welcome(welcome)) = first else {
+            bail!("the collector did not begin with a welcome");
+        };
+        let hash = Sha256(welcome.hash.as_slice().try_into().unwrap_or_default());
+        let head = ChainLink { epoch: welcome.epoch, sequence: welcome.sequence, hash };
+        Ok(Uplink { records: Records(requests), replies: Replies(responses), head })
+    }
+}
+
+impl Records {
+    /// Sends records; waits while the socket is busy.
+    pub async fn send(&self, records: &[SignedRecord]) -> Result<()> {
+        let records = records.iter().map(zerkalo_proto::evidence::record_to_wire).collect();
+        let message = stream_request::Message::Records(RecordBatch { records });
+        self.0.send(StreamRequest { message: Some(message) }).await.context("the line is closed")
+    }
+}
+
+impl Replies {
+    /// The next word about records; fails when the line ends.
+    pub async fn next(&mut self) -> Result<Reply> {
+        loop {
+            let response = self.0.message().await?.context("the collector closed the line")?;
+            match response.message {
+                Some(stream_response::Message::Ack(ack)) => {
+                    return Ok(Reply::Ack { epoch: ack.epoch, sequence: ack.sequence });
+                }
+                Some(stream_response::Message::Rejection(refusal)) => {
+                    return Ok(Reply::Rejected {
+                        sequence: refusal.sequence,
+                        code: refusal.code,
+                        detail: refusal.detail,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+}
