@@ -170,3 +170,20 @@ fn nonsense_is_refused_by_the_name_of_its_field() {
     assert!(decode(b"\xff\xff\xff").is_err());
     assert!(from_json("{\"schema\": 5}").is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn hostile_bytes_are_an_error_or_a_record_but_never_a_panic(
+        noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        bit in 0u8..8,
+    ) {
+        let _ = decode(&noise);
+        let mut bytes = encode(&full());
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        if let Ok(record) = decode(&bytes) {
+            proptest::prop_assert_eq!(decode(&encode(&record)).ok(), Some(record));
+        }
+    }
+}
