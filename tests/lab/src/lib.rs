@@ -21,3 +21,5 @@ pub mod observation;
 pub mod report;
 pub mod screen;
 pub mod play;
+pub mod sample;
+pub mod load;

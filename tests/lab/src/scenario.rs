@@ -309,9 +309,9 @@ mod tests {
             let expect = &scenario.expect;
             assert!(expect.carriers.iter().all(|(carrier, ..)| known_carrier(carrier)), "{}", scenario.name);
             for (market, actions) in expect.decided.iter().chain(&expect.never) {
-                assert!(["ru", "kz"].contains(market) && actions.iter().all(|a| known_action(a)));
+                assert!(["ru", "kz"].contains(market) && actions.iter().all(known_action));
             }
-            assert!(expect.standby.iter().all(|action| known_action(action)));
+            assert!(expect.standby.iter().all(known_action));
         }
     }
 }

@@ -1,0 +1,129 @@
+//! A record of the usual size, for senders that measure nothing, and the mirror list it belongs to.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use zerkalo_core::record::{
+    Arm, Cause, ChainFault, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType,
+    ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+};
+use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl};
+use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
+
+/// The mirror all of it is about.
+const MIRROR: &str = "m1";
+const SPAN: Span = Span { start_micros: 1_200, duration_micros: 800 };
+
+/// A list with the one mirror that [`body`] is about.
+pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
+    let mirror = Mirror {
+        id: MirrorId::parse(MIRROR)?,
+        url: url(),
+        markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
+        canary: None,
+        key_pins: vec![],
+        expected_addresses: vec![],
+    };
+    Ok(MirrorList { version: 1, issued_at, mirrors: vec![mirror], references: vec![] })
+}
+
+/// The encoded record of a mirror that works.
+pub fn body(started_at: UnixMillis) -> Vec<u8> {
+    let reference =
+        |side| ReferenceCheck { side, url: url(), checked_at: started_at, reached: true, failure: None };
+    let record = ProbeRecord {
+        mirror: MirrorId::parse(MIRROR).ok(),
+        url: url(),
+        list_version: 1,
+        cause: Cause::Scheduled,
+        started_at,
+        duration_micros: 4_000,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        dns: [ResolverKind::System, ResolverKind::Public]
+            .into_iter()
+            .flat_map(|kind| [dns(kind, QueryType::A), dns(kind, QueryType::Aaaa)])
+            .collect(),
+        tcp: vec![TcpConnect {
+            arm: Arm::Main,
+            address: address(),
+            span: SPAN,
+            outcome: TcpOutcome::Connected,
+        }],
+        tls: vec![tls()],
+        http: vec![http()],
+        quic: vec![],
+        references: vec![reference(ReferenceSide::Domestic), reference(ReferenceSide::Foreign)],
+    };
+    zerkalo_proto::record::encode(&record)
+}
+
+fn url() -> TargetUrl {
+    TargetUrl::parse("https://m1.lab.test/").expect("a constant URL")
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 7], 443))
+}
+
+fn dns(resolver: ResolverKind, query: QueryType) -> DnsExchange {
+    let addresses = vec![address().ip()];
+    DnsExchange {
+        resolver,
+        server: SocketAddr::from(([198, 51, 100, 53], 53)),
+        name: url().host(),
+        query,
+        span: SPAN,
+        outcome: DnsOutcome::Answer { rcode: 0, addresses, cnames: vec![], ttl_min_secs: 300 },
+    }
+}
+
+fn tls() -> TlsHandshake {
+    let outcome = TlsOutcome::Completed {
+        version: "TLSv1_3".to_owned(),
+        cipher_suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
+        alpn: Some("h2".to_owned()),
+    };
+    TlsHandshake {
+        arm: Arm::Main,
+        address: address(),
+        sni: Some(url().host()),
+        span: SPAN,
+        bytes_sent: 600,
+        bytes_received: 3_100,
+        outcome,
+        chain: vec![],
+        chain_fault: Some(ChainFault::Valid),
+    }
+}
+
+fn http() -> HttpExchange {
+    let headers = ["content-type", "date", "server", "etag", "cache-control"];
+    HttpExchange {
+        arm: Arm::Main,
+        url: url(),
+        address: address(),
+        protocol: "h2".to_owned(),
+        span: SPAN,
+        last_byte_micros: Some(1_900),
+        status: Some(200),
+        headers: headers.map(|name| (name.to_owned(), "a value of usual length".to_owned())).to_vec(),
+        body_len: 73_000,
+        body_sha256: Sha256([7; 32]),
+        title: Some("Mirror one".to_owned()),
+        canary_found: None,
+        excerpt: String::new(),
+        outcome: HttpOutcome::Complete,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_a_bounded_record_of_the_listed_mirror() {
+        let record = zerkalo_proto::record::decode(&body(UnixMillis(1_000))).unwrap();
+        let list = one_mirror(UnixMillis(0)).unwrap();
+        assert_eq!(zerkalo_core::admission::accept(&record, Some(&list), UnixMillis(1_000)), Ok(()));
+    }
+}
