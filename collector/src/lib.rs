@@ -1,1 +1,18 @@
+//! The collector, in travel order: a record comes in by the uplink, is admitted by the engine, rests in the journal, and
+//! leaves as decisions by the outbox and as answers to operators.
 
+pub mod init;
+pub mod config;
+pub mod clock;
+pub mod authority;
+pub mod token;
+pub mod enrollment;
+pub mod uplink;
+pub mod engine;
+pub mod journal;
+pub mod state;
+pub mod outbox;
+pub mod operator;
+pub mod metrics;
+pub mod stop;
+pub mod serve;

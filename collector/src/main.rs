@@ -1,1 +1,101 @@
-fn main() {}
+//! The collector's command line: `init` and `serve`. Everything else is in the library.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use zerkalo_collector::config::{Config, LogFormat};
+use zerkalo_collector::init::{InitOptions, init};
+use zerkalo_collector::serve;
+
+/// Verifies, stores and judges what agents measure, decides by market, tells the operator.
+#[derive(Parser)]
+#[command(name = "zerkalo-collector", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes DIR: certificate authority, operator's key, configuration
+    Init {
+        dir: PathBuf,
+        /// Host name or address agents and operators will use (repeatable; the first goes into URLs)
+        #[arg(long = "name", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
+        names: Vec<String>,
+        /// Where agents come in
+        #[arg(long, default_value = "0.0.0.0:8443")]
+        agents_listen: SocketAddr,
+        /// Where operators come in
+        #[arg(long, default_value = "127.0.0.1:8444")]
+        operators_listen: SocketAddr,
+        /// Where Prometheus reads
+        #[arg(long, default_value = "127.0.0.1:9464")]
+        metrics_listen: SocketAddr,
+    },
+    /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
+    Serve { dir: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Init { dir, names, agents_listen, operators_listen, metrics_listen } => {
+            let options = InitOptions { names, agents_listen, operators_listen, metrics_listen };
+            init(&dir, &options).map(|said| print!("{said}")).map_err(anyhow::Error::from)
+        }
+        Command::Serve { dir } => serve_until_told(&dir),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zerkalo-collector: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_until_told(dir: &Path) -> anyhow::Result<()> {
+    let config = Config::load(dir)?;
+    log_to_stderr(config.log);
+    // A second provider cannot be installed; the first is the same.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut running = serve::start(config).await?;
+        tracing::info!(
+            agents = %running.agents, operators = %running.operators, metrics = %running.metrics,
+            "ready"
+        );
+        let failure = tokio::select! {
+            _ = term.recv() => None,
+            _ = int.recv() => None,
+            error = running.failed() => Some(error),
+        };
+        match failure {
+            None => {
+                tracing::info!("stopping");
+                running.stop().await?;
+                tracing::info!("stopped; everything acknowledged is on the disk");
+                Ok(())
+            }
+            Some(error) => Err(error.into()),
+        }
+    })
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ZERKALO_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

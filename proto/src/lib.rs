@@ -43,6 +43,7 @@ pub use zerkalo::operator::v1 as operator_v1;
 pub mod record;
 pub mod evidence;
 pub mod journal;
+pub mod operator;
 pub mod code;
 
 /// The compiled .proto files, for gRPC reflection.

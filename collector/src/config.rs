@@ -1,0 +1,381 @@
+//! The collector's configuration: one typed struct, read once from DIR/collector.toml.
+//!
+//! Every fault is reported, not the first one: file, key, what is wrong, what to do. Unknown keys are faults. Secrets
+//! stand in files of their own and never print.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use config::{FileFormat, Map, Value};
+use zerkalo_core::catalogue::Catalogue;
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::fingerprint::Fingerprints;
+use zerkalo_core::fold::default_settings;
+use zerkalo_core::journal::SettingsText;
+use zerkalo_core::policy;
+use zerkalo_core::target::Sha256;
+
+/// The file's name in the collector's directory.
+pub const FILE_NAME: &str = "collector.toml";
+
+/// Everything a collector is told.
+#[derive(Debug)]
+pub struct Config {
+    pub dir: PathBuf,
+    pub operator_key: PublicKey,
+    pub agents: AgentsConfig,
+    pub operators: OperatorsConfig,
+    pub metrics_listen: SocketAddr,
+    pub webhook: Option<WebhookConfig>,
+    /// The data files in force, built-in or overridden.
+    pub settings: SettingsText,
+    pub catalogue: Catalogue,
+    pub log: LogFormat,
+}
+
+/// Where agents come in.
+#[derive(Debug)]
+pub struct AgentsConfig {
+    pub listen: SocketAddr,
+    /// As agents reach it; written into tokens.
+    pub public_urls: Vec<String>,
+}
+
+/// Where operators come in.
+#[derive(Debug)]
+pub struct OperatorsConfig {
+    pub listen: SocketAddr,
+    pub api_token_sha256: Sha256,
+}
+
+/// Whom to tell of decisions.
+#[derive(Debug)]
+pub struct WebhookConfig {
+    pub url: http::Uri,
+    pub secret: WebhookSecret,
+}
+
+/// A Standard Webhooks secret, `whsec_...`; never prints.
+#[derive(Clone)]
+pub struct WebhookSecret(String);
+
+impl WebhookSecret {
+    /// The text to sign with.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for WebhookSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WebhookSecret(..)")
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// One thing wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub file: PathBuf,
+    /// Such as `agents.listen`; empty if the whole file is at fault.
+    pub key: String,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// Everything wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} fault(s):", self.0.len())?;
+        for fault in &self.0 {
+            let key = if fault.key.is_empty() { String::new() } else { format!("{}: ", fault.key) };
+            write!(f, "\n  {}: {key}{}; {}", fault.file.display(), fault.problem, fault.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Config {
+    /// Reads DIR/collector.toml and the files it names.
+    pub fn load(dir: &Path) -> Result<Self, Faults> {
+        let file = dir.join(FILE_NAME);
+        let fault = |problem: String, remedy: &str| {
+            Faults(vec![Fault { file: file.clone(), key: String::new(), problem, remedy: remedy.to_owned() }])
+        };
+        let text = std::fs::read_to_string(&file).map_err(|error| {
+            fault(error.to_string(), "name a directory made by `zerkalo-collector init DIR`")
+        })?;
+        let tree = config::Config::builder()
+            .add_source(config::File::from_str(&text, FileFormat::Toml))
+            .build()
+            .and_then(|built| built.try_deserialize::<Map<String, Value>>())
+            .map_err(|error| fault(error.to_string().trim_end().to_owned(), "mend the TOML"))?;
+        let mut reader = Reader { dir, file: &file, faults: Vec::new() };
+        let config = reader.config(tree);
+        let faults = reader.faults;
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(Faults(faults)),
+        }
+    }
+}
+
+/// The keys of one table not read yet.
+struct Section {
+    /// With the dot behind it; empty for the root.
+    prefix: String,
+    keys: Map<String, Value>,
+}
+
+/// Reads sections and gathers what is wrong.
+struct Reader<'a> {
+    dir: &'a Path,
+    file: &'a Path,
+    faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self, tree: Map<String, Value>) -> Option<Config> {
+        let mut root = Section { prefix: String::new(), keys: tree };
+        let operator_key = self.required(&mut root, "operator_key", "64 hexadecimal digits", |text| {
+            PublicKey::from_hex(text).map_err(|error| error.to_string())
+        });
+        let mut section = self.section(&mut root, "agents");
+        let listen = self.address(&mut section, "listen");
+        let public_urls = self.public_urls(&mut section);
+        self.finish(section);
+        let agents = listen.zip(public_urls);
+        let mut section = self.section(&mut root, "operators");
+        let listen = self.address(&mut section, "listen");
+        let digest = self.required(&mut section, "api_token_sha256", "the SHA-256 of the token", |text| {
+            Sha256::from_hex(text).ok_or_else(|| "is not 64 hexadecimal digits".to_owned())
+        });
+        self.finish(section);
+        let operators = listen.zip(digest);
+        let mut section = self.section(&mut root, "metrics");
+        let metrics_listen = self.address(&mut section, "listen");
+        self.finish(section);
+        let webhook = self.webhook(&mut root);
+        let data = self.data(&mut root);
+        let log = self.log(&mut root);
+        self.finish(root);
+        let (agents, operators, (settings, catalogue)) = (agents?, operators?, data?);
+        Some(Config {
+            dir: self.dir.to_owned(),
+            operator_key: operator_key?,
+            agents: AgentsConfig { listen: agents.0, public_urls: agents.1 },
+            operators: OperatorsConfig { listen: operators.0, api_token_sha256: operators.1 },
+            metrics_listen: metrics_listen?,
+            webhook,
+            settings,
+            catalogue,
+            log,
+        })
+    }
+
+    fn webhook(&mut self, root: &mut Section) -> Option<WebhookConfig> {
+        if !root.keys.contains_key("webhook") {
+            return None;
+        }
+        let mut section = self.section(root, "webhook");
+        let url = self.required(&mut section, "url", "an http or https URL", |text| {
+            let url: http::Uri = text.parse().map_err(|error| format!("{text:?} is no URL ({error})"))?;
+            match url.scheme_str() {
+                Some("http" | "https") if url.host().is_some() => Ok(url),
+                _ => Err(format!("{text:?} is no http or https URL")),
+            }
+        });
+        let key = section.key("secret_file");
+        let path = self.required(&mut section, "secret_file", "a file's path", |text| Ok(text.to_owned()));
+        self.finish(section);
+        let path = self.dir.join(path?);
+        let text = self.read(&key, &path)?;
+        let secret = text.trim();
+        if !secret.starts_with("whsec_") || standardwebhooks::Webhook::new(secret).is_err() {
+            let problem = format!("{} holds no Standard Webhooks secret", path.display());
+            self.fault(key, problem, "write \"whsec_\" and the secret in base64 into it");
+            return None;
+        }
+        Some(WebhookConfig { url: url?, secret: WebhookSecret(secret.to_owned()) })
+    }
+
+    /// The settings texts, each parsed here so that a fault is found before the journal sees it.
+    fn data(&mut self, root: &mut Section) -> Option<(SettingsText, Catalogue)> {
+        let mut settings = default_settings();
+        let mut section = self.section(root, "data");
+        let remedy = "mend the file, or remove the key to use the built-in one";
+        if let Some((_, _, text)) = self.data_file(&mut section, "catalogue") {
+            settings.catalogue = text;
+        }
+        let catalogue = Catalogue::parse(&settings.catalogue)
+            .map_err(|error| self.fault(section.key("catalogue"), chain(&error), remedy))
+            .ok();
+        let key = section.key("policies");
+        if let Some(paths) = self.texts(&mut section, "policies") {
+            settings.policies = Vec::new();
+            for path in paths {
+                settings.policies.extend(self.read(&key, &self.dir.join(path)));
+            }
+        }
+        if let Some(catalogue) = &catalogue {
+            if let Err(error) = policy::parse_all(&settings.policies, catalogue) {
+                self.fault(key, chain(&error), remedy);
+            }
+        }
+        if let Some((key, path, text)) = self.data_file(&mut section, "fingerprints") {
+            if let Err(error) = Fingerprints::parse(&text) {
+                self.fault(key, format!("{}: {}", path.display(), chain(&error)), remedy);
+            }
+            settings.fingerprints = text;
+        }
+        self.finish(section);
+        Some((settings, catalogue?))
+    }
+
+    fn log(&mut self, root: &mut Section) -> LogFormat {
+        let mut section = self.section(root, "log");
+        let format = self.optional(&mut section, "format", "\"text\" or \"json\"", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("{text:?} is no log format")),
+        });
+        self.finish(section);
+        format.unwrap_or(LogFormat::Text)
+    }
+
+    fn public_urls(&mut self, section: &mut Section) -> Option<Vec<String>> {
+        let remedy = "list at least one such as \"https://HOST:8443\"";
+        let urls = self.texts(section, "public_urls");
+        let Some(urls) = urls else {
+            self.missing(section, "public_urls", remedy);
+            return None;
+        };
+        if urls.is_empty() {
+            self.fault(section.key("public_urls"), "is empty".to_owned(), remedy);
+        }
+        for url in &urls {
+            let parsed: Option<http::Uri> = url.parse().ok();
+            if !parsed.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some()) {
+                self.fault(section.key("public_urls"), format!("{url:?} is no https URL"), remedy);
+            }
+        }
+        Some(urls)
+    }
+
+    fn data_file(&mut self, section: &mut Section, name: &str) -> Option<(String, PathBuf, String)> {
+        let key = section.key(name);
+        let path = self.optional(section, name, "a file's path", |text| Ok(text.to_owned()))?;
+        let path = self.dir.join(path);
+        let text = self.read(&key, &path)?;
+        Some((key, path, text))
+    }
+
+    fn address(&mut self, section: &mut Section, name: &str) -> Option<SocketAddr> {
+        self.required(section, name, "ADDRESS:PORT such as 0.0.0.0:8443, ports from 0 to 65535", |text| {
+            text.parse().map_err(|_| format!("{text:?} is no address with a port"))
+        })
+    }
+
+    fn section(&mut self, parent: &mut Section, name: &str) -> Section {
+        let prefix = format!("{}{name}.", parent.prefix);
+        let keys = match parent.keys.remove(name).map(Value::into_table) {
+            None => Map::new(),
+            Some(Ok(keys)) => keys,
+            Some(Err(_)) => {
+                self.fault(parent.key(name), "is no table".to_owned(), &format!("write it as [{name}]"));
+                Map::new()
+            }
+        };
+        Section { prefix, keys }
+    }
+
+    fn required<T>(
+        &mut self,
+        section: &mut Section,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        if !section.keys.contains_key(name) {
+            self.missing(section, name, &format!("set it to {expected}"));
+        }
+        self.optional(section, name, expected, parse)
+    }
+
+    fn optional<T>(
+        &mut self,
+        section: &mut Section,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = section.keys.remove(name)?;
+        let result = match value.kind {
+            config::ValueKind::String(text) => parse(&text),
+            _ => Err("is no text".to_owned()),
+        };
+        result.map_err(|problem| self.fault(section.key(name), problem, &format!("expected {expected}"))).ok()
+    }
+
+    fn texts(&mut self, section: &mut Section, name: &str) -> Option<Vec<String>> {
+        let value = section.keys.remove(name)?;
+        let texts = value.into_array().and_then(|array| array.into_iter().map(Value::into_string).collect());
+        texts
+            .map_err(|_| self.fault(section.key(name), "is no list of texts".to_owned(), "write [\"...\"]"))
+            .ok()
+    }
+
+    fn read(&mut self, key: &str, path: &Path) -> Option<String> {
+        std::fs::read_to_string(path)
+            .map_err(|error| {
+                let problem = format!("{} cannot be read ({error})", path.display());
+                self.fault(key.to_owned(), problem, "paths are relative to the collector's directory");
+            })
+            .ok()
+    }
+
+    fn missing(&mut self, section: &Section, name: &str, remedy: &str) {
+        self.fault(section.key(name), "is missing".to_owned(), remedy);
+    }
+
+    fn finish(&mut self, section: Section) {
+        let mut unknown: Vec<_> = section.keys.keys().map(|name| section.key(name)).collect();
+        unknown.sort();
+        for key in unknown {
+            self.fault(key, "is no key of this file".to_owned(), "correct its spelling or remove it");
+        }
+    }
+
+    fn fault(&mut self, key: String, problem: String, remedy: &str) {
+        self.faults.push(Fault { file: self.file.to_owned(), key, problem, remedy: remedy.to_owned() });
+    }
+}
+
+impl Section {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+/// An error and its sources in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {}", error.to_string().replace('\n', " "));
+        source = error.source();
+    }
+    text
+}

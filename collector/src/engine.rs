@@ -1,0 +1,237 @@
+//! The one writer: everything that changes goes through here, one group after the other.
+//!
+//! A thread of its own owns the journal and the fold (writer.rs). It takes requests from a bounded queue, plans a whole
+//! group against what is known (plan.rs), appends and syncs it, and only then applies it and answers. Readers look at
+//! the fold through a lock held for one group's applying at a time. No request is parsed here, no socket is touched.
+
+mod plan;
+mod writer;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use zerkalo_core::evidence::{ChainLink, PublicKey, SignedList, SignedRecord};
+use zerkalo_core::fold::Fold;
+use zerkalo_core::journal::Enrolment;
+use zerkalo_core::target::{MirrorList, Sha256};
+use zerkalo_core::words::{AgentId, UnixMillis};
+
+use crate::clock;
+use crate::journal::JournalError;
+use crate::state::StateError;
+use crate::token::{Declared, TokenRefusal};
+
+pub use writer::{Parts, start};
+
+/// Stable code: the disk had no room, nothing of the request was kept, try again later.
+pub const STORAGE_FULL: &str = "storage_full";
+/// Requests waiting for the writer; with the largest batch each, a quarter of a gigabyte.
+const REQUESTS_QUEUED_MAX: usize = 256;
+
+/// Why the writer stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the journal failed")]
+    Journal(#[from] JournalError),
+    #[error("the state failed")]
+    State(#[from] StateError),
+    #[error("the writer's thread cannot be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The writer is gone: the collector is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the collector is stopping; try again in a moment")]
+pub struct Stopping;
+
+/// A batch of one agent's stream, in the order sent.
+#[derive(Debug)]
+pub struct RecordBatch {
+    pub agent: AgentId,
+    pub records: Vec<SignedRecord>,
+    /// Set once a record of this stream stopped it: what it still has in the queue is dropped unseen.
+    pub ended: Arc<AtomicBool>,
+}
+
+/// What became of a batch, after its records were synced.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecordsAnswer {
+    /// Everything up to here is in the journal.
+    pub acked: Option<ChainLink>,
+    pub refusals: Vec<Refusal>,
+}
+
+/// One record refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub epoch: u64,
+    pub sequence: u64,
+    /// Stable.
+    pub code: &'static str,
+    pub detail: String,
+    pub stops_stream: bool,
+}
+
+/// A box that asks to be enrolled.
+#[derive(Debug)]
+pub struct Claim {
+    /// Of the token's secret.
+    pub token: Sha256,
+    pub declared: Declared,
+    pub record_key: PublicKey,
+}
+
+/// Why a claim or a list was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeRefusal {
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    #[error(
+        "version {offered} does not follow version {in_force}, which is in force; sign it with a higher one"
+    )]
+    VersionNotRising { offered: u64, in_force: u64 },
+    #[error("the collector's disk is full and nothing was changed; free some space and try again")]
+    StorageFull,
+    #[error("the collector's state cannot be used; its log says why")]
+    State,
+    #[error(transparent)]
+    Stopping(#[from] Stopping),
+}
+
+impl ChangeRefusal {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Token(refusal) => refusal.code(),
+            Self::VersionNotRising { .. } => "version_not_rising",
+            Self::StorageFull => STORAGE_FULL,
+            Self::State => "storage_failed",
+            Self::Stopping(_) => "stopping",
+        }
+    }
+}
+
+/// A list opened with the operator's key, and the exact bytes signed.
+#[derive(Debug)]
+pub struct OpenedList {
+    pub signed: SignedList,
+    pub list: MirrorList,
+    pub operator: PublicKey,
+}
+
+/// The list in force, for those who pass it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListInForce {
+    pub version: u64,
+    pub signed: SignedList,
+}
+
+/// What the writer is asked.
+#[derive(Debug)]
+enum Request {
+    Records {
+        batch: RecordBatch,
+        reply: oneshot::Sender<RecordsAnswer>,
+    },
+    Enrol {
+        claim: Claim,
+        reply: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
+    },
+    PutList {
+        opened: Box<OpenedList>,
+        reply: oneshot::Sender<Result<u64, ChangeRefusal>>,
+    },
+    /// Everything queued before it is still done.
+    Stop,
+}
+
+/// What readers see.
+#[derive(Debug)]
+struct View {
+    fold: RwLock<Fold>,
+    /// Rises with each group applied.
+    changes: watch::Sender<u64>,
+    list: watch::Sender<Option<Arc<ListInForce>>>,
+}
+
+/// A handle on the writer; clones share it.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    requests: mpsc::Sender<Request>,
+    view: Arc<View>,
+}
+
+impl Engine {
+    /// Hands a batch in; waits while the queue is full. The answer comes when the batch is synced or refused.
+    pub async fn submit(&self, batch: RecordBatch) -> Result<oneshot::Receiver<RecordsAnswer>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Records { batch, reply }).await.map_err(|_| Stopping)?;
+        Ok(answer)
+    }
+
+    /// Uses a token up and enrols a box; when this returns, both are on the disk.
+    pub async fn enrol(&self, claim: Claim) -> Result<Enrolment, ChangeRefusal> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Enrol { claim, reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Puts a list in force; gives its version.
+    pub async fn put_list(&self, opened: OpenedList) -> Result<u64, ChangeRefusal> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::PutList { opened: Box::new(opened), reply };
+        self.requests.send(request).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Lets the writer finish what is queued and end.
+    pub async fn stop(&self) {
+        // A writer that is gone has nothing to finish.
+        let _ = self.requests.send(Request::Stop).await;
+    }
+
+    /// Looks at the fold; keep it short, the writer waits.
+    pub fn read<R>(&self, look: impl FnOnce(&Fold) -> R) -> R {
+        look(&self.view.fold.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The instant to judge the present by: never before the last entry.
+    pub fn now(&self, fold: &Fold) -> UnixMillis {
+        clock::now().max(fold.at())
+    }
+
+    /// Wakes after each group applied.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.view.changes.subscribe()
+    }
+
+    /// The list in force, and each one after it.
+    pub fn list(&self) -> watch::Receiver<Option<Arc<ListInForce>>> {
+        self.view.list.subscribe()
+    }
+}
+
+impl RecordBatch {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+impl View {
+    fn publish(&self) {
+        let list = {
+            let fold = self.fold.read().unwrap_or_else(PoisonError::into_inner);
+            let signed = fold.signed_list().cloned();
+            fold.list().zip(signed).map(|(list, signed)| ListInForce { version: list.version, signed })
+        };
+        self.list.send_if_modified(|current| {
+            let changed = current.as_deref() != list.as_ref();
+            if changed {
+                *current = list.map(Arc::new);
+            }
+            changed
+        });
+        self.changes.send_modify(|count| *count += 1);
+    }
+}

@@ -1,0 +1,173 @@
+//! What a group of requests would put into the journal, decided before anything is written.
+//!
+//! A plan sees the fold with the group's own earlier entries laid over it: chain heads and the list. It writes nothing
+//! and applies nothing, so a group that cannot be synced leaves no trace.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
+use zerkalo_core::evidence::SignedRecord;
+use zerkalo_core::fold::Fold;
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry};
+use zerkalo_core::target::MirrorList;
+use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
+
+use super::{ChangeRefusal, OpenedList, RecordBatch, RecordsAnswer, Refusal};
+use crate::clock;
+
+/// Room for the digits behind the carrier in an agent's name.
+const AGENT_PREFIX_LEN_MAX: usize = 54;
+
+/// A group in the making.
+pub struct Plan<'a> {
+    fold: &'a Fold,
+    at: UnixMillis,
+    heads: BTreeMap<AgentId, ChainHead>,
+    list: Option<MirrorList>,
+    entries: Vec<JournalEntry>,
+    tally: Tally,
+}
+
+/// What to count once the group is synced.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub admitted: u64,
+    pub duplicates: u64,
+    pub refused: Vec<&'static str>,
+}
+
+impl<'a> Plan<'a> {
+    /// An empty plan whose entries will bear `at`.
+    pub fn new(fold: &'a Fold, at: UnixMillis) -> Self {
+        let (heads, entries) = (BTreeMap::new(), Vec::new());
+        Self { fold, at, heads, list: None, entries, tally: Tally::default() }
+    }
+
+    /// The entries to append, and what to count afterwards.
+    pub fn finish(self) -> (Vec<JournalEntry>, Tally) {
+        (self.entries, self.tally)
+    }
+
+    /// Notes that time passed.
+    pub fn tick(&mut self) {
+        self.push(Event::Tick);
+    }
+
+    /// Places a batch; its answer holds only if the plan is carried out.
+    pub fn records(&mut self, batch: &RecordBatch) -> RecordsAnswer {
+        let mut answer = RecordsAnswer::default();
+        let Some(agent) = self.fold.agents().get(&batch.agent) else {
+            return answer;
+        };
+        let key = agent.enrolment.key;
+        for record in &batch.records {
+            let refusal = match self.record(&batch.agent, record, &key) {
+                Ok(()) => None,
+                Err(rejection) => Some(self.refuse(record, rejection)),
+            };
+            let stops = refusal.as_ref().is_some_and(|refusal| refusal.stops_stream);
+            answer.refusals.extend(refusal);
+            if stops {
+                break;
+            }
+            answer.acked = self.heads.get(&batch.agent).map(ChainHead::last);
+        }
+        answer
+    }
+
+    /// Puts an opened list in force.
+    pub fn put_list(&mut self, opened: OpenedList) -> Result<u64, ChangeRefusal> {
+        let in_force = self.list().map_or(0, |list| list.version);
+        let offered = opened.list.version;
+        if offered <= in_force {
+            return Err(ChangeRefusal::VersionNotRising { offered, in_force });
+        }
+        self.list = Some(opened.list);
+        self.push(Event::List { list: opened.signed, operator: opened.operator });
+        Ok(offered)
+    }
+
+    /// Enrols an agent.
+    pub fn enrol(&mut self, enrolment: Enrolment) {
+        self.push(Event::Enrolled(enrolment));
+    }
+
+    /// A name no agent has: where it stands, and digits.
+    pub fn new_agent(&self, station: &Station) -> AgentId {
+        let prefix = match station {
+            Station::Field { carrier, .. } => short(carrier),
+            Station::Control => "control",
+        };
+        loop {
+            let digits = hex::encode(clock::random::<4>());
+            let agent = AgentId::parse(&format!("{prefix}-{digits}"))
+                .expect("a carrier's first characters and hexadecimal digits are an identifier");
+            if !self.fold.agents().contains_key(&agent) {
+                return agent;
+            }
+        }
+    }
+
+    fn record(
+        &mut self,
+        agent: &AgentId,
+        record: &SignedRecord,
+        key: &zerkalo_core::evidence::PublicKey,
+    ) -> Result<(), Rejection> {
+        if record.agent != *agent {
+            let detail = format!("the record is of {}, the certificate of {agent}", record.agent);
+            return Err(Rejection::new(RejectionCode::WrongAgent, detail));
+        }
+        let head = match self.heads.entry(agent.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let known = self.fold.agents().get(agent).map(|agent| agent.head.clone());
+                entry.insert(known.unwrap_or_default())
+            }
+        };
+        if admission::place(record, head, key)? == Place::Duplicate {
+            self.tally.duplicates += 1;
+            return Ok(());
+        }
+        head.advance(record.link());
+        let facts = zerkalo_proto::record::decode(&record.body)
+            .map_err(|error| Rejection::new(RejectionCode::Malformed, error.to_string()))
+            .and_then(|facts| admission::accept(&facts, self.list(), self.at).map(|()| facts));
+        match facts {
+            Ok(facts) => {
+                self.tally.admitted += 1;
+                self.push(Event::Record { signed: record.clone(), facts: Box::new(facts) });
+                Ok(())
+            }
+            Err(rejection) => {
+                self.push(Event::Refused { signed: record.clone(), code: rejection.code });
+                Err(rejection)
+            }
+        }
+    }
+
+    fn refuse(&mut self, record: &SignedRecord, rejection: Rejection) -> Refusal {
+        self.tally.refused.push(rejection.code.as_str());
+        Refusal {
+            epoch: record.epoch,
+            sequence: record.sequence,
+            code: rejection.code.as_str(),
+            detail: rejection.detail,
+            stops_stream: rejection.code.stops_stream(),
+        }
+    }
+
+    fn list(&self) -> Option<&MirrorList> {
+        self.list.as_ref().or_else(|| self.fold.list())
+    }
+
+    fn push(&mut self, event: Event) {
+        self.entries.push(JournalEntry { at: self.at, event });
+    }
+}
+
+fn short(carrier: &CarrierId) -> &str {
+    // Identifiers are ASCII: any byte is a border.
+    &carrier.as_str()[..carrier.as_str().len().min(AGENT_PREFIX_LEN_MAX)]
+}

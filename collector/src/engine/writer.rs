@@ -1,0 +1,414 @@
+//! The writer's thread: takes groups, syncs them, applies them, answers.
+//!
+//! The order within a group is the ack rule itself: append, sync, apply, answer. Decisions are logged last; should
+//! that fail, they are kept and tried again, and the next start finds them in the journal anyway.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use zerkalo_core::fold::Fold;
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use zerkalo_core::market::Decision;
+use zerkalo_core::target::Sha256;
+
+use super::plan::{Plan, Tally};
+use super::{
+    ChangeRefusal, Claim, Engine, EngineError, REQUESTS_QUEUED_MAX, RecordBatch, RecordsAnswer, Refusal,
+    Request, STORAGE_FULL, View,
+};
+use crate::clock;
+use crate::journal::{Journal, JournalError};
+use crate::metrics::{DecisionLabels, Metrics, count};
+use crate::state::{Logged, Send, State, StateError};
+use crate::token::{Token, TokenRefusal};
+
+/// How long a group stays open for others: lone syncs of many paced streams cost most.
+const GROUP_WINDOW: Duration = Duration::from_millis(2);
+/// Bytes of records at which a group closes early.
+const GROUP_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Ticks come no closer together, whatever deadlines the fold names.
+const TICK_WAIT_MIN: Duration = Duration::from_millis(50);
+/// What failed for want of room, or in the state, is tried again after this.
+const FAILURE_WAIT: Duration = Duration::from_secs(1);
+/// A decision found missing from the log at the start is sent only if it is younger: older news does harm.
+const SEND_AGE_MAX_SECS: u64 = 24 * 3_600;
+/// Decisions logged in one commit at the start.
+const RELOG_CHUNK: usize = 256;
+
+/// What the writer is made of.
+pub struct Parts {
+    pub state: Arc<State>,
+    pub metrics: Arc<Metrics>,
+    pub settings: SettingsText,
+    /// Whether decisions are to be sent, and who waits for them.
+    pub send: Send,
+    pub outbox: Arc<Notify>,
+}
+
+/// Folds the journal in `dir` and starts the writer. The second value tells how it ended.
+pub fn start(
+    dir: &Path,
+    parts: Parts,
+) -> Result<(Engine, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
+    let mut fold = Fold::new();
+    let mut relog = Relog { state: &parts.state, send: parts.send, held: Vec::new(), failure: None };
+    let mut entries = 0u64;
+    let mut journal = Journal::open(dir, |entry| {
+        entries += 1;
+        relog.decisions(fold.apply(&entry));
+    })?;
+    if entries == 0 || *fold.settings() != parts.settings {
+        let at = clock::now().max(fold.at());
+        let entry = JournalEntry { at, event: Event::Settings(parts.settings.clone()) };
+        journal.append(std::slice::from_ref(&entry))?;
+        relog.decisions(fold.apply(&entry));
+    }
+    relog.finish()?;
+    tracing::info!(entries, agents = fold.agents().len(), "folded the journal");
+    let view = Arc::new(View {
+        fold: RwLock::new(fold),
+        changes: watch::Sender::new(0),
+        list: watch::Sender::new(None),
+    });
+    view.publish();
+    let (sender, requests) = mpsc::channel(REQUESTS_QUEUED_MAX);
+    let now = Instant::now();
+    let writer = Writer {
+        requests,
+        view: view.clone(),
+        journal,
+        parts,
+        unlogged: Vec::new(),
+        tick_not_before: now,
+        relog_not_before: now,
+    };
+    let (done, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("writer".to_owned())
+        // Nobody waits for the end while the process is going down.
+        .spawn(move || drop(done.send(writer.run(&runtime))))
+        .map_err(EngineError::Thread)?;
+    Ok((Engine { requests: sender, view }, ended))
+}
+
+/// Compares what the journal says with the log of decisions, and mends gaps.
+struct Relog<'a> {
+    state: &'a State,
+    send: Send,
+    held: Vec<(Decision, Send)>,
+    failure: Option<StateError>,
+}
+
+impl Relog<'_> {
+    fn decisions(&mut self, decisions: Vec<Decision>) {
+        let send_after = clock::now().minus_millis(SEND_AGE_MAX_SECS * 1000);
+        for decision in decisions {
+            let send = if decision.at >= send_after { self.send } else { Send::No };
+            self.held.push((decision, send));
+        }
+        if self.held.len() >= RELOG_CHUNK {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        match self.state.log_decisions(&self.held) {
+            Ok(outcomes) => {
+                for ((decision, _), outcome) in self.held.iter().zip(outcomes) {
+                    if outcome == Logged::Differs {
+                        let id = &decision.id;
+                        tracing::error!(
+                            id,
+                            "the journal gives this decision other bytes than the log; the log stands"
+                        );
+                    }
+                }
+            }
+            Err(error) => self.failure = self.failure.take().or(Some(error)),
+        }
+        self.held.clear();
+    }
+
+    fn finish(mut self) -> Result<(), StateError> {
+        self.flush();
+        self.failure.map_or(Ok(()), Err)
+    }
+}
+
+struct Writer {
+    requests: mpsc::Receiver<Request>,
+    view: Arc<View>,
+    journal: Journal,
+    parts: Parts,
+    unlogged: Vec<(Decision, Send)>,
+    tick_not_before: Instant,
+    relog_not_before: Instant,
+}
+
+/// An answer that must wait for the sync.
+enum Reply {
+    Records {
+        batch: RecordBatch,
+        answer: RecordsAnswer,
+        to: oneshot::Sender<RecordsAnswer>,
+    },
+    Enrolled {
+        enrolment: Enrolment,
+        given_back: (Sha256, Token),
+        to: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
+    },
+    List {
+        version: u64,
+        to: oneshot::Sender<Result<u64, ChangeRefusal>>,
+    },
+}
+
+impl Writer {
+    fn run(mut self, runtime: &Handle) -> Result<(), EngineError> {
+        loop {
+            let wait = self.wait();
+            let Some(mut group) = runtime.block_on(next_group(&mut self.requests, wait)) else {
+                return Ok(());
+            };
+            let stop = group.iter().any(|request| matches!(request, Request::Stop));
+            if stop {
+                self.requests.close();
+                while let Ok(request) = self.requests.try_recv() {
+                    group.push(request);
+                }
+            }
+            self.commit(group)?;
+            self.log_decisions();
+            if stop {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long nothing needs doing.
+    fn wait(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let tick = self.read(Fold::next_deadline).map(|deadline| {
+            let until = Duration::from_millis(deadline.since_millis(clock::now()));
+            until.max(self.tick_not_before.saturating_duration_since(now))
+        });
+        let relog = (!self.unlogged.is_empty()).then(|| self.relog_not_before.saturating_duration_since(now));
+        tick.into_iter().chain(relog).min()
+    }
+
+    fn commit(&mut self, group: Vec<Request>) -> Result<(), EngineError> {
+        let view = self.view.clone();
+        let fold = view.fold.read().unwrap_or_else(PoisonError::into_inner);
+        let at = clock::now().max(fold.at());
+        let mut plan = Plan::new(&fold, at);
+        let due = fold.next_deadline().is_some_and(|deadline| deadline <= at);
+        if due && self.tick_not_before <= Instant::now() {
+            plan.tick();
+            self.tick_not_before = Instant::now() + TICK_WAIT_MIN;
+        }
+        let replies: Vec<Reply> =
+            group.into_iter().filter_map(|request| self.plan(&mut plan, request)).collect();
+        let (entries, tally) = plan.finish();
+        drop(fold);
+        if !entries.is_empty() {
+            match self.journal.append(&entries) {
+                Ok(bytes) => {
+                    self.parts.metrics.journal_syncs.inc();
+                    self.parts.metrics.journal_bytes.inc_by(bytes);
+                }
+                Err(error) => return self.give_up(replies, error),
+            }
+            self.apply(&entries);
+        }
+        self.count(&tally);
+        replies.into_iter().for_each(|reply| self.answer(reply));
+        Ok(())
+    }
+
+    fn plan(&self, plan: &mut Plan<'_>, request: Request) -> Option<Reply> {
+        match request {
+            Request::Records { batch, .. } if batch.has_ended() => None,
+            Request::Records { batch, reply } => {
+                let answer = plan.records(&batch);
+                if answer.refusals.iter().any(|refusal| refusal.stops_stream) {
+                    batch.ended.store(true, Ordering::Relaxed);
+                }
+                Some(Reply::Records { batch, answer, to: reply })
+            }
+            Request::Enrol { claim, reply } => match self.plan_enrolment(plan, &claim) {
+                Ok((enrolment, token)) => {
+                    Some(Reply::Enrolled { enrolment, given_back: (claim.token, token), to: reply })
+                }
+                Err(refusal) => {
+                    let _ = reply.send(Err(refusal));
+                    None
+                }
+            },
+            Request::PutList { opened, reply } => match plan.put_list(*opened) {
+                Ok(version) => Some(Reply::List { version, to: reply }),
+                Err(refusal) => {
+                    let _ = reply.send(Err(refusal));
+                    None
+                }
+            },
+            Request::Stop => None,
+        }
+    }
+
+    /// Uses the token up on the disk before the enrolment is journaled: a crash between the two costs a token, never
+    /// admits two boxes with one. Gives the token as it was, for a disk that turns out full.
+    fn plan_enrolment(
+        &self,
+        plan: &mut Plan<'_>,
+        claim: &Claim,
+    ) -> Result<(Enrolment, Token), ChangeRefusal> {
+        let state = &self.parts.state;
+        let failed = |error: StateError| {
+            tracing::error!(error = &error as &dyn std::error::Error, "an enrolment failed in the state");
+            if error.is_full() { ChangeRefusal::StorageFull } else { ChangeRefusal::State }
+        };
+        let token = state.token(&claim.token).map_err(failed)?.ok_or(TokenRefusal::Unknown)?;
+        token.check(&claim.declared, clock::now())?;
+        let agent = plan.new_agent(&token.station);
+        let used = Token { used_by: Some(agent.clone()), ..token.clone() };
+        state.put_token(&claim.token, &used).map_err(failed)?;
+        let (owner, station) = (token.owner.clone(), token.station.clone());
+        let enrolment = Enrolment { agent, owner, station, key: claim.record_key };
+        plan.enrol(enrolment.clone());
+        Ok((enrolment, token))
+    }
+
+    fn apply(&mut self, entries: &[JournalEntry]) {
+        let decisions: Vec<Decision> = {
+            let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
+            entries.iter().flat_map(|entry| fold.apply(entry)).collect()
+        };
+        self.view.publish();
+        for decision in decisions {
+            tracing::info!(
+                id = decision.id, market = %decision.market, mirror = %decision.mirror,
+                action = decision.action.as_str(), reasons = ?decision.reasons, "decided"
+            );
+            self.unlogged.push((decision, self.parts.send));
+        }
+    }
+
+    fn log_decisions(&mut self) {
+        if self.unlogged.is_empty() || self.relog_not_before > Instant::now() {
+            return;
+        }
+        if let Err(error) = self.parts.state.log_decisions(&self.unlogged) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                waiting = self.unlogged.len(),
+                "decisions cannot be logged; trying again"
+            );
+            self.relog_not_before = Instant::now() + FAILURE_WAIT;
+            return;
+        }
+        for (decision, _) in self.unlogged.drain(..) {
+            let labels =
+                DecisionLabels { market: decision.market.to_string(), action: decision.action.as_str() };
+            self.parts.metrics.decisions.get_or_create(&labels).inc();
+        }
+        self.parts.outbox.notify_one();
+    }
+
+    fn count(&self, tally: &Tally) {
+        let metrics = &self.parts.metrics;
+        metrics.records_admitted.inc_by(tally.admitted);
+        metrics.records_duplicate.inc_by(tally.duplicates);
+        tally.refused.iter().for_each(|code| count(&metrics.records_refused, code));
+    }
+
+    /// Nothing of the group was kept. Ends the writer unless the journal goes on working.
+    fn give_up(&mut self, replies: Vec<Reply>, error: JournalError) -> Result<(), EngineError> {
+        let code = if error.is_passing() { STORAGE_FULL } else { "storage_failed" };
+        count(&self.parts.metrics.journal_append_failures, code);
+        if !error.is_passing() {
+            return Err(error.into());
+        }
+        tracing::error!(error = &error as &dyn std::error::Error, "a group was not written");
+        self.tick_not_before = Instant::now() + FAILURE_WAIT;
+        replies.into_iter().for_each(|reply| self.refuse_full(reply));
+        Ok(())
+    }
+
+    fn refuse_full(&self, reply: Reply) {
+        match reply {
+            Reply::Records { batch, to, .. } => {
+                batch.ended.store(true, Ordering::Relaxed);
+                count(&self.parts.metrics.records_refused, STORAGE_FULL);
+                let first = batch.records.first();
+                let refusal = Refusal {
+                    epoch: first.map_or(0, |record| record.epoch),
+                    sequence: first.map_or(0, |record| record.sequence),
+                    code: STORAGE_FULL,
+                    detail: "the collector's disk is full; keep the records and try again later".to_owned(),
+                    stops_stream: true,
+                };
+                let _ = to.send(RecordsAnswer { acked: None, refusals: vec![refusal] });
+            }
+            Reply::Enrolled { given_back: (digest, token), to, .. } => {
+                if let Err(error) = self.parts.state.put_token(&digest, &token) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "a token could not be given back"
+                    );
+                }
+                let _ = to.send(Err(ChangeRefusal::StorageFull));
+            }
+            Reply::List { to, .. } => drop(to.send(Err(ChangeRefusal::StorageFull))),
+        }
+    }
+
+    /// Whoever went away while waiting needs no answer.
+    fn answer(&self, reply: Reply) {
+        match reply {
+            Reply::Records { answer, to, .. } => drop(to.send(answer)),
+            Reply::Enrolled { enrolment, to, .. } => drop(to.send(Ok(enrolment))),
+            Reply::List { version, to } => drop(to.send(Ok(version))),
+        }
+    }
+
+    fn read<R>(&self, look: impl FnOnce(&Fold) -> R) -> R {
+        look(&self.view.fold.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The next group: what comes within the window after the first request. Empty when only time passed; `None` when
+/// nobody can ask any more.
+async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Option<Duration>) -> Option<Vec<Request>> {
+    let first = match wait {
+        Some(wait) => match tokio::time::timeout(wait, requests.recv()).await {
+            Ok(first) => first?,
+            Err(_) => return Some(Vec::new()),
+        },
+        None => requests.recv().await?,
+    };
+    let close_at = tokio::time::Instant::now() + GROUP_WINDOW;
+    let mut len = weight(&first);
+    let mut group = vec![first];
+    while len < GROUP_LEN_MAX {
+        match tokio::time::timeout_at(close_at, requests.recv()).await {
+            Ok(Some(request)) => {
+                len += weight(&request);
+                group.push(request);
+            }
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Some(group)
+}
+
+fn weight(request: &Request) -> usize {
+    match request {
+        Request::Records { batch, .. } => batch.records.iter().map(|record| record.body.len()).sum(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,220 @@
+//! `zerkalo-collector init DIR`: makes a directory a collector can be served from, once, with all its secrets.
+//!
+//! It never touches a directory that holds anything: keys made twice would lock every enrolled agent out.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zerkalo_core::evidence::SecretKey;
+use zerkalo_core::target::Sha256;
+
+use crate::authority::{Authority, AuthorityError, Issued};
+use crate::clock;
+use crate::config;
+
+/// Certificate of the CA, in the collector's directory.
+pub const CA_CERTIFICATE: &str = "ca/ca.pem";
+/// Key of the CA.
+pub const CA_KEY: &str = "ca/ca.key";
+/// Certificate of both listeners.
+pub const SERVER_CERTIFICATE: &str = "tls/server.pem";
+/// Key of both listeners.
+pub const SERVER_KEY: &str = "tls/server.key";
+/// The operator's secrets, to be moved to the operator's machine.
+pub const OPERATOR_FILE: &str = "operator/operator.toml";
+
+/// What `init` is told.
+#[derive(Debug)]
+pub struct InitOptions {
+    /// Host names and addresses in the server's certificate; the first goes into URLs.
+    pub names: Vec<String>,
+    pub agents_listen: SocketAddr,
+    pub operators_listen: SocketAddr,
+    pub metrics_listen: SocketAddr,
+}
+
+/// Why a directory cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("{dir} is not empty; name a new directory, or remove this one if nothing in it is needed")]
+    NotEmpty { dir: PathBuf },
+    #[error("{path} cannot be written")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the certificates cannot be made")]
+    Authority(#[source] AuthorityError),
+}
+
+/// Makes DIR with CA, certificate, operator's secrets and configuration. Gives what to tell the person.
+pub fn init(dir: &Path, options: &InitOptions) -> Result<String, InitError> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| InitError::Write { path, source }
+    };
+    if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(InitError::NotEmpty { dir: dir.to_owned() });
+    }
+    for sub in ["ca", "tls", "operator", "journal", "state"] {
+        let path = dir.join(sub);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(fail(&path))?;
+    }
+    let now = clock::now();
+    let (authority, ca) = Authority::create(now).map_err(InitError::Authority)?;
+    let server = authority.server_certificate(&options.names, now).map_err(InitError::Authority)?;
+    let signing_key = SecretKey::from_bytes(&clock::random());
+    let api_token = URL_SAFE_NO_PAD.encode(clock::random::<32>());
+    let write = |name: &str, text: &str| {
+        let path = dir.join(name);
+        write_private(&path, text).map_err(fail(&path))
+    };
+    let Issued { certificate_pem: ca_pem, key_pem: ca_key_pem } = ca;
+    write(CA_CERTIFICATE, &ca_pem)?;
+    write(CA_KEY, &ca_key_pem)?;
+    write(SERVER_CERTIFICATE, &server.certificate_pem)?;
+    write(SERVER_KEY, &server.key_pem)?;
+    write(OPERATOR_FILE, &operator_text(options, &ca_pem, &api_token, &signing_key))?;
+    write(config::FILE_NAME, &config_text(options, &api_token, &signing_key))?;
+    Ok(next_steps(dir, options))
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// `https://HOST:PORT` under the first name.
+fn url(options: &InitOptions, listen: SocketAddr) -> String {
+    let name = options.names.first().map_or("localhost", String::as_str);
+    if name.contains(':') {
+        format!("https://[{name}]:{}", listen.port())
+    } else {
+        format!("https://{name}:{}", listen.port())
+    }
+}
+
+fn operator_text(options: &InitOptions, ca_pem: &str, api_token: &str, key: &SecretKey) -> String {
+    format!(
+        r#"# The operator's secrets: who holds this file can sign mirror lists and read everything. Keep it off the collector.
+url = "{url}"
+api_token = "{api_token}"
+# Ed25519, secret. The collector knows only the public half.
+signing_key = "{signing_key}"
+ca_pem = """
+{ca_pem}"""
+"#,
+        url = url(options, options.operators_listen),
+        signing_key = hex::encode(key.to_bytes()),
+    )
+}
+
+fn config_text(options: &InitOptions, api_token: &str, key: &SecretKey) -> String {
+    format!(
+        r#"# Configuration of zerkalo-collector. Unknown keys are refused; paths are relative to this directory.
+
+# Public half of the operator's Ed25519 key: a mirror list not signed with it is refused, here and by every agent.
+operator_key = "{operator_key}"
+
+# Agents come in here: enrolment with a token, then records over mutual TLS.
+[agents]
+listen = "{agents_listen}"
+# As agents reach this collector; written into tokens. The host must be a name in tls/server.pem.
+public_urls = ["{public_url}"]
+
+# Operators come in here: the `zerkalo` command line.
+[operators]
+listen = "{operators_listen}"
+# SHA-256 of the api_token in operator.toml.
+api_token_sha256 = "{api_token_sha256}"
+
+# Prometheus reads http://ADDRESS/metrics; /healthz answers "ok".
+[metrics]
+listen = "{metrics_listen}"
+
+# Each decision is posted here, signed as https://www.standardwebhooks.com describes.
+#[webhook]
+#url = "https://example.org/zerkalo"
+#secret_file = "webhook.secret"      # holds "whsec_..."
+
+# Data files instead of the built-in ones.
+#[data]
+#catalogue = "catalogue.toml"
+#policies = ["policies/ru.toml", "policies/kz.toml"]
+#fingerprints = "fingerprints.toml"
+
+# Lines go to standard error; the level is set by the environment: ZERKALO_LOG=debug
+#[log]
+#format = "json"                     # or "text"
+"#,
+        operator_key = key.public().to_hex(),
+        agents_listen = options.agents_listen,
+        public_url = url(options, options.agents_listen),
+        operators_listen = options.operators_listen,
+        api_token_sha256 = Sha256::of(api_token.as_bytes()),
+        metrics_listen = options.metrics_listen,
+    )
+}
+
+fn next_steps(dir: &Path, options: &InitOptions) -> String {
+    format!(
+        "Made {dir}. Next:
+  1. Move {operator} to the operator's machine, as ~/.config/zerkalo/operator.toml, and delete it here:
+     it holds the key that signs mirror lists.
+  2. Check {config}: agents will call {url}.
+  3. Start the collector: zerkalo-collector serve {dir}
+  4. On the operator's machine: zerkalo mirrors add, then zerkalo tokens create for each box.
+",
+        dir = dir.display(),
+        operator = dir.join(OPERATOR_FILE).display(),
+        config = dir.join(config::FILE_NAME).display(),
+        url = url(options, options.agents_listen),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn options() -> InitOptions {
+        InitOptions {
+            names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            agents_listen: "127.0.0.1:8443".parse().unwrap(),
+            operators_listen: "127.0.0.1:8444".parse().unwrap(),
+            metrics_listen: "127.0.0.1:9464".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_init_writes_can_be_served_and_is_never_overwritten() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let said = init(dir.path(), &options()).unwrap();
+        assert!(said.contains("zerkalo-collector serve"));
+        let config = Config::load(dir.path()).unwrap();
+        assert_eq!(config.agents.public_urls, ["https://localhost:8443"]);
+        let operator = fs::read_to_string(dir.path().join(OPERATOR_FILE)).unwrap();
+        let operator: toml::Table = operator.parse().unwrap();
+        let api_token = operator["api_token"].as_str().unwrap();
+        assert_eq!(Sha256::of(api_token.as_bytes()), config.operators.api_token_sha256);
+        let key: [u8; 32] =
+            hex::decode(operator["signing_key"].as_str().unwrap()).unwrap().try_into().unwrap();
+        assert_eq!(SecretKey::from_bytes(&key).public(), config.operator_key);
+        for secret in [OPERATOR_FILE, CA_KEY, SERVER_KEY] {
+            let mode = fs::metadata(dir.path().join(secret)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{secret}");
+        }
+        let before = fs::read(dir.path().join(CA_KEY)).unwrap();
+        let error = init(dir.path(), &options()).unwrap_err();
+        assert!(matches!(error, InitError::NotEmpty { .. }), "{error}");
+        assert_eq!(fs::read(dir.path().join(CA_KEY)).unwrap(), before);
+    }
+}

@@ -1,0 +1,116 @@
+//! What the collector counts, and the page Prometheus reads it from.
+//!
+//! Names and labels are a promise to dashboards: only ever added. No label carries an agent, an owner or an address.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use zerkalo_core::admission::RejectionCode;
+
+/// A count by stable code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    pub code: &'static str,
+}
+
+/// A count of decisions.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DecisionLabels {
+    pub market: String,
+    pub action: &'static str,
+}
+
+/// A count of webhooks by what became of them: `delivered`, `retried`, `dead`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookLabels {
+    pub result: &'static str,
+}
+
+type Codes = Family<Code, Counter<u64, AtomicU64>>;
+
+/// Everything counted, shared by all parts.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub records_admitted: Counter,
+    pub records_duplicate: Counter,
+    pub records_refused: Codes,
+    pub enrollments: Counter,
+    pub enrollments_refused: Codes,
+    pub requests_refused: Codes,
+    pub journal_syncs: Counter,
+    pub journal_bytes: Counter,
+    pub journal_append_failures: Codes,
+    pub agents_connected: Gauge,
+    pub decisions: Family<DecisionLabels, Counter>,
+    pub webhooks: Family<WebhookLabels, Counter>,
+    pub outbox_pending: Gauge,
+}
+
+impl Metrics {
+    /// Counters at zero; the codes known beforehand show as zero, so that an alert can watch them.
+    pub fn new() -> (Arc<Self>, Registry) {
+        let metrics = Arc::new(Self::default());
+        let mut registry = Registry::with_prefix("zerkalo");
+        metrics.register(&mut registry);
+        for code in RejectionCode::ALL {
+            metrics.records_refused.get_or_create(&Code { code: code.as_str() }).inc_by(0);
+        }
+        for code in ["token_unknown", "token_used", "token_expired", "token_wrong_carrier", "bad_request"] {
+            metrics.enrollments_refused.get_or_create(&Code { code }).inc_by(0);
+        }
+        metrics.requests_refused.get_or_create(&Code { code: "unauthenticated" }).inc_by(0);
+        for codes in [&metrics.records_refused, &metrics.journal_append_failures] {
+            codes.get_or_create(&Code { code: "storage_full" }).inc_by(0);
+        }
+        for result in ["delivered", "retried", "dead"] {
+            metrics.webhooks.get_or_create(&WebhookLabels { result }).inc_by(0);
+        }
+        (metrics, registry)
+    }
+
+    fn register(&self, to: &mut Registry) {
+        to.register("records_admitted", "Records admitted to the journal", self.records_admitted.clone());
+        to.register("records_duplicate", "Records sent again, acked again", self.records_duplicate.clone());
+        to.register("records_refused", "Records refused", self.records_refused.clone());
+        to.register("enrollments", "Agents enrolled", self.enrollments.clone());
+        to.register("enrollments_refused", "Enrolments refused", self.enrollments_refused.clone());
+        to.register("requests_refused", "Calls and streams refused", self.requests_refused.clone());
+        to.register("journal_syncs", "Syncs of the journal", self.journal_syncs.clone());
+        to.register("journal_bytes", "Bytes written to the journal", self.journal_bytes.clone());
+        let help = "Writes to the journal that failed";
+        to.register("journal_append_failures", help, self.journal_append_failures.clone());
+        to.register("agents_connected", "Agents on the uplink now", self.agents_connected.clone());
+        to.register("decisions", "Decisions logged", self.decisions.clone());
+        to.register("webhooks", "Webhooks by result", self.webhooks.clone());
+        to.register("outbox_pending", "Webhooks not yet delivered", self.outbox_pending.clone());
+    }
+}
+
+/// Counts one under `code`.
+pub fn count(codes: &Codes, code: &'static str) {
+    codes.get_or_create(&Code { code }).inc();
+}
+
+/// `/metrics` and `/healthz`.
+pub fn routes(registry: Registry) -> Router {
+    Router::new()
+        .route("/metrics", get(page))
+        .route("/healthz", get(async || "ok\n"))
+        .with_state(Arc::new(registry))
+}
+
+async fn page(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("writing to a string cannot fail");
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}

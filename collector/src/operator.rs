@@ -1,0 +1,324 @@
+//! What operators ask: tokens, agents, mirror lists, the matrix, decisions.
+//!
+//! Every call bears the API token. Nothing here can sign a list: that takes the operator's key, which the collector
+//! never has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code as Grpc, Request, Response, Status};
+use zerkalo_core::catalogue::Catalogue;
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::market::Decision;
+use zerkalo_core::target::Sha256;
+use zerkalo_core::words::{Access, CarrierId, OwnerId, Station};
+use zerkalo_proto::code::status;
+use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
+use zerkalo_proto::operator::{agent_to_wire, decision_to_wire, evidence_to_wire, matrix_to_wire};
+use zerkalo_proto::operator_v1::operator_service_server::OperatorService;
+use zerkalo_proto::operator_v1::{self as wire};
+
+use crate::clock;
+use crate::engine::{ChangeRefusal, Engine, OpenedList};
+use crate::metrics::{Metrics, count};
+use crate::state::State;
+use crate::stop::StopSignal;
+use crate::token::{Token, TokenSecret};
+use crate::uplink::Connected;
+
+/// Bounds of a token's life, and what it is if nothing is asked for.
+const TOKEN_SECS_MIN: u32 = 60;
+/// See [`TOKEN_SECS_MIN`].
+const TOKEN_SECS_MAX: u32 = 30 * 86_400;
+/// See [`TOKEN_SECS_MIN`].
+const TOKEN_SECS_DEFAULT: u32 = 86_400;
+/// Decisions in one answer if nothing else is asked for, and at most.
+const DECISIONS_MAX: u32 = 1_000;
+/// Bytes of decisions in one answer: clients read 4 MiB.
+const DECISIONS_LEN_MAX: usize = 1_500_000;
+/// A watcher gets no more than five matrices a second, however fast records come.
+const MATRIX_WAIT_MIN: Duration = Duration::from_millis(200);
+
+/// The operator service.
+#[derive(Clone)]
+pub struct Operator {
+    pub engine: Engine,
+    pub state: Arc<State>,
+    pub catalogue: Arc<Catalogue>,
+    pub metrics: Arc<Metrics>,
+    pub connected: Connected,
+    pub operator_key: PublicKey,
+    /// What a token carries to the box.
+    pub ca_pem: String,
+    pub public_urls: Vec<String>,
+    pub stopping: StopSignal,
+}
+
+/// Lets only bearers of the API token in.
+#[derive(Clone)]
+pub struct Bearer {
+    pub api_token_sha256: Sha256,
+    pub metrics: Arc<Metrics>,
+}
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = value.and_then(|value| value.strip_prefix("Bearer "));
+        // Digests are compared, so what the time of the comparison tells is of no use.
+        if token.is_some_and(|token| same(&Sha256::of(token.as_bytes()), &self.api_token_sha256)) {
+            return Ok(request);
+        }
+        count(&self.metrics.requests_refused, "unauthenticated");
+        let detail = "the API token is missing or wrong; see api_token in operator.toml";
+        Err(status(Grpc::Unauthenticated, "unauthenticated", detail))
+    }
+}
+
+/// Compares without telling by its time where they differ.
+fn same(left: &Sha256, right: &Sha256) -> bool {
+    left.0.iter().zip(&right.0).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+}
+
+#[tonic::async_trait]
+impl OperatorService for Operator {
+    async fn create_token(
+        &self,
+        request: Request<wire::CreateTokenRequest>,
+    ) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let request = request.into_inner();
+        let owner = OwnerId::parse(&request.owner).map_err(|error| self.bad(error.to_string()))?;
+        let station = self.station(&request)?;
+        let secs = if request.valid_secs == 0 { TOKEN_SECS_DEFAULT } else { request.valid_secs };
+        if !(TOKEN_SECS_MIN..=TOKEN_SECS_MAX).contains(&secs) {
+            return Err(
+                self.bad(format!("valid_secs {secs} is not between {TOKEN_SECS_MIN} and {TOKEN_SECS_MAX}"))
+            );
+        }
+        let secret = TokenSecret::generate();
+        let expires_at = clock::now().plus_secs(secs.into());
+        let token = Token { owner, station, expires_at, used_by: None };
+        self.state.put_token(&secret.digest(), &token).map_err(|error| self.failed(&error))?;
+        let text = secret.token_text(&self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
+        tracing::info!(owner = %token.owner, station = ?token.station, %expires_at, "made a token");
+        Ok(Response::new(wire::CreateTokenResponse { token: text, expires_at_millis: expires_at.0 }))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<wire::ListAgentsRequest>,
+    ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        let agents = self.engine.read(|fold| {
+            let agents = fold.agents().iter();
+            agents.map(|(id, agent)| agent_to_wire(agent, &self.catalogue, self.connected.has(id))).collect()
+        });
+        Ok(Response::new(wire::ListAgentsResponse { agents }))
+    }
+
+    async fn put_mirror_list(
+        &self,
+        request: Request<wire::PutMirrorListRequest>,
+    ) -> Result<Response<wire::PutMirrorListResponse>, Status> {
+        let list = request.into_inner().list.ok_or_else(|| self.bad("no list was sent"))?;
+        let signed = list_from_wire(list).map_err(|error| self.bad(error.to_string()))?;
+        let list = signed.open(&self.operator_key).map_err(|error| {
+            use zerkalo_core::evidence::ListError;
+            match error {
+                ListError::Signature { .. } => {
+                    self.refuse(Grpc::PermissionDenied, "bad_signature", error.to_string())
+                }
+                ListError::Malformed(source) => self.bad(format!("the list cannot be read: {source}")),
+                ListError::Target(source) => {
+                    self.refuse(Grpc::InvalidArgument, "bad_list", source.to_string())
+                }
+            }
+        })?;
+        for mirror in &list.mirrors {
+            mirror.url.require_public().map_err(|error| {
+                let detail = format!("mirror {}: {error}", mirror.id);
+                self.refuse(Grpc::InvalidArgument, "special_range", detail)
+            })?;
+            for market in mirror.markets.iter().filter(|market| !self.catalogue.has_market(market)) {
+                let detail = format!("mirror {} is in market {market}, which the catalogue lacks", mirror.id);
+                return Err(self.refuse(Grpc::InvalidArgument, "unknown_market", detail));
+            }
+        }
+        let opened = OpenedList { signed, list, operator: self.operator_key };
+        let version = self.engine.put_list(opened).await.map_err(|refusal| self.not_changed(&refusal))?;
+        tracing::info!(version, "a mirror list is in force");
+        Ok(Response::new(wire::PutMirrorListResponse { version }))
+    }
+
+    async fn get_mirror_list(
+        &self,
+        _: Request<wire::GetMirrorListRequest>,
+    ) -> Result<Response<wire::GetMirrorListResponse>, Status> {
+        let list = self.engine.read(|fold| fold.signed_list().map(list_to_wire));
+        Ok(Response::new(wire::GetMirrorListResponse { list }))
+    }
+
+    async fn get_matrix(
+        &self,
+        _: Request<wire::GetMatrixRequest>,
+    ) -> Result<Response<wire::GetMatrixResponse>, Status> {
+        Ok(Response::new(wire::GetMatrixResponse { matrix: Some(self.matrix()) }))
+    }
+
+    type WatchMatrixStream = ReceiverStream<Result<wire::WatchMatrixResponse, Status>>;
+
+    async fn watch_matrix(
+        &self,
+        _: Request<wire::WatchMatrixRequest>,
+    ) -> Result<Response<Self::WatchMatrixStream>, Status> {
+        // One in flight: a slow watcher gets fewer matrices, each of them fresh.
+        let (matrices, outbound) = mpsc::channel(1);
+        let operator = self.clone();
+        tokio::spawn(async move { operator.watch(matrices).await });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+
+    async fn list_decisions(
+        &self,
+        request: Request<wire::ListDecisionsRequest>,
+    ) -> Result<Response<wire::ListDecisionsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = if request.limit == 0 { DECISIONS_MAX } else { request.limit.min(DECISIONS_MAX) };
+        let decisions = self.newest(&request.market, limit as usize)?;
+        Ok(Response::new(wire::ListDecisionsResponse { decisions }))
+    }
+
+    async fn explain_decision(
+        &self,
+        request: Request<wire::ExplainDecisionRequest>,
+    ) -> Result<Response<wire::ExplainDecisionResponse>, Status> {
+        let id = request.into_inner().id;
+        let bytes = self.state.decision(&id).map_err(|error| self.failed(&error))?;
+        let bytes = bytes.ok_or_else(|| {
+            let detail =
+                format!("there is no decision {:?}; `zerkalo decisions ls` names them", truncated(&id));
+            self.refuse(Grpc::NotFound, "unknown_decision", detail)
+        })?;
+        let (decision, json) = self.parse(&bytes)?;
+        let evidence = decision.evidence.iter().map(evidence_to_wire).collect();
+        let decision = Some(decision_to_wire(&decision, json));
+        Ok(Response::new(wire::ExplainDecisionResponse { decision, evidence }))
+    }
+}
+
+impl Operator {
+    fn station(&self, request: &wire::CreateTokenRequest) -> Result<Station, Status> {
+        match (request.control, request.carrier.as_str(), request.access.as_str()) {
+            (true, "", "") => Ok(Station::Control),
+            (true, _, _) => Err(self.bad("a control has no carrier and no access; name one or the other")),
+            (false, "", _) => Err(self.bad("name a carrier, or say that it is a control")),
+            (false, carrier, access) => {
+                let access: Access = access.parse().map_err(|error| self.bad(format!("{error}")))?;
+                let known = CarrierId::parse(carrier).ok().filter(|id| self.catalogue.carrier(id).is_some());
+                let carrier = known.ok_or_else(|| {
+                    let ids: Vec<_> =
+                        self.catalogue.carriers().iter().map(|known| known.id.as_str()).collect();
+                    let known = ids.join(", ");
+                    let detail = format!("{:?} is no carrier of the catalogue ({known})", truncated(carrier));
+                    self.refuse(Grpc::InvalidArgument, "unknown_carrier", detail)
+                })?;
+                Ok(Station::Field { carrier, access })
+            }
+        }
+    }
+
+    fn matrix(&self) -> wire::Matrix {
+        self.engine.read(|fold| matrix_to_wire(&fold.matrix(self.engine.now(fold))))
+    }
+
+    /// Sends the matrix at once, then whenever its rows are others than those sent last.
+    async fn watch(self, matrices: mpsc::Sender<Result<wire::WatchMatrixResponse, Status>>) {
+        let mut changes = self.engine.changes();
+        let stopping = &self.stopping;
+        let mut sent: Option<Vec<wire::MarketRow>> = None;
+        loop {
+            changes.mark_unchanged();
+            let matrix = self.matrix();
+            if sent.as_ref() != Some(&matrix.rows) {
+                sent = Some(matrix.rows.clone());
+                let response = wire::WatchMatrixResponse { matrix: Some(matrix) };
+                if matrices.send(Ok(response)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = matrices.closed() => return,
+                () = stopping.stopped() => return,
+            }
+            tokio::time::sleep(MATRIX_WAIT_MIN).await;
+        }
+    }
+
+    /// The newest decisions of a market (or all), oldest first.
+    fn newest(&self, market: &str, limit: usize) -> Result<Vec<wire::Decision>, Status> {
+        let mut kept = std::collections::VecDeque::new();
+        let mut kept_len = 0;
+        let last = self.state.last_decision().map_err(|error| self.failed(&error))?;
+        let start = if market.is_empty() { (last + 1).saturating_sub(limit as u64) } else { 0 };
+        let mut failure = None;
+        let scanned = self.state.decisions(start, |bytes| match self.parse(bytes) {
+            Err(error) => {
+                failure = Some(error);
+                false
+            }
+            Ok((decision, json)) => {
+                if market.is_empty() || decision.market.as_str() == market {
+                    kept_len += json.len();
+                    kept.push_back(decision_to_wire(&decision, json));
+                }
+                while kept.len() > limit || (kept_len > DECISIONS_LEN_MAX && kept.len() > 1) {
+                    kept_len -= kept.pop_front().map_or(0, |oldest: wire::Decision| oldest.json.len());
+                }
+                true
+            }
+        });
+        scanned.map_err(|error| self.failed(&error))?;
+        failure.map_or(Ok(kept.into()), Err)
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<(Decision, String), Status> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let decision = serde_json::from_str(&text).map_err(|error| self.failed(&error))?;
+        Ok((decision, text))
+    }
+
+    fn bad(&self, detail: impl Into<String>) -> Status {
+        self.refuse(Grpc::InvalidArgument, "bad_request", detail)
+    }
+
+    fn refuse(&self, grpc: Grpc, code: &'static str, detail: impl Into<String>) -> Status {
+        count(&self.metrics.requests_refused, code);
+        status(grpc, code, detail)
+    }
+
+    fn not_changed(&self, refusal: &ChangeRefusal) -> Status {
+        let grpc = match refusal {
+            ChangeRefusal::StorageFull => Grpc::ResourceExhausted,
+            ChangeRefusal::State => Grpc::Internal,
+            ChangeRefusal::Stopping(_) => Grpc::Unavailable,
+            ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Token(_) => Grpc::FailedPrecondition,
+        };
+        self.refuse(grpc, refusal.code(), refusal.to_string())
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> Status {
+        tracing::error!(error, "an operator's call failed");
+        self.refuse(
+            Grpc::Internal,
+            "storage_failed",
+            "the collector's state cannot be used; its log says why",
+        )
+    }
+}
+
+/// Enough of a peer's text to recognise it by.
+fn truncated(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,311 @@
+//! `zerkalo-collector serve DIR`: opens the stores, binds the listeners, and stops them in the right order.
+//!
+//! Stopping goes along the road: listeners and streams first, then the writer once its queue is done, the outbox last.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use zerkalo_proto::agent_v1::enrollment_service_server::EnrollmentServiceServer;
+use zerkalo_proto::agent_v1::uplink_service_server::UplinkServiceServer;
+use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::config::Config;
+use crate::engine::{self, Engine, EngineError};
+use crate::enrollment::Enrollment;
+use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
+use crate::metrics::{self, Metrics};
+use crate::operator::{Bearer, Operator};
+use crate::outbox::Outbox;
+use crate::state::{Send, State, StateError};
+use crate::stop::{self, StopSender, StopSignal};
+use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
+
+/// How long peers get to finish when the collector stops.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+/// A connection that says nothing for so long is asked whether it lives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// And must answer within.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls and streams one connection may have open.
+const CONNECTION_STREAMS_MAX: u32 = 16;
+/// Largest message of an operator, in bytes: a list of 1,000 mirrors fits, and fits the journal.
+const OPERATOR_MESSAGE_LEN_MAX: usize = 2 * 1024 * 1024;
+
+/// Why a collector cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{path} cannot be read; was the directory made by `zerkalo-collector init`?")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the certificate authority cannot be used")]
+    Authority(#[source] AuthorityError),
+    #[error("the state in {dir} cannot be opened")]
+    State {
+        dir: PathBuf,
+        #[source]
+        source: StateError,
+    },
+    #[error("the journal cannot be served from")]
+    Engine(#[source] EngineError),
+    #[error(
+        "{address} cannot be listened on for {what}; stop whatever uses it, or change {key} in collector.toml"
+    )]
+    Bind {
+        what: &'static str,
+        key: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("TLS cannot be set up from {SERVER_CERTIFICATE}, {SERVER_KEY} and {CA_CERTIFICATE}")]
+    Tls(#[source] tonic::transport::Error),
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[source] Box<tonic_reflection::server::Error>),
+    #[error("the listener for {what} failed")]
+    Listener {
+        what: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + std::marker::Send + Sync>,
+    },
+    #[error("the writer ended without a word")]
+    WriterGone,
+}
+
+/// A collector that serves.
+pub struct Running {
+    pub agents: SocketAddr,
+    pub operators: SocketAddr,
+    pub metrics: SocketAddr,
+    engine: Engine,
+    stop: StopSender,
+    listeners: Vec<JoinHandle<Result<(), ServeError>>>,
+    outbox: Option<JoinHandle<()>>,
+    writer: oneshot::Receiver<Result<(), EngineError>>,
+}
+
+/// Opens everything in the configuration's directory and serves it.
+pub async fn start(config: Config) -> Result<Running, ServeError> {
+    let tls = Tls::read(&config.dir)?;
+    let agents = bind("agents", "agents.listen", config.agents.listen).await?;
+    let operators = bind("operators", "operators.listen", config.operators.listen).await?;
+    let scrapers = bind("metrics", "metrics.listen", config.metrics_listen).await?;
+    let state_dir = config.dir.join("state");
+    let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
+    let state = Arc::new(state);
+    let (metrics, registry) = Metrics::new();
+    let wake = Arc::new(Notify::new());
+    let parts = engine::Parts {
+        state: state.clone(),
+        metrics: metrics.clone(),
+        settings: config.settings.clone(),
+        send: if config.webhook.is_some() { Send::Yes } else { Send::No },
+        outbox: wake.clone(),
+    };
+    let (engine, writer) = engine::start(&config.dir.join("journal"), parts).map_err(ServeError::Engine)?;
+    let (stop, stopping) = stop::channel();
+    let services = Services { config: &config, tls: &tls, engine: &engine, state: &state, metrics: &metrics };
+    let connected = Connected::new(metrics.clone());
+    let agents_router = services.agents(&connected, &stopping).await?;
+    let operators_router = services.operators(&connected, &stopping).await?;
+    let outbox = config.webhook.map(|webhook| {
+        let outbox = Outbox::new(state.clone(), metrics.clone(), webhook);
+        tokio::spawn(outbox.run(wake, stopping.clone()))
+    });
+    let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+    Ok(Running {
+        agents: address(&agents, config.agents.listen),
+        operators: address(&operators, config.operators.listen),
+        metrics: address(&scrapers, config.metrics_listen),
+        engine,
+        stop,
+        listeners: vec![
+            listen("agents", agents_router, agents, stopping.clone()),
+            listen("operators", operators_router, operators, stopping.clone()),
+            listen_metrics(metrics::routes(registry), scrapers, stopping),
+        ],
+        outbox,
+        writer,
+    })
+}
+
+impl Running {
+    /// Waits until something fails that the collector cannot go on without.
+    pub async fn failed(&mut self) -> ServeError {
+        let first_listener = futures::future::select_all(self.listeners.iter_mut());
+        tokio::select! {
+            ended = &mut self.writer => match ended {
+                Ok(Err(error)) => ServeError::Engine(error),
+                Ok(Ok(())) | Err(_) => ServeError::WriterGone,
+            },
+            (ended, number, _) = first_listener => {
+                self.listeners.swap_remove(number);
+                match ended {
+                    Ok(Err(error)) => error,
+                    Ok(Ok(())) => ServeError::Listener { what: "peers", source: "it ended".into() },
+                    Err(error) => ServeError::Listener { what: "peers", source: error.into() },
+                }
+            }
+        }
+    }
+
+    /// Closes streams and listeners, lets the writer finish and sync, and returns what went wrong at last.
+    pub async fn stop(self) -> Result<(), ServeError> {
+        self.stop.stop();
+        for mut listener in self.listeners {
+            if tokio::time::timeout(STOP_WAIT, &mut listener).await.is_err() {
+                listener.abort();
+            }
+        }
+        self.engine.stop().await;
+        let ended = self.writer.await;
+        if let Some(outbox) = self.outbox {
+            // It holds nothing that is not in the state.
+            outbox.abort();
+        }
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ServeError::Engine(error)),
+            Err(_) => Err(ServeError::WriterGone),
+        }
+    }
+}
+
+/// Certificates and keys, as files hold them.
+struct Tls {
+    ca_pem: String,
+    authority: Arc<Authority>,
+    identity: Identity,
+}
+
+impl Tls {
+    fn read(dir: &Path) -> Result<Self, ServeError> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).map_err(|source| ServeError::Read { path, source })
+        };
+        let ca_pem = read(CA_CERTIFICATE)?;
+        let authority = Authority::load(&ca_pem, &read(CA_KEY)?).map_err(ServeError::Authority)?;
+        let identity = Identity::from_pem(read(SERVER_CERTIFICATE)?, read(SERVER_KEY)?);
+        Ok(Self { ca_pem, authority: Arc::new(authority), identity })
+    }
+}
+
+/// What the services are made of.
+struct Services<'a> {
+    config: &'a Config,
+    tls: &'a Tls,
+    engine: &'a Engine,
+    state: &'a Arc<State>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Services<'_> {
+    async fn agents(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
+        let tls = ServerTlsConfig::new()
+            .identity(self.tls.identity.clone())
+            .client_ca_root(Certificate::from_pem(&self.tls.ca_pem))
+            // Enrolment comes without a certificate; the uplink demands one itself.
+            .client_auth_optional(true)
+            .timeout(HANDSHAKE_TIMEOUT);
+        let catalogue = Arc::new(self.config.catalogue.clone());
+        let enrollment = EnrollmentServiceServer::new(Enrollment {
+            engine: self.engine.clone(),
+            authority: self.tls.authority.clone(),
+            catalogue,
+            metrics: self.metrics.clone(),
+        });
+        let uplink = UplinkServiceServer::new(Uplink {
+            engine: self.engine.clone(),
+            connected: connected.clone(),
+            metrics: self.metrics.clone(),
+            stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(FRAME_LEN_MAX);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<EnrollmentServiceServer<Enrollment>>().await;
+        health.set_serving::<UplinkServiceServer<Uplink>>().await;
+        Ok(server(tls)?.add_service(health_service).add_service(enrollment).add_service(uplink))
+    }
+
+    async fn operators(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
+        let tls = ServerTlsConfig::new().identity(self.tls.identity.clone()).timeout(HANDSHAKE_TIMEOUT);
+        let operator = OperatorServiceServer::new(Operator {
+            engine: self.engine.clone(),
+            state: self.state.clone(),
+            catalogue: Arc::new(self.config.catalogue.clone()),
+            metrics: self.metrics.clone(),
+            connected: connected.clone(),
+            operator_key: self.config.operator_key,
+            ca_pem: self.tls.ca_pem.clone(),
+            public_urls: self.config.agents.public_urls.clone(),
+            stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(OPERATOR_MESSAGE_LEN_MAX);
+        let bearer = Bearer {
+            api_token_sha256: self.config.operators.api_token_sha256,
+            metrics: self.metrics.clone(),
+        };
+        let operator = tonic::service::interceptor::InterceptedService::new(operator, bearer);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<OperatorServiceServer<Operator>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(zerkalo_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|error| ServeError::Reflection(Box::new(error)))?;
+        Ok(server(tls)?.add_service(health_service).add_service(reflection).add_service(operator))
+    }
+}
+
+fn server(tls: ServerTlsConfig) -> Result<Server, ServeError> {
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX);
+    server.tls_config(tls).map_err(ServeError::Tls)
+}
+
+async fn bind(what: &'static str, key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { what, key, address, source })
+}
+
+fn listen(
+    what: &'static str,
+    router: Router,
+    listener: TcpListener,
+    stopping: StopSignal,
+) -> JoinHandle<Result<(), ServeError>> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(async move {
+        let stopped = async move { stopping.stopped().await };
+        let served = router.serve_with_incoming_shutdown(incoming, stopped).await;
+        served.map_err(|source| ServeError::Listener { what, source: source.into() })
+    })
+}
+
+fn listen_metrics(
+    routes: axum::Router,
+    listener: TcpListener,
+    stopping: StopSignal,
+) -> JoinHandle<Result<(), ServeError>> {
+    tokio::spawn(async move {
+        let stopped = async move { stopping.stopped().await };
+        let served = axum::serve(listener, routes).with_graceful_shutdown(stopped).await;
+        served.map_err(|source| ServeError::Listener { what: "metrics", source: source.into() })
+    })
+}

@@ -1,0 +1,151 @@
+//! The uplink: one stream an agent, records up, acks and lists down.
+//!
+//! Who speaks is said by the client certificate alone. A stream parses and hands over; whether a record is admitted is
+//! the engine's business. Each stream has its own small bounds, so one slow agent slows no other.
+
+mod stream;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code as Grpc, Request, Response, Status, Streaming};
+use zerkalo_core::words::AgentId;
+use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
+use zerkalo_proto::agent_v1::{StreamRequest, StreamResponse};
+use zerkalo_proto::code::status;
+
+use crate::authority;
+use crate::engine::Engine;
+use crate::metrics::{Metrics, count};
+use crate::stop::StopSignal;
+use stream::Stream;
+
+/// Largest message from an agent, in bytes: 15 records of the largest size, far more of the usual.
+pub const FRAME_LEN_MAX: usize = 1024 * 1024;
+/// Answers an agent has not read yet; then its stream waits.
+const RESPONSES_QUEUED_MAX: usize = 16;
+
+/// The uplink service.
+pub struct Uplink {
+    pub engine: Engine,
+    pub connected: Connected,
+    pub metrics: Arc<Metrics>,
+    /// Turns true when the collector stops.
+    pub stopping: StopSignal,
+}
+
+#[tonic::async_trait]
+impl UplinkService for Uplink {
+    type StreamStream = ReceiverStream<Result<StreamResponse, Status>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let agent = self.agent(&request).map_err(|(code, detail)| {
+            count(&self.metrics.requests_refused, code);
+            tracing::warn!(code, detail, "refused a stream");
+            status(Grpc::Unauthenticated, code, detail)
+        })?;
+        let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
+        let stream = Stream {
+            agent: agent.clone(),
+            engine: self.engine.clone(),
+            metrics: self.metrics.clone(),
+            responses,
+            stopping: self.stopping.clone(),
+        };
+        let (guard, replaced) = self.connected.enter(agent);
+        let inbound = request.into_inner();
+        tokio::spawn(async move {
+            stream.run(inbound, replaced).await;
+            drop(guard);
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+}
+
+impl Uplink {
+    /// The enrolled agent behind the client certificate.
+    fn agent(&self, request: &Request<Streaming<StreamRequest>>) -> Result<AgentId, (&'static str, String)> {
+        let certificates = request.peer_certs();
+        let leaf = certificates.as_ref().and_then(|chain| chain.first());
+        let leaf =
+            leaf.ok_or(("certificate_missing", "enrol first, then connect with the certificate".to_owned()))?;
+        let agent = authority::agent_of(leaf)
+            .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
+        match self.engine.read(|fold| fold.agents().get(&agent).map(|known| known.revoked)) {
+            Some(false) => Ok(agent),
+            Some(true) => {
+                Err(("agent_revoked", format!("{agent} was revoked; ask the operator for a new token")))
+            }
+            None => {
+                Err(("agent_unknown", format!("{agent} is not enrolled here; enrol it with a new token")))
+            }
+        }
+    }
+}
+
+/// Who is on the uplink now. An agent has one stream: a newer one ends the older, which may be dead without knowing.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    streams: Arc<Mutex<Streams>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    next: u64,
+    /// Number of the agent's stream, and what tells it that it was replaced, by being dropped.
+    open: BTreeMap<AgentId, (u64, oneshot::Sender<()>)>,
+}
+
+/// Holds an agent's place; leaves when dropped.
+struct Guard {
+    connected: Connected,
+    agent: AgentId,
+    number: u64,
+}
+
+impl Connected {
+    /// Nobody yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { streams: Arc::default(), metrics }
+    }
+
+    /// Whether the agent is on the uplink.
+    pub fn has(&self, agent: &AgentId) -> bool {
+        self.lock().open.contains_key(agent)
+    }
+
+    /// Takes the agent's place. The receiver ends when a newer stream does the same.
+    fn enter(&self, agent: AgentId) -> (Guard, oneshot::Receiver<()>) {
+        let (replace, replaced) = oneshot::channel();
+        let mut streams = self.lock();
+        let number = streams.next;
+        streams.next += 1;
+        streams.open.insert(agent.clone(), (number, replace));
+        self.metrics.agents_connected.set(streams.open.len() as i64);
+        drop(streams);
+        (Guard { connected: self.clone(), agent, number }, replaced)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut streams = self.connected.lock();
+        if let Entry::Occupied(entry) = streams.open.entry(self.agent.clone()) {
+            if entry.get().0 == self.number {
+                entry.remove();
+            }
+        }
+        self.connected.metrics.agents_connected.set(streams.open.len() as i64);
+    }
+}

@@ -1,0 +1,252 @@
+//! One agent's stream, from Hello to the end.
+//!
+//! Batches go to the engine as they come, a few at a time; their answers go back in the same order.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Code as Grpc, Status, Streaming};
+use zerkalo_core::admission::RejectionCode;
+use zerkalo_core::words::AgentId;
+use zerkalo_proto::agent_v1::stream_request::Message as Up;
+use zerkalo_proto::agent_v1::stream_response::Message as Down;
+use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
+use zerkalo_proto::code::status;
+use zerkalo_proto::evidence::{list_to_wire, record_from_wire};
+
+use super::FRAME_LEN_MAX;
+use crate::clock;
+use crate::engine::{Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
+use crate::metrics::{Metrics, count};
+use crate::stop::StopSignal;
+
+/// Batches handed to the engine and not yet answered; then the stream is not read.
+const BATCHES_IN_FLIGHT_MAX: usize = 4;
+/// How long an agent may take to say Hello.
+const HELLO_WAIT: Duration = Duration::from_secs(10);
+
+/// What a stream needs.
+pub struct Stream {
+    pub agent: AgentId,
+    pub engine: Engine,
+    pub metrics: Arc<Metrics>,
+    pub responses: mpsc::Sender<Result<StreamResponse, Status>>,
+    pub stopping: StopSignal,
+}
+
+/// Why a stream ended; a reason to close, not a fault of ours.
+#[derive(Debug)]
+enum End {
+    /// The agent closed, or went away.
+    Gone,
+    /// A record stopped the stream; the agent was told.
+    Refused,
+    /// The agent is told by a status.
+    Told { grpc: Grpc, code: &'static str, detail: &'static str },
+}
+
+type Answers = FuturesOrdered<BoxFuture<'static, Option<RecordsAnswer>>>;
+
+impl Stream {
+    /// Serves the agent until one side ends it.
+    pub async fn run(self, mut inbound: Streaming<StreamRequest>, replaced: oneshot::Receiver<()>) {
+        let agent = &self.agent;
+        let end = match self.greet(&mut inbound).await {
+            Ok(list) => {
+                tracing::info!(%agent, "connected");
+                self.serve(inbound, list, replaced).await
+            }
+            Err(end) => end,
+        };
+        tracing::info!(%agent, ?end, "disconnected");
+        if let End::Told { grpc, code, detail } = end {
+            if grpc != Grpc::Unavailable {
+                count(&self.metrics.requests_refused, code);
+            }
+            // If the agent reads no more, it learns it from the closed connection.
+            let _ = self.responses.try_send(Err(status(grpc, code, detail)));
+        }
+    }
+
+    /// Hello, then Welcome and the list if the agent's is older.
+    async fn greet(
+        &self,
+        inbound: &mut Streaming<StreamRequest>,
+    ) -> Result<watch::Receiver<Option<Arc<ListInForce>>>, End> {
+        let told = |detail| End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail };
+        let first = tokio::time::timeout(HELLO_WAIT, inbound.message())
+            .await
+            .map_err(|_| told("no Hello came in time"))?
+            .map_err(|_| End::Gone)?
+            .ok_or(End::Gone)?;
+        let Some(Up::Hello(hello)) = first.message else {
+            return Err(told("the first message must be a Hello"));
+        };
+        let last = self.engine.read(|fold| fold.agents().get(&self.agent).map(|agent| agent.head.last()));
+        let last = last.unwrap_or_default();
+        let welcome = agent_v1::Welcome {
+            epoch: last.epoch,
+            sequence: last.sequence,
+            hash: last.hash.0.to_vec().into(),
+            server_time_millis: clock::now().0,
+        };
+        self.send(Down::Welcome(welcome)).await?;
+        let mut lists = self.engine.list();
+        let newest = lists.borrow_and_update().clone();
+        if let Some(list) = newest.filter(|list| list.version > hello.list_version) {
+            self.send(Down::List(list_to_wire(&list.signed))).await?;
+        }
+        Ok(lists)
+    }
+
+    async fn serve(
+        &self,
+        mut inbound: Streaming<StreamRequest>,
+        mut lists: watch::Receiver<Option<Arc<ListInForce>>>,
+        mut replaced: oneshot::Receiver<()>,
+    ) -> End {
+        let stopping = &self.stopping;
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut answers = Answers::new();
+        let mut open = true;
+        loop {
+            let step = tokio::select! {
+                Some(answer) = answers.next() => self.pass_on(answer).await,
+                message = inbound.message(), if open && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
+                    Ok(Some(message)) => self.take(message, &ended, &mut answers).await,
+                    Ok(None) => { open = false; Ok(()) }
+                    Err(error) => { open = false; self.broken(&error, &mut answers) }
+                },
+                Ok(()) = lists.changed(), if open => {
+                    let list = lists.borrow_and_update().clone();
+                    match list {
+                        Some(list) => self.send(Down::List(list_to_wire(&list.signed))).await,
+                        None => Ok(()),
+                    }
+                },
+                _ = &mut replaced => Err(End::Told {
+                    grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream",
+                }),
+                () = stopping.stopped() => Err(End::Told {
+                    grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping",
+                }),
+                else => Err(End::Gone),
+            };
+            match step {
+                Err(end) => return end,
+                Ok(()) if !open && answers.is_empty() => return End::Gone,
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Parses a message and hands its records to the engine.
+    async fn take(
+        &self,
+        message: StreamRequest,
+        ended: &Arc<AtomicBool>,
+        answers: &mut Answers,
+    ) -> Result<(), End> {
+        let Some(Up::Records(batch)) = message.message else {
+            let detail = "after the Hello only records follow";
+            return Err(End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail });
+        };
+        let mut records = Vec::with_capacity(batch.records.len());
+        let mut unreadable = None;
+        for record in batch.records {
+            let (epoch, sequence) = (record.epoch, record.sequence);
+            match record_from_wire(record) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    // It has no place in a chain, so nothing behind it has one.
+                    let code = RejectionCode::Malformed.as_str();
+                    let detail = error.to_string();
+                    unreadable = Some(Refusal { epoch, sequence, code, detail, stops_stream: true });
+                    break;
+                }
+            }
+        }
+        if !records.is_empty() {
+            let batch = RecordBatch { agent: self.agent.clone(), records, ended: ended.clone() };
+            let stopping = |_| End::Told {
+                grpc: Grpc::Unavailable,
+                code: "stopping",
+                detail: "the collector is stopping",
+            };
+            let answer = self.engine.submit(batch).await.map_err(stopping)?;
+            answers.push_back(async move { answer.await.ok() }.boxed());
+        }
+        if let Some(refusal) = unreadable {
+            self.refuse_here(refusal, answers);
+        }
+        Ok(())
+    }
+
+    /// Reading failed. A frame beyond the limit is told in order behind what came before it.
+    fn broken(&self, error: &Status, answers: &mut Answers) -> Result<(), End> {
+        if error.code() != Grpc::OutOfRange {
+            return Ok(());
+        }
+        let refusal = Refusal {
+            epoch: 0,
+            sequence: 0,
+            code: RejectionCode::FrameTooLarge.as_str(),
+            detail: format!("a message beyond the limit of {FRAME_LEN_MAX} bytes; send smaller batches"),
+            stops_stream: true,
+        };
+        self.refuse_here(refusal, answers);
+        Ok(())
+    }
+
+    /// A refusal the engine never sees, in its turn.
+    fn refuse_here(&self, refusal: Refusal, answers: &mut Answers) {
+        count(&self.metrics.records_refused, refusal.code);
+        let answer = RecordsAnswer { acked: None, refusals: vec![refusal] };
+        answers.push_back(async move { Some(answer) }.boxed());
+    }
+
+    /// Tells the agent what became of a batch.
+    async fn pass_on(&self, answer: Option<RecordsAnswer>) -> Result<(), End> {
+        // The engine dropped the batch: this stream was stopped by one before it.
+        let Some(answer) = answer else { return Ok(()) };
+        if let Some(link) = answer.acked {
+            let ack = agent_v1::Ack { epoch: link.epoch, sequence: link.sequence };
+            self.send(Down::Ack(ack)).await?;
+        }
+        for refusal in answer.refusals {
+            tracing::warn!(
+                agent = %self.agent, code = refusal.code, epoch = refusal.epoch, sequence = refusal.sequence,
+                detail = refusal.detail, "refused a record"
+            );
+            let stops = refusal.stops_stream;
+            self.send(Down::Rejection(agent_v1::Rejection {
+                epoch: refusal.epoch,
+                sequence: refusal.sequence,
+                code: refusal.code.to_owned(),
+                detail: refusal.detail,
+                stops_stream: stops,
+            }))
+            .await?;
+            if stops {
+                return Err(End::Refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the agent to read; gives up when the collector stops.
+    async fn send(&self, message: Down) -> Result<(), End> {
+        let stopping = &self.stopping;
+        tokio::select! {
+            sent = self.responses.send(Ok(StreamResponse { message: Some(message) })) => {
+                sent.map_err(|_| End::Gone)
+            }
+            () = stopping.stopped() => Err(End::Gone),
+        }
+    }
+}
