@@ -1,1 +1,18 @@
+//! The agent, in travel order: what it is told, when it measures, what it measures, where records wait, how they leave.
 
+pub mod cli;
+pub mod config;
+pub mod entropy;
+pub mod token;
+pub mod state;
+pub mod channel;
+pub mod enroll;
+pub mod list;
+pub mod budget;
+pub mod schedule;
+pub mod probe;
+pub mod show;
+pub mod spool;
+pub mod window;
+pub mod uplink;
+pub mod run;

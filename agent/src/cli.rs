@@ -1,0 +1,242 @@
+//! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use zerkalo_core::record::Cause;
+use zerkalo_core::target::{CANARY_LEN_MIN, TargetUrl};
+use zerkalo_core::words::{Access, CarrierId};
+
+use crate::config::{
+    LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
+};
+use crate::enroll::{Application, Existing, enroll};
+use crate::probe::connect::Ranges;
+use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
+use crate::probe::{Assignment, Neutral, ProbeSettings, StepCaps, measure};
+use crate::run::{RunError, run};
+use crate::show::{self, Colours};
+use crate::token::Token;
+use crate::uplink::wall_clock;
+
+const STATE_DEFAULT: &str = "/var/lib/zerkalo-agent";
+/// Exit status for input that cannot be used, as clap has it.
+const BAD_INPUT: u8 = 2;
+/// Exit status where the collector says that two boxes share one name.
+const CLONED: u8 = 3;
+
+/// Measures the operator's mirrors from this box.
+#[derive(Debug, Parser)]
+#[command(name = "zerkalo-agent", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a one-time token into this box's identity.
+    Enroll(EnrollArgs),
+    /// Measure by the operator's list and send records to the collector, until stopped.
+    Run(RunArgs),
+    /// Measure one URL now and print what happened; needs no collector and no enrolment.
+    Probe(ProbeArgs),
+}
+
+#[derive(Debug, Args)]
+struct EnrollArgs {
+    /// The collector's address for agents, such as https://collector.example:8443
+    url: String,
+    /// File with the token the operator gave you; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// Where the identity is kept.
+    #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
+    dir: PathBuf,
+    /// Your carrier, such as kz-kcell; refused if the token is for another.
+    #[arg(long, requires = "access")]
+    carrier: Option<CarrierId>,
+    /// How this box reaches it: fixed or mobile; refused if the token says otherwise.
+    #[arg(long, requires = "carrier")]
+    access: Option<Access>,
+    /// Replace the identity this box already has; its unsent records are moved aside.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Where the identity is kept.
+    #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
+    dir: PathBuf,
+    /// This host's settings [default: /etc/zerkalo/agent.toml, if it exists].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ProbeArgs {
+    /// What to measure, such as https://mirror.example/
+    #[arg(value_parser = parse_url)]
+    url: TargetUrl,
+    /// Print the record as JSON instead of a step tree.
+    #[arg(long)]
+    json: bool,
+    /// Ask this resolver instead of the system's (port 53 unless written). Given twice or more, the last one is asked
+    /// as the public resolver; given once, no other is asked. Without it: the system's resolvers and 9.9.9.9.
+    #[arg(long = "resolver", value_name = "IP[:PORT]", value_parser = parse_server)]
+    resolvers: Vec<SocketAddr>,
+    /// Trust the certificates in this PEM file instead of the public CAs.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Allow private and special addresses (laboratories); refused otherwise.
+    #[arg(long)]
+    allow_special_ranges: bool,
+    /// The main arm's deadline; the comparisons after a failure get as much again.
+    #[arg(long, value_name = "SECS", default_value_t = TIMEOUT_DEFAULT_SECS,
+          value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_MAX_SECS))]
+    timeout: u64,
+    /// Text that only the real page holds.
+    #[arg(long, value_name = "TEXT", value_parser = parse_canary)]
+    canary: Option<String>,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("zerkalo-agent: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (result, failure) = match cli.command {
+        Command::Probe(args) => (runtime.block_on(probe_command(args)), BAD_INPUT),
+        Command::Enroll(args) => (runtime.block_on(enroll_command(args)), 1),
+        Command::Run(args) => (runtime.block_on(run_command(args)), 1),
+    };
+    // Nothing of the runtime's outlives the command; lookups by the C library may still block a thread.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zerkalo-agent: {error:#}");
+            ExitCode::from(status_of(&error).unwrap_or(failure))
+        }
+    }
+}
+
+fn status_of(error: &anyhow::Error) -> Option<u8> {
+    match error.downcast_ref::<RunError>() {
+        Some(RunError::Cloned(_)) => return Some(CLONED),
+        Some(RunError::Settings(_)) => return Some(BAD_INPUT),
+        _ => {}
+    }
+    (error.is::<crate::config::SettingsError>() || error.is::<crate::token::TokenError>())
+        .then_some(BAD_INPUT)
+}
+
+async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
+    if !args.allow_special_ranges {
+        args.url.require_public().context("this URL cannot be probed (see --allow-special-ranges)")?;
+    }
+    let resolvers = match args.resolvers.as_slice() {
+        [] if args.url.literal_address().is_some() => Resolvers::named(Vec::new(), None),
+        [] => Resolvers::of_system(Some(PUBLIC_DEFAULT)).context("no resolver is known (see --resolver)")?,
+        [only] => Resolvers::named(vec![*only], None),
+        [system @ .., public] => Resolvers::named(system.to_vec(), Some(*public)),
+    };
+    let settings = ProbeSettings {
+        resolvers,
+        ranges: if args.allow_special_ranges { Ranges::Any } else { Ranges::PublicOnly },
+        trust: load_trust(args.ca_file.as_deref())?,
+        neutral_sni: NEUTRAL_SNI_DEFAULT.to_owned(),
+        timeout: Duration::from_secs(args.timeout),
+        caps: StepCaps::default(),
+    };
+    let assignment = Assignment {
+        mirror: None,
+        url: args.url,
+        canary: args.canary,
+        list_version: 0,
+        cause: Cause::Manual,
+        neutral: Neutral::Allowed,
+    };
+    let record = measure(&settings, &assignment, wall_clock()).await.record;
+    if args.json {
+        println!("{}", zerkalo_proto::record::to_json(&record));
+    } else {
+        let colours = if std::io::stdout().is_terminal() { Colours::On } else { Colours::Off };
+        print!("{}", show::tree(&record, colours));
+    }
+    Ok(())
+}
+
+async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
+    let text = if args.token_file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).context("the token cannot be read from standard input")?
+    } else {
+        std::fs::read_to_string(&args.token_file)
+            .with_context(|| format!("the token file {} cannot be read", args.token_file.display()))?
+    };
+    let token = Token::parse(&text)
+        .with_context(|| format!("the token file {} holds no token", args.token_file.display()))?;
+    let existing = if args.force { Existing::Replace } else { Existing::Keep };
+    let application =
+        Application { url: args.url, token, carrier: args.carrier, access: args.access, existing };
+    let identity = enroll(&application, &args.dir).await?;
+    let place = match (&identity.carrier, identity.access) {
+        (Some(carrier), Some(access)) => format!("carrier {carrier}, {access}"),
+        _ => "control".to_owned(),
+    };
+    println!("enrolled as {} (owner {}, {place}) in {}", identity.agent, identity.owner, args.dir.display());
+    println!("start it with: zerkalo-agent run --dir {}", args.dir.display());
+    Ok(())
+}
+
+async fn run_command(args: RunArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(args.config.as_deref())?;
+    start_log(settings.log_format);
+    run(&args.dir, &settings, stop_signal()?).await?;
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("ZERKALO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn parse_url(text: &str) -> Result<TargetUrl, String> {
+    TargetUrl::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_canary(text: &str) -> Result<String, String> {
+    if text.len() < CANARY_LEN_MIN {
+        return Err(format!("a canary needs at least {CANARY_LEN_MIN} bytes to be unmistakable"));
+    }
+    Ok(text.to_owned())
+}

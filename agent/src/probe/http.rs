@@ -1,0 +1,286 @@
+//! The HTTP step: requests over a connection we made ourselves, so that every byte and instant is known. One request at
+//! a time; which redirect to follow is the road's business.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use zerkalo_core::record::{Arm, BODY_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HttpExchange, HttpOutcome};
+use zerkalo_core::target::{Sha256, TargetUrl};
+
+use super::clock::{StepClock, micros};
+use super::page;
+use super::tap::{End, Tap, Tapped};
+use super::tls::TlsConnection;
+
+/// What most visitors' browsers call themselves: a probe must not be treated otherwise than they.
+const USER_AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
+const ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+/// Bytes hyper may hold of an answer's head.
+const HEAD_LEN_MAX: usize = 64 * 1024;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    pub arm: Arm,
+    pub url: &'a TargetUrl,
+    pub canary: Option<&'a str>,
+}
+
+/// A connection that speaks HTTP. Its tasks end with it.
+pub struct HttpConnection {
+    sender: Sender,
+    tasks: Tasks,
+    tap: Arc<Tap>,
+    address: SocketAddr,
+    /// Scheme, host and port, to know what may be asked over it.
+    origin: (bool, String, u16),
+    /// Whether the last answer was read to its end.
+    is_idle: bool,
+}
+
+enum Sender {
+    H1(http1::SendRequest<Empty<Bytes>>),
+    H2(http2::SendRequest<Empty<Bytes>>),
+}
+
+/// What an answer brought, as far as it came.
+#[derive(Default)]
+struct Answer {
+    status: Option<u16>,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    last_byte: Option<Instant>,
+    is_whole: bool,
+}
+
+impl HttpConnection {
+    /// Speaks HTTP/1.1 in the clear.
+    pub async fn over_tcp(stream: TcpStream, address: SocketAddr, url: &TargetUrl) -> Result<Self, String> {
+        let (stream, tap) = Tapped::new(stream);
+        Self::start(stream, tap, false, address, url).await
+    }
+
+    /// Speaks what the handshake agreed on.
+    pub async fn over_tls(tls: TlsConnection, address: SocketAddr, url: &TargetUrl) -> Result<Self, String> {
+        Self::start(tls.stream, tls.tap, tls.is_h2, address, url).await
+    }
+
+    async fn start<S>(
+        stream: S,
+        tap: Arc<Tap>,
+        is_h2: bool,
+        address: SocketAddr,
+        url: &TargetUrl,
+    ) -> Result<Self, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let tasks = Tasks::default();
+        let stream = TokioIo::new(stream);
+        // Connection errors reach the request that waits for the answer.
+        let sender = if is_h2 {
+            let mut builder = http2::Builder::new(tasks.clone());
+            builder.max_header_list_size(HEAD_LEN_MAX as u32);
+            let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
+            tasks.spawn(async { drop(connection.await) });
+            Sender::H2(sender)
+        } else {
+            let mut builder = http1::Builder::new();
+            builder.max_buf_size(HEAD_LEN_MAX);
+            let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
+            tasks.spawn(async { drop(connection.await) });
+            Sender::H1(sender)
+        };
+        Ok(Self { sender, tasks, tap, address, origin: origin_of(url), is_idle: true })
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether `url` can be asked for over it.
+    pub async fn can_ask(&mut self, url: &TargetUrl, until: Instant) -> bool {
+        if !self.is_idle || self.origin != origin_of(url) {
+            return false;
+        }
+        let ready = async {
+            match &mut self.sender {
+                Sender::H1(sender) => sender.ready().await.is_ok(),
+                Sender::H2(sender) => sender.ready().await.is_ok(),
+            }
+        };
+        timeout_at(until, ready).await.unwrap_or(false)
+    }
+
+    /// Asks and reads the answer, up to the body cap.
+    pub async fn exchange(&mut self, ask: Ask<'_>, cap: Duration, clock: StepClock) -> HttpExchange {
+        let (since, until) = (Instant::now(), clock.until(cap));
+        let mut answer = Answer::default();
+        let outcome = match self.request(ask.url) {
+            Err(error) => HttpOutcome::Failed(error.to_string()),
+            Ok(request) => match timeout_at(until, self.converse(request, &mut answer)).await {
+                Ok(Ok(())) => HttpOutcome::Complete,
+                Ok(Err(error)) => outcome_of(&error, &self.tap),
+                Err(_) => HttpOutcome::Timeout,
+            },
+        };
+        self.is_idle = answer.is_whole;
+        let content_type = header(&answer.headers, "content-type");
+        let canary_found =
+            ask.canary.filter(|_| !answer.body.is_empty()).map(|canary| page::holds(&answer.body, canary));
+        let excerpt = match canary_found {
+            Some(true) => String::new(),
+            _ => page::excerpt(&answer.body, content_type),
+        };
+        HttpExchange {
+            arm: ask.arm,
+            url: ask.url.clone(),
+            address: self.address,
+            protocol: self.protocol().to_owned(),
+            span: clock.span(since),
+            last_byte_micros: answer.last_byte.map(|at| micros(at.duration_since(since))),
+            status: answer.status,
+            body_len: answer.body.len() as u64,
+            body_sha256: Sha256::of(&answer.body),
+            title: page::title(&answer.body, content_type),
+            canary_found,
+            excerpt,
+            headers: answer.headers,
+            outcome,
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self.sender {
+            Sender::H1(_) => "h1",
+            Sender::H2(_) => "h2",
+        }
+    }
+
+    /// The headers a browser sends first; no compression, so that offsets are those of the wire.
+    fn request(&self, url: &TargetUrl) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let builder = match self.sender {
+            Sender::H1(_) => Request::get(url.path_and_query()).header("host", url.authority()),
+            Sender::H2(_) => Request::get(without_fragment(url.as_str())),
+        };
+        builder
+            .header("user-agent", USER_AGENT)
+            .header("accept", ACCEPT)
+            .header("accept-language", "ru,en;q=0.8")
+            .header("accept-encoding", "identity")
+            .body(Empty::new())
+    }
+
+    async fn converse(
+        &mut self,
+        request: Request<Empty<Bytes>>,
+        answer: &mut Answer,
+    ) -> Result<(), hyper::Error> {
+        let response: Response<Incoming> = match &mut self.sender {
+            Sender::H1(sender) => sender.send_request(request).await?,
+            Sender::H2(sender) => sender.send_request(request).await?,
+        };
+        answer.last_byte = Some(Instant::now());
+        answer.status = Some(response.status().as_u16());
+        answer.headers = kept_headers(response.headers());
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            answer.last_byte = Some(Instant::now());
+            let Ok(data) = frame?.into_data() else { continue };
+            let room = (BODY_LEN_MAX as usize).saturating_sub(answer.body.len());
+            answer.body.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() >= room {
+                return Ok(());
+            }
+        }
+        answer.is_whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for HttpConnection {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+/// The value of a kept header.
+pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+}
+
+fn origin_of(url: &TargetUrl) -> (bool, String, u16) {
+    (url.is_https(), url.host(), url.port())
+}
+
+fn without_fragment(url: &str) -> &str {
+    url.split('#').next().unwrap_or(url)
+}
+
+fn kept_headers(headers: &http::HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .take(HEADERS_MAX)
+        .map(|(name, value)| {
+            let mut value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            value.truncate(value.floor_char_boundary(HEADER_VALUE_LEN_MAX));
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}
+
+fn outcome_of(error: &hyper::Error, tap: &Tap) -> HttpOutcome {
+    if error.is_parse() {
+        return HttpOutcome::Protocol(chain_text(error));
+    }
+    match tap.end() {
+        Some(End::Reset) => HttpOutcome::Reset,
+        Some(End::Eof) => HttpOutcome::Eof,
+        // A TLS close_notify ends the answer while the socket is still open.
+        None if error.is_incomplete_message() => HttpOutcome::Eof,
+        None => HttpOutcome::Protocol(chain_text(error)),
+    }
+}
+
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text.truncate(text.floor_char_boundary(HEADER_VALUE_LEN_MAX));
+    text
+}
+
+/// The tasks of one connection, ended together: a silent peer leaves nothing behind.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+    }
+
+    fn abort_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}

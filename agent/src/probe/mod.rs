@@ -1,0 +1,137 @@
+//! One probe of one URL, from the resolver to the last byte, written straight down: the main arm as a visitor's browser
+//! would go, then the arms that tell one cause from another. Records facts; concludes nothing.
+
+pub mod clock;
+pub mod resolvers;
+pub mod dns;
+pub mod connect;
+pub mod tap;
+pub mod chain;
+pub mod tls;
+pub mod page;
+pub mod http;
+pub mod quic_socket;
+pub mod quic;
+pub mod road;
+pub mod reference;
+pub mod fit;
+
+use std::time::Duration;
+
+use zerkalo_core::record::{Arm, Cause, ProbeRecord, TlsOutcome};
+use zerkalo_core::target::TargetUrl;
+use zerkalo_core::words::{MirrorId, UnixMillis};
+
+use chain::Trust;
+use clock::StepClock;
+use connect::Ranges;
+use resolvers::Resolvers;
+use road::Road;
+
+/// Longest DNS exchange: what stub resolvers wait.
+const DNS_CAP: Duration = Duration::from_secs(5);
+/// Longest connection attempt: three SYNs.
+const CONNECT_CAP: Duration = Duration::from_secs(8);
+/// Longest handshake: several retransmissions of a dropped ClientHello.
+const TLS_CAP: Duration = Duration::from_secs(8);
+/// Longest exchange of one page.
+const HTTP_CAP: Duration = Duration::from_secs(15);
+/// Longest QUIC handshake: short, for h2 has answered already.
+const QUIC_CAP: Duration = Duration::from_secs(5);
+
+/// How long each step may take, within the arm's deadline.
+#[derive(Debug, Clone, Copy)]
+pub struct StepCaps {
+    pub dns: Duration,
+    pub connect: Duration,
+    pub tls: Duration,
+    pub http: Duration,
+    pub quic: Duration,
+}
+
+impl Default for StepCaps {
+    fn default() -> Self {
+        Self { dns: DNS_CAP, connect: CONNECT_CAP, tls: TLS_CAP, http: HTTP_CAP, quic: QUIC_CAP }
+    }
+}
+
+/// How this host probes.
+#[derive(Debug, Clone)]
+pub struct ProbeSettings {
+    pub resolvers: Resolvers,
+    pub ranges: Ranges,
+    pub trust: Trust,
+    /// A name no censor looks for, shown where the mirror's own name failed.
+    pub neutral_sni: String,
+    /// The main arm's deadline; the other arms together get as much again.
+    pub timeout: Duration,
+    pub caps: StepCaps,
+}
+
+/// What to probe, and why.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    pub mirror: Option<MirrorId>,
+    pub url: TargetUrl,
+    pub canary: Option<String>,
+    pub list_version: u64,
+    pub cause: Cause,
+    /// Whether the neutral name may be shown: it has a handshake budget of its own.
+    pub neutral: Neutral,
+}
+
+/// Whether the neutral arm may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Neutral {
+    Allowed,
+    /// Its name was shown too often of late: a censor polices handshakes by name.
+    Spent,
+}
+
+/// A record, and whether the visit went as a visitor would wish.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    pub record: ProbeRecord,
+    /// The main arm brought the whole page, over a trusted chain, with the canary if one was asked for. Steers further
+    /// measuring only; the judge never sees it.
+    pub is_reached: bool,
+}
+
+/// Measures. Always ends: within twice `settings.timeout` and the QUIC cap.
+pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_at: UnixMillis) -> Measured {
+    let clock = StepClock::start(settings.timeout);
+    let mut road = Road::new(settings, assignment, clock);
+    let is_reached = road.main_arm().await;
+    if !is_reached {
+        road.renew(settings.timeout);
+        road.other_resolver_arm().await;
+        if assignment.neutral == Neutral::Allowed {
+            road.neutral_arm().await;
+        }
+    }
+    road.quic_step().await;
+    let facts = road.into_facts();
+    let mut record = ProbeRecord {
+        mirror: assignment.mirror.clone(),
+        url: assignment.url.clone(),
+        list_version: assignment.list_version,
+        cause: assignment.cause,
+        started_at,
+        duration_micros: clock.elapsed_micros(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        dns: facts.dns,
+        tcp: facts.tcp,
+        tls: facts.tls,
+        http: facts.http,
+        quic: facts.quic,
+        references: Vec::new(),
+    };
+    fit::fit(&mut record);
+    Measured { record, is_reached }
+}
+
+/// Whether a handshake failed in a way that a censor's reading of the name explains.
+pub(crate) fn is_name_suspect(arm: Arm, outcome: &TlsOutcome) -> bool {
+    arm == Arm::Main
+        && matches!(outcome, TlsOutcome::Timeout | TlsOutcome::Reset | TlsOutcome::Eof | TlsOutcome::Alert(_))
+}

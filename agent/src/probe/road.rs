@@ -1,0 +1,317 @@
+//! The road of one probe: which address is tried next, which redirect is followed, which arm runs. The steps
+//! themselves are in their own files; here they are put in order, and their facts kept.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use zerkalo_core::record::{
+    Arm, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, QuicHandshake, REDIRECTS_MAX, ResolverKind,
+    TcpConnect, TcpOutcome, TlsHandshake,
+};
+use zerkalo_core::target::TargetUrl;
+
+use super::clock::StepClock;
+use super::http::{Ask, HttpConnection, header};
+use super::tls::{self, Hello};
+use super::{Assignment, ProbeSettings, connect, dns, is_name_suspect, quic};
+
+/// Addresses tried of one resolver's answer, one after the other.
+const ADDRESSES_MAX: usize = 4;
+/// Addresses tried for a redirect's host.
+const REDIRECT_ADDRESSES_MAX: usize = 2;
+/// Handshakes that show the mirror's own name in one probe, redirects apart: with at most three in a minute (the
+/// schedule sees to it) a censor that polices handshakes does not start to.
+pub const OWN_NAME_HANDSHAKES_MAX: usize = 2;
+
+/// What the steps brought.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub dns: Vec<DnsExchange>,
+    pub tcp: Vec<TcpConnect>,
+    pub tls: Vec<TlsHandshake>,
+    pub http: Vec<HttpExchange>,
+    pub quic: Vec<QuicHandshake>,
+}
+
+/// How a visit to one address ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    /// An answer came to its end, wanted or not.
+    Answered { is_wanted: bool },
+    /// None came: the next address may do better.
+    Failed,
+}
+
+/// A probe under way.
+pub struct Road<'a> {
+    settings: &'a ProbeSettings,
+    assignment: &'a Assignment,
+    clock: StepClock,
+    facts: Facts,
+    own_name_handshakes: usize,
+}
+
+impl<'a> Road<'a> {
+    /// Before the first step.
+    pub fn new(settings: &'a ProbeSettings, assignment: &'a Assignment, clock: StepClock) -> Self {
+        Self { settings, assignment, clock, facts: Facts::default(), own_name_handshakes: 0 }
+    }
+
+    /// Sets the deadline for the arms that follow.
+    pub fn renew(&mut self, timeout: Duration) {
+        self.clock = self.clock.renewed(timeout);
+    }
+
+    /// The facts, at the end.
+    pub fn into_facts(self) -> Facts {
+        self.facts
+    }
+
+    /// As a visitor's browser goes. Whether the visit brought what a visitor wants.
+    pub async fn main_arm(&mut self) -> bool {
+        let addresses = match self.assignment.url.literal_address() {
+            Some(address) => vec![address],
+            None => {
+                self.ask_for_mirror().await;
+                self.answered(ResolverKind::System, &self.assignment.url.host())
+            }
+        };
+        self.try_addresses(Arm::Main, &addresses).await
+    }
+
+    /// The addresses only the public resolver knows.
+    pub async fn other_resolver_arm(&mut self) {
+        let host = self.assignment.url.host();
+        let mut addresses = self.answered(ResolverKind::Public, &host);
+        addresses.retain(|address| !self.facts.tcp.iter().any(|step| step.address.ip() == *address));
+        self.try_addresses(Arm::OtherResolver, &addresses).await;
+    }
+
+    /// The address where the mirror's name met silence or refusal, with a name no censor looks for.
+    pub async fn neutral_arm(&mut self) {
+        let suspect = self.facts.tls.iter().find(|step| {
+            step.sni.as_deref() == Some(self.assignment.url.host().as_str())
+                && is_name_suspect(step.arm, &step.outcome)
+        });
+        let Some(address) = suspect.map(|step| step.address) else { return };
+        let name = self.settings.neutral_sni.clone();
+        if let Some(stream) = self.connect(Arm::NeutralSni, address).await {
+            let hello = Hello { arm: Arm::NeutralSni, address, host: &name };
+            let caps = self.settings.caps;
+            let (step, _) = tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;
+            self.facts.tls.push(step);
+        }
+    }
+
+    /// One QUIC handshake, where the mirror itself said that it speaks h3.
+    pub async fn quic_step(&mut self) {
+        let url = &self.assignment.url;
+        let advertised = self.facts.http.iter().find_map(|step| {
+            let own = step.url.host() == url.host() && step.url.is_https();
+            let port = header(&step.headers, "alt-svc").and_then(quic::advertised_port)?;
+            own.then(|| SocketAddr::new(step.address.ip(), port))
+        });
+        if let Some(address) = advertised
+            && connect::forbidden(address, self.settings.ranges).is_none()
+        {
+            let (trust, cap) = (&self.settings.trust, self.settings.caps.quic);
+            self.renew(cap);
+            let step = quic::handshake(address, &url.host(), trust, cap, self.clock).await;
+            self.facts.quic.push(step);
+        }
+    }
+
+    /// Asks the first system resolver and the public one, all questions at once; the second system resolver only where
+    /// the first gave no answer, as stub resolvers do.
+    async fn ask_for_mirror(&mut self) {
+        let host = self.assignment.url.host();
+        let resolvers = &self.settings.resolvers;
+        let mut questions = Vec::new();
+        for server in resolvers.system.iter().take(1) {
+            questions.extend(dns::questions(ResolverKind::System, *server, &host));
+        }
+        if let Some(server) = resolvers.public {
+            questions.extend(dns::questions(ResolverKind::Public, server, &host));
+        }
+        let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
+        self.facts.dns.extend(answers);
+        self.ask_second_resolver(&host).await;
+    }
+
+    /// Asks the system's resolvers about the host of a redirect.
+    async fn ask_for_redirect(&mut self, host: &str) {
+        if let Some(server) = self.settings.resolvers.system.first() {
+            let questions = dns::questions(ResolverKind::System, *server, host).to_vec();
+            let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
+            self.facts.dns.extend(answers);
+            self.ask_second_resolver(host).await;
+        }
+    }
+
+    async fn ask_second_resolver(&mut self, host: &str) {
+        let is_answered = self.facts.dns.iter().any(|step| {
+            step.resolver == ResolverKind::System
+                && step.name == host
+                && matches!(step.outcome, DnsOutcome::Answer { .. })
+        });
+        if let (false, Some(second)) = (is_answered, self.settings.resolvers.system.get(1)) {
+            let questions = dns::questions(ResolverKind::System, *second, host).to_vec();
+            let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
+            self.facts.dns.extend(answers);
+        }
+    }
+
+    /// Distinct addresses a resolver gave for `host`, IPv4 first.
+    fn answered(&self, kind: ResolverKind, host: &str) -> Vec<IpAddr> {
+        let mut found: Vec<IpAddr> = Vec::new();
+        for step in self.facts.dns.iter().filter(|step| step.resolver == kind && step.name == host) {
+            if let DnsOutcome::Answer { addresses, .. } = &step.outcome {
+                for address in addresses {
+                    if !found.contains(address) {
+                        found.push(*address);
+                    }
+                }
+            }
+        }
+        found.sort_by_key(IpAddr::is_ipv6);
+        found
+    }
+
+    async fn try_addresses(&mut self, arm: Arm, addresses: &[IpAddr]) -> bool {
+        for address in addresses.iter().take(ADDRESSES_MAX) {
+            if self.clock.is_over() {
+                break;
+            }
+            if let Visit::Answered { is_wanted } = self.visit(arm, *address).await {
+                return is_wanted;
+            }
+        }
+        false
+    }
+
+    /// Goes from one address through all redirects to the last answer.
+    async fn visit(&mut self, arm: Arm, address: IpAddr) -> Visit {
+        let mut url = self.assignment.url.clone();
+        if url.is_https() {
+            if self.own_name_handshakes >= OWN_NAME_HANDSHAKES_MAX {
+                return Visit::Failed;
+            }
+            self.own_name_handshakes += 1;
+        }
+        let Some(mut connection) = self.open(arm, &url, address).await else { return Visit::Failed };
+        for hop in 0..=REDIRECTS_MAX {
+            let ask = Ask { arm, url: &url, canary: self.assignment.canary.as_deref() };
+            let step = connection.exchange(ask, self.settings.caps.http, self.clock).await;
+            let (is_complete, next) = (step.outcome == HttpOutcome::Complete, redirect(&step));
+            let is_wanted = step.canary_found.unwrap_or(self.assignment.canary.is_none());
+            self.facts.http.push(step);
+            if !is_complete {
+                return Visit::Failed;
+            }
+            let next = match next {
+                None => return Visit::Answered { is_wanted: is_wanted && self.is_trusted(arm) },
+                Some(Err(reason)) => return self.refuse_redirect(reason),
+                Some(Ok(_)) if hop == REDIRECTS_MAX => {
+                    return self.refuse_redirect(format!("more than {REDIRECTS_MAX} redirects"));
+                }
+                Some(Ok(next)) => next,
+            };
+            connection = match self.follow(arm, connection, &next).await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => return Visit::Failed,
+                Err(reason) => return self.refuse_redirect(reason),
+            };
+            url = next;
+        }
+        Visit::Failed
+    }
+
+    /// The connection for the next hop: the same where it serves, else a new one. `Err` says why it may not be made.
+    async fn follow(
+        &mut self,
+        arm: Arm,
+        mut connection: HttpConnection,
+        next: &TargetUrl,
+    ) -> Result<Option<HttpConnection>, String> {
+        let before = connection.address().ip();
+        let is_same_host = self.facts.http.last().is_some_and(|step| step.url.host() == next.host());
+        if connection.can_ask(next, self.clock.until(self.settings.caps.connect)).await {
+            return Ok(Some(connection));
+        }
+        drop(connection);
+        let addresses = match next.literal_address() {
+            Some(address) => vec![address],
+            None if is_same_host => vec![before],
+            None => {
+                let host = next.host();
+                if !self.facts.dns.iter().any(|step| step.name == host) {
+                    self.ask_for_redirect(&host).await;
+                }
+                self.answered(ResolverKind::System, &host)
+            }
+        };
+        let forbidden = |address: &IpAddr| {
+            connect::forbidden(SocketAddr::new(*address, next.port()), self.settings.ranges)
+        };
+        let refused = addresses.iter().all(|address| forbidden(address).is_some());
+        let range = addresses.first().and_then(forbidden);
+        for address in addresses.iter().take(REDIRECT_ADDRESSES_MAX) {
+            if let Some(connection) = self.open(arm, next, *address).await {
+                return Ok(Some(connection));
+            }
+        }
+        match range {
+            Some(range) if refused => Err(format!("{} leads into a special range ({range})", next.host())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes on the last answer that its redirect was not followed.
+    fn refuse_redirect(&mut self, reason: String) -> Visit {
+        if let Some(step) = self.facts.http.last_mut() {
+            step.outcome = HttpOutcome::RedirectRefused(reason);
+        }
+        Visit::Answered { is_wanted: false }
+    }
+
+    /// Connects and, for https, shakes hands.
+    async fn open(&mut self, arm: Arm, url: &TargetUrl, address: IpAddr) -> Option<HttpConnection> {
+        let address = SocketAddr::new(address, url.port());
+        let stream = self.connect(arm, address).await?;
+        let started = if url.is_https() {
+            let host = url.host();
+            let hello = Hello { arm, address, host: &host };
+            let caps = self.settings.caps;
+            let (step, connection) =
+                tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;
+            self.facts.tls.push(step);
+            HttpConnection::over_tls(connection?, address, url).await
+        } else {
+            HttpConnection::over_tcp(stream, address, url).await
+        };
+        // Only writing HTTP/2's preface can fail here: the exchange would meet the same end.
+        started.ok()
+    }
+
+    async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
+        let (ranges, cap) = (self.settings.ranges, self.settings.caps.connect);
+        let (step, stream) = connect::connect(arm, address, ranges, cap, self.clock).await;
+        let is_connected = step.outcome == TcpOutcome::Connected;
+        self.facts.tcp.push(step);
+        stream.filter(|_| is_connected)
+    }
+
+    /// Whether every handshake of the arm that got through showed a chain a browser accepts.
+    fn is_trusted(&self, arm: Arm) -> bool {
+        self.facts.tls.iter().rfind(|step| step.arm == arm).is_none_or(tls::is_trusted)
+    }
+}
+
+/// Where an answer sends the visitor, if it does.
+fn redirect(step: &HttpExchange) -> Option<Result<TargetUrl, String>> {
+    let location = match step.status {
+        Some(301 | 302 | 303 | 307 | 308) => header(&step.headers, "location")?,
+        _ => return None,
+    };
+    Some(step.url.join(location).map_err(|error| error.to_string()))
+}

@@ -1,0 +1,157 @@
+//! The TLS step: one handshake over one connection, with what the ClientHello met. Which name to show and what the
+//! chain is worth are the caller's and the judge's business.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, Error as TlsError};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use zerkalo_core::record::{Arm, ChainFault, TlsHandshake, TlsOutcome};
+
+use super::chain::{ChainRecorder, Trust};
+use super::clock::StepClock;
+use super::tap::{End, Tap, Tapped};
+
+/// A connection on which a handshake was completed.
+pub struct TlsConnection {
+    pub stream: TlsStream<Tapped<TcpStream>>,
+    pub tap: Arc<Tap>,
+    pub is_h2: bool,
+}
+
+/// Who is asked, and by which name.
+#[derive(Debug, Clone)]
+pub struct Hello<'a> {
+    pub arm: Arm,
+    pub address: SocketAddr,
+    /// A host name, or an address as text: then no name is shown.
+    pub host: &'a str,
+}
+
+/// Shakes hands over `stream`.
+pub async fn handshake(
+    hello: Hello<'_>,
+    stream: TcpStream,
+    trust: &Trust,
+    cap: Duration,
+    clock: StepClock,
+) -> (TlsHandshake, Option<TlsConnection>) {
+    let (since, until) = (Instant::now(), clock.until(cap));
+    let (stream, tap) = Tapped::new(stream);
+    let recorder = trust.recorder();
+    let server_name = ServerName::try_from(hello.host.to_owned());
+    let sni = match &server_name {
+        Ok(ServerName::DnsName(name)) => Some(name.as_ref().to_owned()),
+        _ => None,
+    };
+    let (outcome, connection) = match (server_name, client_config(trust, recorder.clone())) {
+        (Ok(name), Ok(config)) => {
+            match timeout_at(until, TlsConnector::from(Arc::new(config)).connect(name, stream)).await {
+                Ok(Ok(stream)) => (completed(&stream), Some(stream)),
+                Ok(Err(error)) => (outcome_of(&error, &tap), None),
+                Err(_) => (TlsOutcome::Timeout, None),
+            }
+        }
+        (Err(_), _) => (TlsOutcome::Failed(format!("{:?} is no name for TLS", hello.host)), None),
+        (_, Err(error)) => (TlsOutcome::Failed(error.to_string()), None),
+    };
+    let (chain, chain_fault) =
+        recorder.seen().map_or((Vec::new(), None), |(chain, fault)| (chain, Some(fault)));
+    let step = TlsHandshake {
+        arm: hello.arm,
+        address: hello.address,
+        sni,
+        span: clock.span(since),
+        bytes_sent: tap.sent(),
+        bytes_received: tap.received(),
+        outcome,
+        chain,
+        chain_fault,
+    };
+    let connection = connection.map(|stream| {
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        TlsConnection { stream, tap, is_h2 }
+    });
+    (step, connection)
+}
+
+/// Whether a browser would have gone on without a warning.
+pub fn is_trusted(step: &TlsHandshake) -> bool {
+    matches!(step.outcome, TlsOutcome::Completed { .. }) && step.chain_fault == Some(ChainFault::Valid)
+}
+
+fn client_config(trust: &Trust, recorder: Arc<ChainRecorder>) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(trust.provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(recorder)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A resumed session shows no chain.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+fn completed<S>(stream: &TlsStream<S>) -> TlsOutcome {
+    let connection = stream.get_ref().1;
+    TlsOutcome::Completed {
+        version: connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
+        cipher_suite: connection
+            .negotiated_cipher_suite()
+            .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+        alpn: connection.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into_owned()),
+    }
+}
+
+fn outcome_of(error: &io::Error, tap: &Tap) -> TlsOutcome {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        Some(TlsError::AlertReceived(alert)) => TlsOutcome::Alert(alert_name(*alert)),
+        Some(protocol) => TlsOutcome::Protocol(protocol.to_string()),
+        None => match (error.kind(), tap.end()) {
+            (_, Some(End::Reset)) | (io::ErrorKind::ConnectionReset, _) => TlsOutcome::Reset,
+            (_, Some(End::Eof)) | (io::ErrorKind::UnexpectedEof, _) => TlsOutcome::Eof,
+            _ => TlsOutcome::Failed(error.to_string()),
+        },
+    }
+}
+
+/// The alert as RFC 8446 writes it: rustls has `HandshakeFailure`, the RFC `handshake_failure`.
+fn alert_name(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnrecognisedName => "unrecognized_name".to_owned(),
+        AlertDescription::UnknownPSKIdentity => "unknown_psk_identity".to_owned(),
+        AlertDescription::Unknown(code) => format!("alert_{code}"),
+        known => {
+            let (mut name, mut after_lower) = (String::new(), false);
+            for letter in format!("{known:?}").chars() {
+                if letter.is_ascii_uppercase() && after_lower {
+                    name.push('_');
+                }
+                after_lower = letter.is_ascii_lowercase();
+                name.push(letter.to_ascii_lowercase());
+            }
+            name
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_are_named_as_the_rfc_names_them() {
+        let check = |alert, name| assert_eq!(alert_name(alert), name);
+        check(AlertDescription::HandshakeFailure, "handshake_failure");
+        check(AlertDescription::UnknownCA, "unknown_ca");
+        check(AlertDescription::UnrecognisedName, "unrecognized_name");
+        check(AlertDescription::BadRecordMac, "bad_record_mac");
+        check(AlertDescription::Unknown(200), "alert_200");
+    }
+}

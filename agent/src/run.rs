@@ -1,0 +1,238 @@
+//! `run`: the parts put together. One loop measures, one task keeps the uplink; each goes on when the other cannot.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use zerkalo_core::record::{Cause, ReferenceCheck};
+use zerkalo_core::target::{MirrorList, Reference};
+use zerkalo_core::words::{MarketId, MirrorId};
+use zerkalo_durable::store::StoreError;
+
+use crate::config::{Settings, SettingsError, load_trust};
+use crate::probe::{Assignment, Measured, Neutral, ProbeSettings, StepCaps, measure, reference};
+use crate::schedule::{Schedule, Step};
+use crate::spool::{self, Spool, SpoolError};
+use crate::state::{Identity, StateDir, StateError};
+use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
+use crate::{entropy, list};
+
+/// Wishes of the collector that wait for the schedule.
+const WISHES_MAX: usize = 64;
+/// How old a check of the network may be: a cycle checks once, not once a mirror.
+const REFERENCE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the state directory cannot be used")]
+    State(#[from] StateError),
+    #[error("the settings cannot be used")]
+    Settings(#[from] SettingsError),
+    #[error("the spool cannot be opened")]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Cloned(#[from] Cloned),
+}
+
+impl RunError {
+    /// Whether the spool is held by another process.
+    pub fn is_in_use(&self) -> bool {
+        matches!(
+            self,
+            Self::State(StateError::InUse { .. }) | Self::Spool(SpoolError::Store(StoreError::InUse { .. }))
+        )
+    }
+}
+
+/// Runs until `stop` ends.
+pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    let state = StateDir::existing(dir);
+    let identity = state.identity()?;
+    let _lock = state.lock()?;
+    let operator_key = state.operator_key(&identity)?;
+    let probe_settings = ProbeSettings {
+        resolvers: settings.resolvers()?,
+        ranges: settings.ranges,
+        trust: load_trust(settings.ca_file.as_deref())?,
+        neutral_sni: settings.neutral_sni.clone(),
+        timeout: settings.timeout,
+        caps: StepCaps::default(),
+    };
+    let spool = open_spool(&state, &identity)?;
+    let held = list::load(&state, &operator_key).unwrap_or_else(|error| {
+        // The collector sends it again; until then this box measures nothing.
+        tracing::warn!(error = chain(&error), "the stored mirror list cannot be used");
+        None
+    });
+    tracing::info!(
+        agent = %identity.agent,
+        list_version = held.as_ref().map_or(0, |list| list.version),
+        unacknowledged = spool.unacknowledged(),
+        "agent started"
+    );
+    let (list, list_seen) = watch::channel(held.map(Arc::new));
+    let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
+    let spool = SharedSpool::new(spool);
+    let uplink = Uplink {
+        credentials: state.credentials()?,
+        urls: identity.collector_urls.clone(),
+        state,
+        operator_key,
+        spool: spool.clone(),
+        list,
+        wishes,
+    };
+    let measuring = Measuring {
+        schedule: Schedule::new(settings.interval),
+        reference_age_max: REFERENCE_AGE_MAX.min(settings.interval),
+        market: identity.market.clone(),
+        settings: probe_settings,
+        spool,
+        list: list_seen,
+        wishes: wishes_seen,
+        references: Vec::new(),
+        references_checked: None,
+        began: Instant::now(),
+    };
+    tokio::select! {
+        cloned = uplink.run() => Err(cloned.into()),
+        never = measuring.run() => match never {},
+        () = stop => {
+            tracing::info!("agent stopped");
+            Ok(())
+        }
+    }
+}
+
+fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> {
+    let key = state.record_key()?;
+    let (spool, damaged) = Spool::open(&state.path(spool::DIR), &identity.agent, key, wall_clock())?;
+    if let Some(aside) = damaged {
+        tracing::error!(
+            aside = %aside.display(),
+            "the spool was damaged and moved aside; records in it that were not sent are not lost to a person, but to the collector"
+        );
+    }
+    Ok(spool)
+}
+
+/// The measuring loop's state.
+struct Measuring {
+    schedule: Schedule,
+    settings: ProbeSettings,
+    /// `None` for a control: it measures the mirrors of all markets.
+    market: Option<MarketId>,
+    spool: SharedSpool,
+    list: watch::Receiver<Option<Arc<MirrorList>>>,
+    wishes: mpsc::Receiver<MirrorId>,
+    references: Vec<ReferenceCheck>,
+    references_checked: Option<Duration>,
+    reference_age_max: Duration,
+    began: Instant,
+}
+
+impl Measuring {
+    async fn run(mut self) -> std::convert::Infallible {
+        self.take_list();
+        loop {
+            while let Ok(mirror) = self.wishes.try_recv() {
+                self.schedule.request(mirror);
+            }
+            if self.list.has_changed().unwrap_or(false) {
+                self.take_list();
+            }
+            match self.schedule.next(self.began.elapsed(), entropy::fraction()) {
+                Step::Probe { mirror, cause } => self.probe(&mirror, cause).await,
+                Step::Wait { until } => self.wait(until).await,
+            }
+        }
+    }
+
+    async fn wait(&mut self, until: Option<Duration>) {
+        let began = self.began;
+        let due = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(began + until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            Ok(()) = self.list.changed() => self.take_list(),
+            Some(mirror) = self.wishes.recv() => self.schedule.request(mirror),
+        }
+    }
+
+    /// Schedules the mirrors of this box's market.
+    fn take_list(&mut self) {
+        let list = self.list.borrow_and_update().clone();
+        let mirrors = list.iter().flat_map(|list| &list.mirrors);
+        let own = mirrors
+            .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
+            .map(|mirror| (mirror.id.clone(), mirror.url.host()));
+        self.schedule.take(own, self.began.elapsed());
+        self.references_checked = None;
+    }
+
+    async fn probe(&mut self, id: &MirrorId, cause: Cause) {
+        let Some(list) = self.list.borrow().clone() else { return };
+        let Some(mirror) = list.mirror(id) else { return };
+        self.check_references(&list, self.reference_age_max).await;
+        let has_room = self.schedule.has_room(&self.settings.neutral_sni, 1, self.began.elapsed());
+        let assignment = Assignment {
+            mirror: Some(mirror.id.clone()),
+            url: mirror.url.clone(),
+            canary: mirror.canary.clone(),
+            list_version: list.version,
+            cause,
+            neutral: if has_room { Neutral::Allowed } else { Neutral::Spent },
+        };
+        let Measured { mut record, is_reached } = measure(&self.settings, &assignment, wall_clock()).await;
+        let now = self.began.elapsed();
+        for name in record.tls.iter().filter_map(|step| step.sni.as_deref()) {
+            self.schedule.note_handshakes(name, 1, now);
+        }
+        if !is_reached {
+            self.check_references(&list, Duration::ZERO).await;
+        }
+        record.references = self.references.clone();
+        let body = zerkalo_proto::record::encode(&record);
+        match self.spool.append(body, wall_clock()).await {
+            Ok(link) => {
+                tracing::debug!(mirror = %id, ?cause, is_reached, sequence = link.sequence, "measured")
+            }
+            Err(error) => tracing::error!(
+                mirror = %id,
+                error = chain(&error),
+                "a record could not be kept and is lost; measuring goes on"
+            ),
+        }
+    }
+
+    /// Checks the network, unless the last check is younger than `age_max` or the handshake budget is spent.
+    async fn check_references(&mut self, list: &MirrorList, age_max: Duration) {
+        let now = self.began.elapsed();
+        if self.references_checked.is_some_and(|checked| now < checked + age_max) {
+            return;
+        }
+        let own: Vec<Reference> = list
+            .references
+            .iter()
+            .filter(|reference| self.market.as_ref() == Some(&reference.market))
+            .take(reference::REFERENCES_MAX)
+            .cloned()
+            .collect();
+        let has_room = own.iter().all(|reference| self.schedule.has_room(&reference.url.host(), 1, now));
+        if !has_room {
+            return;
+        }
+        for reference in &own {
+            self.schedule.note_handshakes(&reference.url.host(), 1, now);
+        }
+        self.references = reference::check_all(&self.settings, &own, wall_clock()).await;
+        self.references_checked = Some(now);
+    }
+}

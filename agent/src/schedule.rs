@@ -1,0 +1,211 @@
+//! When which mirror is probed. Pure: time (since the agent's start) and randomness are arguments; carrying out is
+//! `run.rs`.
+//!
+//! One probe at a time. Every mirror has its turn once an interval, jittered, the mirrors spread over it. A requested
+//! probe goes first. Neither goes before its host name's handshake budget has room.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use zerkalo_core::record::Cause;
+use zerkalo_core::words::MirrorId;
+
+use crate::budget::Budget;
+use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
+
+/// How far a turn may stray, as a part of the interval: agents must not march in step.
+const JITTER: f64 = 0.1;
+/// Requests that wait; each mirror at most once, so this bounds only hostile lists of requests.
+const REQUESTS_MAX: usize = 64;
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Probe {
+        mirror: MirrorId,
+        cause: Cause,
+    },
+    /// Nothing before then; `None`: nothing at all.
+    Wait {
+        until: Option<Duration>,
+    },
+}
+
+/// The turns of all mirrors.
+#[derive(Debug)]
+pub struct Schedule {
+    interval: Duration,
+    turns: BTreeMap<MirrorId, Turn>,
+    requested: VecDeque<MirrorId>,
+    budget: Budget,
+}
+
+#[derive(Debug)]
+struct Turn {
+    host: String,
+    due: Duration,
+}
+
+impl Schedule {
+    /// An empty schedule.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, turns: BTreeMap::new(), requested: VecDeque::new(), budget: Budget::new(interval) }
+    }
+
+    /// Takes over a list of mirrors with their host names. Mirrors known keep their turns; new ones are spread over one
+    /// interval, the first at once.
+    pub fn take(&mut self, mirrors: impl IntoIterator<Item = (MirrorId, String)>, now: Duration) {
+        let mut known = std::mem::take(&mut self.turns);
+        let mut fresh = Vec::new();
+        for (mirror, host) in mirrors {
+            match known.remove(&mirror) {
+                Some(turn) if turn.host == host => drop(self.turns.insert(mirror, turn)),
+                _ => fresh.push((mirror, host)),
+            }
+        }
+        let count = u32::try_from(fresh.len().max(1)).unwrap_or(u32::MAX);
+        for (index, (mirror, host)) in (0u32..).zip(fresh) {
+            let due = now + self.interval / count * index;
+            self.turns.insert(mirror, Turn { host, due });
+        }
+        self.requested.retain(|mirror| self.turns.contains_key(mirror));
+    }
+
+    /// Notes a wish for a fresh look. Unknown mirrors and doubles are dropped.
+    pub fn request(&mut self, mirror: MirrorId) {
+        let is_new = !self.requested.contains(&mirror);
+        if is_new && self.turns.contains_key(&mirror) && self.requested.len() < REQUESTS_MAX {
+            self.requested.push_back(mirror);
+        }
+    }
+
+    /// Notes handshakes made with a host name.
+    pub fn note_handshakes(&mut self, host: &str, count: usize, now: Duration) {
+        self.budget.note(host, count, now);
+    }
+
+    /// Whether `count` handshakes with a host name fit its budget now.
+    pub fn has_room(&self, host: &str, count: usize, now: Duration) -> bool {
+        self.budget.fits(host, count, now)
+    }
+
+    /// What to do at `now`. A probe returned is taken for begun: its mirror's next turn is set, with `random` (0 to
+    /// below 1) as the jitter.
+    pub fn next(&mut self, now: Duration, random: f64) -> Step {
+        let ready = |host: &str| self.budget.fits_at(host, OWN_NAME_HANDSHAKES_MAX, now);
+        let turn_of = |mirror: &MirrorId| self.turns.get(mirror).map(|turn| ready(&turn.host));
+        if let Some(index) =
+            self.requested.iter().position(|mirror| turn_of(mirror).is_some_and(|at| at <= now))
+            && let Some(mirror) = self.requested.remove(index)
+        {
+            return self.begin(mirror, Cause::Requested, now, random);
+        }
+        let waiting_requests = self.requested.iter().filter_map(turn_of);
+        let turns =
+            self.turns.iter().map(|(mirror, turn)| (turn.due.max(ready(&turn.host)), turn.due, mirror));
+        match turns.min() {
+            Some((at, _, mirror)) if at <= now => self.begin(mirror.clone(), Cause::Scheduled, now, random),
+            earliest => {
+                let until = earliest.map(|(at, ..)| at).into_iter().chain(waiting_requests).min();
+                Step::Wait { until }
+            }
+        }
+    }
+
+    fn begin(&mut self, mirror: MirrorId, cause: Cause, now: Duration, random: f64) -> Step {
+        if let Some(turn) = self.turns.get_mut(&mirror) {
+            let stray = 1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0);
+            // From the turn, not from now, so that turns stay spread; but a turn long missed is not made up for.
+            let from = if turn.due + self.interval < now || turn.due > now { now } else { turn.due };
+            turn.due = from + self.interval.mul_f64(stray);
+        }
+        self.requested.retain(|waiting| *waiting != mirror);
+        Step::Probe { mirror, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn id(name: &str) -> MirrorId {
+        MirrorId::parse(name).unwrap()
+    }
+
+    fn schedule(names: &[&str]) -> Schedule {
+        let mut schedule = Schedule::new(INTERVAL);
+        schedule.take(names.iter().map(|name| (id(name), format!("{name}.example"))), secs(0));
+        schedule
+    }
+
+    fn probe(name: &str, cause: Cause) -> Step {
+        Step::Probe { mirror: id(name), cause }
+    }
+
+    #[test]
+    fn mirrors_are_spread_over_the_interval_and_come_again() {
+        let mut schedule = schedule(&["a", "b", "c"]);
+        let mut at = |now, expected| assert_eq!(schedule.next(secs(now), 0.5), expected, "at {now} s");
+        at(0, probe("a", Cause::Scheduled));
+        at(0, Step::Wait { until: Some(secs(20)) });
+        at(20, probe("b", Cause::Scheduled));
+        at(41, probe("c", Cause::Scheduled));
+        at(41, Step::Wait { until: Some(secs(60)) });
+        at(60, probe("a", Cause::Scheduled));
+        at(100, probe("b", Cause::Scheduled));
+        at(100, probe("c", Cause::Scheduled));
+    }
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let check = |random, expected_millis| {
+            let mut schedule = schedule(&["a"]);
+            schedule.next(secs(0), random);
+            let Step::Wait { until: Some(until) } = schedule.next(secs(0), 0.5) else { panic!() };
+            assert_eq!(until.as_millis(), expected_millis);
+        };
+        check(0.0, 54_000);
+        check(0.5, 60_000);
+        check(1.0, 66_000);
+    }
+
+    #[test]
+    fn a_request_goes_first_and_once() {
+        let mut schedule = schedule(&["a", "b"]);
+        schedule.request(id("b"));
+        schedule.request(id("b"));
+        schedule.request(id("unknown"));
+        assert_eq!(schedule.next(secs(0), 0.5), probe("b", Cause::Requested));
+        assert_eq!(schedule.next(secs(0), 0.5), probe("a", Cause::Scheduled));
+        assert_eq!(schedule.next(secs(0), 0.5), Step::Wait { until: Some(secs(60)) });
+    }
+
+    #[test]
+    fn a_request_waits_for_the_handshake_budget() {
+        let mut schedule = schedule(&["a"]);
+        assert_eq!(schedule.next(secs(0), 0.5), probe("a", Cause::Scheduled));
+        schedule.note_handshakes("a.example", 2, secs(1));
+        schedule.request(id("a"));
+        assert_eq!(schedule.next(secs(2), 0.5), Step::Wait { until: Some(secs(61)) });
+        assert_eq!(schedule.next(secs(61), 0.5), probe("a", Cause::Requested));
+        assert_eq!(schedule.next(secs(61), 0.5), Step::Wait { until: Some(secs(120)) });
+    }
+
+    #[test]
+    fn a_new_list_keeps_turns_and_drops_what_is_gone() {
+        let mut schedule = schedule(&["a", "b"]);
+        schedule.next(secs(0), 0.5);
+        schedule.request(id("a"));
+        schedule.take([(id("b"), "b.example".to_owned()), (id("c"), "c.example".to_owned())], secs(5));
+        assert_eq!(schedule.next(secs(5), 0.5), probe("c", Cause::Scheduled));
+        assert_eq!(schedule.next(secs(5), 0.5), Step::Wait { until: Some(secs(30)) });
+        schedule.take([], secs(6));
+        assert_eq!(schedule.next(secs(6), 0.5), Step::Wait { until: None });
+    }
+}

@@ -1,0 +1,322 @@
+//! The stream to the collector: records up, acks, lists and wishes down. What is in flight is `window.rs`, what waits is
+//! `spool.rs`; this file connects, sends, obeys, and connects again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use zerkalo_core::admission::RejectionCode;
+use zerkalo_core::evidence::{ChainLink, PublicKey};
+use zerkalo_core::target::{MirrorList, Sha256};
+use zerkalo_core::words::{MirrorId, UnixMillis};
+use zerkalo_durable::retry::Retry;
+use zerkalo_proto::agent_v1::stream_request::Message as Up;
+use zerkalo_proto::agent_v1::stream_response::Message as Down;
+use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
+use zerkalo_proto::agent_v1::{self as wire, Hello, RecordBatch, StreamRequest, StreamResponse};
+use zerkalo_proto::code::code_of;
+use zerkalo_proto::evidence::{list_from_wire, record_to_wire};
+
+use crate::channel::{self, ChannelError};
+use crate::list;
+use crate::spool::{Spool, SpoolError};
+use crate::state::{Credentials, StateDir};
+use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
+
+/// First and longest wait before connecting again, about: no storms when a collector comes back.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// See [`RETRY_FIRST`].
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Wait while the collector has no room.
+const STORAGE_FULL_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for the collector's first message.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// Batches handed to the stream and not yet taken by it.
+const OUTGOING_MAX: usize = 4;
+/// Largest message taken, in bytes: the longest mirror list fits.
+const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
+/// A clock off by more makes records useless: said in the log.
+const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
+
+/// The spool, shared by who measures and who sends. Disk work runs on threads that may block.
+#[derive(Debug, Clone)]
+pub struct SharedSpool {
+    spool: Arc<Mutex<Spool>>,
+    appended: Arc<Notify>,
+}
+
+impl SharedSpool {
+    /// Shares `spool`.
+    pub fn new(spool: Spool) -> Self {
+        Self { spool: Arc::new(Mutex::new(spool)), appended: Arc::new(Notify::new()) }
+    }
+
+    /// Appends a record's body and wakes the uplink.
+    pub async fn append(&self, body: Vec<u8>, now: UnixMillis) -> Result<ChainLink, SpoolError> {
+        let link = self.run(move |spool| spool.append(body, now).map(|record| record.link())).await?;
+        self.appended.notify_one();
+        Ok(link)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Spool) -> T + Send + 'static) -> T {
+        let spool = self.spool.clone();
+        let work = move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(work).await.expect("spool work does not panic and is never aborted")
+    }
+}
+
+/// What the uplink needs.
+pub struct Uplink {
+    pub state: StateDir,
+    pub urls: Vec<String>,
+    pub credentials: Credentials,
+    pub operator_key: PublicKey,
+    pub spool: SharedSpool,
+    /// The list in force; the uplink puts newer ones here.
+    pub list: watch::Sender<Option<Arc<MirrorList>>>,
+    /// Wishes for a fresh look; dropped when full.
+    pub wishes: mpsc::Sender<MirrorId>,
+}
+
+/// This box must stop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this box looks like a copy of another: the collector holds other records under the same name ({detail}). Stop one of the two, then enrol this one anew with `zerkalo-agent enroll --force` and a new token"
+)]
+pub struct Cloned {
+    pub detail: String,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("no stream")]
+    Channel(#[from] ChannelError),
+    #[error("the collector ended the stream: {}", status_text(.0))]
+    Status(#[from] Box<tonic::Status>),
+    #[error("the collector closed the stream")]
+    Closed,
+    #[error("no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
+    NoWelcome,
+    #[error("no ack for {} s with records in flight: the connection is frozen", FROZEN_AFTER.as_secs())]
+    Frozen,
+    #[error("the collector broke the protocol")]
+    Protocol(#[from] AckAhead),
+    #[error("the collector refused the stream of records: {code}: {detail}")]
+    Refused { code: String, detail: String },
+    #[error("the spool failed")]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Cloned(#[from] Cloned),
+}
+
+impl From<tonic::Status> for End {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Uplink {
+    /// Keeps a stream open for ever. Returns only where this box must stop.
+    pub async fn run(self) -> Cloned {
+        let mut retry = Retry::new(RETRY_FIRST, RETRY_MAX);
+        for url in self.urls.iter().cycle() {
+            let mut progress = false;
+            let end = match self.session(url, &mut progress).await {
+                Err(End::Cloned(cloned)) => return cloned,
+                Err(end) => end,
+                Ok(never) => match never {},
+            };
+            if progress {
+                retry.reset();
+            }
+            let mut wait = retry.next_wait();
+            if matches!(&end, End::Refused { code, .. } if code == "storage_full") {
+                wait = wait.max(STORAGE_FULL_WAIT);
+            }
+            tracing::warn!(url, wait_millis = wait.as_millis() as u64, error = chain(&end), "uplink lost");
+            tokio::time::sleep(wait).await;
+        }
+        Cloned { detail: "no collector's URL is known".to_owned() }
+    }
+
+    /// One stream, from connecting to its end. `progress` is set once it has been of use.
+    async fn session(&self, url: &str, progress: &mut bool) -> Result<std::convert::Infallible, End> {
+        let channel = channel::connect(url, &self.credentials).await?;
+        let (up, mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(channel))
+            .await
+            .map_err(|_| End::NoWelcome)??;
+        let at = ChainLink {
+            epoch: welcome.epoch,
+            sequence: welcome.sequence,
+            hash: Sha256(welcome.hash.try_into().unwrap_or_default()),
+        };
+        let now = wall_clock();
+        warn_of_clock(now, welcome.server_time_millis);
+        let (sequence, head) = self
+            .spool
+            .run(move |spool| spool.resume(at, now).map(|sequence| (sequence, spool.head())))
+            .await?;
+        tracing::info!(url, waiting = head.sequence - sequence, epoch = head.epoch, "uplink open");
+        let mut window = Window::new(head.epoch, sequence);
+        loop {
+            self.send(&up, &mut window).await?;
+            let frozen_at = window.frozen_at();
+            tokio::select! {
+                message = down.message() => match message?.ok_or(End::Closed)?.message {
+                    Some(message) => self.obey(message, &mut window, progress).await?,
+                    // A newer collector may say what we do not know.
+                    None => {}
+                },
+                () = self.spool.appended.notified() => {}
+                () = sleep_until(frozen_at) => return Err(End::Frozen),
+            }
+        }
+    }
+
+    async fn greet(
+        &self,
+        channel: Channel,
+    ) -> Result<(mpsc::Sender<StreamRequest>, tonic::Streaming<StreamResponse>, wire::Welcome), End> {
+        let mut client = UplinkServiceClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+        let (up, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let hello = Hello {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            list_version: self.list.borrow().as_ref().map_or(0, |list| list.version),
+        };
+        // The channel is empty: there is room.
+        let _ = up.try_send(StreamRequest { message: Some(Up::Hello(hello)) });
+        let mut down = client.stream(ReceiverStream::new(outgoing)).await?.into_inner();
+        loop {
+            match down.message().await?.ok_or(End::Closed)?.message {
+                Some(Down::Welcome(welcome)) => return Ok((up, down, welcome)),
+                Some(Down::Rejection(rejection)) => {
+                    return Err(End::Refused { code: rejection.code, detail: rejection.detail });
+                }
+                Some(Down::List(list)) => self.take_list(list).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends what the window, and the stream's own queue, have room for.
+    async fn send(&self, up: &mpsc::Sender<StreamRequest>, window: &mut Window) -> Result<(), End> {
+        loop {
+            let (after, count) = window.room();
+            // A full queue empties before the acks for it come, and acks bring us back here.
+            let Ok(permit) = up.try_reserve() else { return Ok(()) };
+            if count == 0 {
+                return Ok(());
+            }
+            let batch = self.spool.run(move |spool| spool.after(after, count, BATCH_BYTES_MAX)).await?;
+            let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(()) };
+            let records = batch.iter().map(record_to_wire).collect();
+            permit.send(StreamRequest { message: Some(Up::Records(RecordBatch { records })) });
+            window.sent(last, Instant::now());
+        }
+    }
+
+    async fn obey(&self, message: Down, window: &mut Window, progress: &mut bool) -> Result<(), End> {
+        match message {
+            Down::Ack(ack) => {
+                if window.acked(ack.epoch, ack.sequence, Instant::now())? {
+                    *progress = true;
+                    let now = wall_clock();
+                    self.spool.run(move |spool| spool.ack(ack.epoch, ack.sequence, now)).await?;
+                }
+            }
+            Down::Rejection(rejection) => self.refused(rejection).await?,
+            Down::List(list) => self.take_list(list).await,
+            Down::ProbeNow(wish) => match MirrorId::parse(&wish.mirror) {
+                Ok(mirror) => drop(self.wishes.try_send(mirror)),
+                Err(error) => tracing::warn!(%error, "the collector asks for a mirror that cannot be"),
+            },
+            // A second welcome changes nothing.
+            Down::Welcome(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn refused(&self, rejection: wire::Rejection) -> Result<(), End> {
+        let wire::Rejection { epoch, sequence, code, detail, stops_stream } = rejection;
+        tracing::warn!(epoch, sequence, code, detail, "the collector refused a record");
+        if !stops_stream {
+            return Ok(());
+        }
+        match RejectionCode::parse(&code) {
+            Some(RejectionCode::ConflictingKey) => return Err(Cloned { detail }.into()),
+            Some(RejectionCode::WrongChain | RejectionCode::BadSignature) => {
+                let now = wall_clock();
+                let begin =
+                    move |spool: &mut Spool| spool.begin_epoch(spool.head().epoch.max(epoch) + 1, now);
+                self.spool.run(begin).await?;
+            }
+            _ => {}
+        }
+        Err(End::Refused { code, detail })
+    }
+
+    async fn take_list(&self, list: wire::SignedList) {
+        let signed = match list_from_wire(list) {
+            Ok(signed) => signed,
+            Err(error) => return tracing::warn!(error = chain(&error), "a mirror list cannot be read"),
+        };
+        let held = self.list.borrow().as_ref().map_or(0, |list| list.version);
+        let (state, key) = (self.state.clone(), self.operator_key);
+        let taken = tokio::task::spawn_blocking(move || list::take(&state, &key, held, &signed)).await;
+        match taken.expect("taking a list does not panic and is never aborted") {
+            Ok(list) => {
+                tracing::info!(version = list.version, mirrors = list.mirrors.len(), "new mirror list");
+                self.list.send_replace(Some(Arc::new(list)));
+            }
+            // The collector sends what it has; what we have already is no fault.
+            Err(list::ListRefusal::NotNewer { offered, held }) if offered == held => {}
+            Err(error) => tracing::warn!(error = chain(&error), "a mirror list is refused"),
+        }
+    }
+}
+
+/// The host's wall clock.
+pub fn wall_clock() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// An error and its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn status_text(status: &tonic::Status) -> String {
+    match code_of(status) {
+        Some(code) => format!("{code}: {}", status.message()),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
+fn warn_of_clock(here: UnixMillis, there: u64) {
+    let off = here.0.abs_diff(there);
+    if there > 0 && off > CLOCK_OFF_MAX_MILLIS {
+        tracing::warn!(
+            off_secs = off / 1000,
+            "this clock differs from the collector's: set it, or records are refused"
+        );
+    }
+}
