@@ -165,10 +165,9 @@ impl Uplink {
             self.send(&up, &mut window).await?;
             let frozen_at = window.frozen_at();
             tokio::select! {
-                message = down.message() => match message?.ok_or(End::Closed)?.message {
-                    Some(message) => self.obey(message, &mut window, progress).await?,
-                    // A newer collector may say what we do not know.
-                    None => {}
+                // A message that is nothing is one of a newer collector's, which we do not know.
+                message = down.message() => if let Some(message) = message?.ok_or(End::Closed)?.message {
+                    self.obey(message, &mut window, progress).await?;
                 },
                 () = self.spool.appended.notified() => {}
                 () = sleep_until(frozen_at) => return Err(End::Frozen),

@@ -16,6 +16,8 @@ use zerkalo_core::record::{Certificate, ChainFault};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
 
+use super::text::cut;
+
 /// Certificates kept of one chain; real ones have two to four.
 const CHAIN_LEN_MAX: usize = 8;
 /// Bytes kept of a subject or an issuer.
@@ -177,7 +179,7 @@ fn read_certificate(der: &CertificateDer<'_>, der_left: &mut usize) -> Certifica
 }
 
 fn bounded(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(NAME_LEN_MAX));
+    cut(&mut text, NAME_LEN_MAX);
     text
 }
 

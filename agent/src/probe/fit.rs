@@ -4,6 +4,8 @@
 use zerkalo_core::evidence::BODY_LEN_MAX;
 use zerkalo_core::record::ProbeRecord;
 
+use super::text::cut;
+
 /// Room left for reference checks, which are added after the steps.
 const REFERENCES_LEN_MAX: usize = 4 * 1024;
 /// What a header's value is cut to, once values are cut.
@@ -69,8 +71,4 @@ fn shed_steps(record: &mut ProbeRecord) {
         record.tls.drain(1..record.tls.len() - KEPT + 1);
     }
     record.tls.iter_mut().for_each(|step| step.chain.truncate(KEPT));
-}
-
-fn cut(text: &mut String, len: usize) {
-    text.truncate(text.floor_char_boundary(len));
 }

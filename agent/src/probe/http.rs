@@ -21,6 +21,7 @@ use zerkalo_core::target::{Sha256, TargetUrl};
 use super::clock::{StepClock, micros};
 use super::page;
 use super::tap::{End, Tap, Tapped};
+use super::text::cut;
 use super::tls::TlsConnection;
 
 /// What most visitors' browsers call themselves: a probe must not be treated otherwise than they.
@@ -235,7 +236,7 @@ fn kept_headers(headers: &http::HeaderMap) -> Vec<(String, String)> {
         .take(HEADERS_MAX)
         .map(|(name, value)| {
             let mut value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            value.truncate(value.floor_char_boundary(HEADER_VALUE_LEN_MAX));
+            cut(&mut value, HEADER_VALUE_LEN_MAX);
             (name.as_str().to_owned(), value)
         })
         .collect()
@@ -261,7 +262,7 @@ fn chain_text(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    text.truncate(text.floor_char_boundary(HEADER_VALUE_LEN_MAX));
+    cut(&mut text, HEADER_VALUE_LEN_MAX);
     text
 }
 

@@ -2,6 +2,7 @@
 //! would go, then the arms that tell one cause from another. Records facts; concludes nothing.
 
 pub mod clock;
+pub mod text;
 pub mod resolvers;
 pub mod dns;
 pub mod connect;

@@ -2,6 +2,8 @@
 
 use zerkalo_core::record::EXCERPT_LEN_MAX;
 
+use super::text::cut;
+
 /// Bytes of a page searched for its title and its character set.
 const HEAD_LEN_MAX: usize = 64 * 1024;
 /// Bytes kept of a title.
@@ -24,7 +26,7 @@ pub fn title(body: &[u8], content_type: Option<&str>) -> Option<String> {
     let end = start + find(&lower[start..], b"</title")?;
     let words = text(&head[start..end], charset(body, content_type));
     let mut title = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    title.truncate(title.floor_char_boundary(TITLE_LEN_MAX));
+    cut(&mut title, TITLE_LEN_MAX);
     Some(title)
 }
 
@@ -35,7 +37,7 @@ pub fn excerpt(body: &[u8], content_type: Option<&str>) -> String {
         .chars()
         .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect();
-    excerpt.truncate(excerpt.floor_char_boundary(EXCERPT_LEN_MAX));
+    cut(&mut excerpt, EXCERPT_LEN_MAX);
     excerpt
 }
 
