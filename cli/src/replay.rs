@@ -60,7 +60,20 @@ fn segments(journal: &Path) -> Result<Vec<PathBuf>> {
     }
     // Numbers are written with leading zeros: the order of names is the order of time.
     found.sort();
+    for pair in found.windows(2) {
+        if number_of(&pair[0]).zip(number_of(&pair[1])).is_some_and(|(before, after)| after != before + 1) {
+            bail!(
+                "{} does not follow {}: a segment between them is missing; restore it from a backup",
+                pair[1].display(),
+                pair[0].display()
+            );
+        }
+    }
     Ok(found)
+}
+
+fn number_of(segment: &Path) -> Option<u64> {
+    segment.file_stem()?.to_str()?.parse().ok()
 }
 
 fn fold_segment(fold: &mut Fold, path: &Path, is_last: bool, logged: &mut Vec<String>) -> Result<()> {

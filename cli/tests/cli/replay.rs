@@ -72,6 +72,8 @@ fn a_torn_tail_is_passed_over_and_damage_is_not() {
     check(&dir, &["replay", "journal"], 1, &["00000001.zkj is corrupt at offset 8"]);
     put(&journal, "00000001.zkj", b"PK\x03\x04 something else");
     check(&dir, &["replay", "journal"], 1, &["00000001.zkj is no journal segment"]);
+    std::fs::rename(journal.join("00000002.zkj"), journal.join("00000003.zkj")).unwrap();
+    check(&dir, &["replay", "journal"], 1, &["00000003.zkj does not follow", "missing"]);
 }
 
 fn segment(entries: &[JournalEntry]) -> Vec<u8> {
