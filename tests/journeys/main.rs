@@ -1,1 +1,10 @@
+//! End-to-end journeys over the real programs, one module each. The lab (zerkalo-lab) is their world.
 
+// All of it is tests.
+#![allow(clippy::unwrap_used)]
+
+mod programs;
+mod demo;
+mod replay;
+mod ledger;
+mod kill;

@@ -1,4 +1,4 @@
-//! One real collector, one real control agent and three owners' agents a carrier, as child processes.
+//! A real collector and real agents as child processes: a control, and owners' agents in the carriers' networks.
 //!
 //! Enrolled with real tokens, configured through real files. What they measure is the lab's internet.
 
@@ -12,14 +12,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use zerkalo_core::words::{CarrierId, Station, UnixMillis};
 
-use crate::carrier::Carrier;
-use crate::internet::{Internet, PLACES};
+use crate::internet::{Internet, PLACES, Place};
 use crate::operator::Operator;
 use crate::process::{Home, Process, program};
 
 /// Owners in each carrier's network: a cell needs two of three.
 pub const OWNERS_PER_CARRIER: usize = 3;
-/// Agents in all: the control and the owners'.
+/// Agents of the whole crew: the control and the owners'.
 pub const AGENTS: usize = 1 + PLACES.len() * OWNERS_PER_CARRIER;
 
 /// Where the collector listens: not 127.0.0.1, whose ports outgoing connections take.
@@ -38,7 +37,6 @@ const START_POLL: Duration = Duration::from_millis(50);
 /// A collector of one's own, in a directory that goes with it.
 pub struct Collector {
     process: Process,
-    program: PathBuf,
     operator: Operator,
     // Last: the directory goes after the process that writes to it.
     home: Home,
@@ -67,8 +65,9 @@ impl Collector {
         init(&program, &dir, &log).await?;
         configure(&dir, webhook).context("cannot configure the collector")?;
         let operator = Operator::from_file(&dir.join("operator/operator.toml"))?;
-        let process = serve(&program, &dir, &log)?;
-        let mut collector = Self { process, program, operator, home };
+        let serve = ["serve", &dir.to_string_lossy()];
+        let process = Process::start("zerkalo-collector serve", &program, &serve, &log)?;
+        let mut collector = Self { process, operator, home };
         collector.wait_until_serving().await?;
         Ok(collector)
     }
@@ -95,7 +94,7 @@ impl Collector {
 
     /// Serves the same directory again, after [`Collector::kill`], and waits until it answers.
     pub async fn serve_again(&mut self) -> Result<()> {
-        self.process = serve(&self.program, &self.dir(), &self.home.path().join("collector.log"))?;
+        self.process.start_again()?;
         self.wait_until_serving().await
     }
 
@@ -118,17 +117,38 @@ impl Collector {
     }
 }
 
+/// Someone who hosts an agent: a name, and a carrier of [`PLACES`] or none for the control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub owner: String,
+    pub place: Option<Place>,
+}
+
+/// The control and [`OWNERS_PER_CARRIER`] owners at each of `places`.
+pub fn crew(places: &[Place]) -> Vec<Host> {
+    let owners = places.iter().flat_map(|place| {
+        (1..=OWNERS_PER_CARRIER)
+            .map(|number| Host { owner: format!("{}-owner-{number}", place.carrier), place: Some(*place) })
+    });
+    std::iter::once(Host { owner: "control-host".to_owned(), place: None }).chain(owners).collect()
+}
+
 impl Fleet {
-    /// Starts everything and puts the lab's mirror list in force.
-    pub async fn start(internet: &Internet, webhook: WebhookTarget<'_>) -> Result<Self> {
-        let collector = Collector::start(Some(webhook)).await?;
+    /// Starts a collector and the agents of `hosts`, and puts the lab's mirror list in force.
+    pub async fn start(
+        internet: &Internet,
+        webhook: Option<WebhookTarget<'_>>,
+        hosts: &[Host],
+    ) -> Result<Self> {
+        let collector = Collector::start(webhook).await?;
         collector.operator.put_list(&internet.list(1, now())).await.context("the mirror list was refused")?;
         let ca_file = collector.home().join("lab-ca.pem");
         std::fs::write(&ca_file, internet.ca_pem())?;
         let program = program("zerkalo-agent")?;
         let turns = Arc::new(Semaphore::new(ENROLMENTS_AT_ONCE));
         let mut starting = JoinSet::new();
-        for seat in seats(internet)? {
+        for host in hosts {
+            let seat = Seat::new(host, internet)?;
             let dir = collector.home().join("agents").join(&seat.owner);
             let (operator, turns) = (collector.operator.clone(), Arc::clone(&turns));
             let (program, ca_file) = (program.clone(), ca_file.clone());
@@ -137,7 +157,7 @@ impl Fleet {
                 seat.enrol_and_run(&operator, &program, &dir, &ca_file).await
             });
         }
-        let mut agents = Vec::with_capacity(AGENTS);
+        let mut agents = Vec::with_capacity(hosts.len());
         while let Some(started) = starting.join_next().await {
             agents.push(started??);
         }
@@ -147,6 +167,16 @@ impl Fleet {
     /// The collector.
     pub fn collector(&self) -> &Collector {
         &self.collector
+    }
+
+    /// The collector, to be killed and served again.
+    pub fn collector_mut(&mut self) -> &mut Collector {
+        &mut self.collector
+    }
+
+    /// The agents' processes, to be killed and started again.
+    pub fn agents_mut(&mut self) -> &mut [Process] {
+        &mut self.agents
     }
 
     /// Fails, with the end of its log, if a process ended by itself.
@@ -166,8 +196,17 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(owner: String, station: Station, network: &Carrier) -> Self {
-        Self { owner, station, resolver: network.resolver(), public_resolver: network.public_resolver() }
+    fn new(host: &Host, internet: &Internet) -> Result<Self> {
+        let (station, network) = match host.place {
+            None => (Station::Control, internet.control()),
+            Some(place) => {
+                let network = internet.carrier(place.carrier).context("the place has no network")?;
+                let carrier = CarrierId::parse(place.carrier)?;
+                (Station::Field { carrier, access: place.access }, network)
+            }
+        };
+        let (resolver, public_resolver) = (network.resolver(), network.public_resolver());
+        Ok(Self { owner: host.owner.clone(), station, resolver, public_resolver })
     }
 
     async fn enrol_and_run(
@@ -202,19 +241,6 @@ impl Seat {
     }
 }
 
-fn seats(internet: &Internet) -> Result<Vec<Seat>> {
-    let mut seats = vec![Seat::new("control-host".to_owned(), Station::Control, internet.control())];
-    for place in PLACES {
-        let network = internet.carrier(place.carrier).context("every place has its network")?;
-        for number in 1..=OWNERS_PER_CARRIER {
-            let carrier = CarrierId::parse(place.carrier)?;
-            let station = Station::Field { carrier, access: place.access };
-            seats.push(Seat::new(format!("{}-owner-{number}", place.carrier), station, network));
-        }
-    }
-    Ok(seats)
-}
-
 async fn init(program: &Path, dir: &Path, log: &Path) -> Result<()> {
     let name = COLLECTOR_ADDRESS.to_string();
     let [agents, operators, metrics] = free_addresses()?.map(|address| address.to_string());
@@ -232,10 +258,6 @@ async fn init(program: &Path, dir: &Path, log: &Path) -> Result<()> {
         &metrics,
     ];
     Process::start("zerkalo-collector init", program, &args, log)?.succeed().await
-}
-
-fn serve(program: &Path, dir: &Path, log: &Path) -> Result<Process> {
-    Process::start("zerkalo-collector serve", program, &["serve", &dir.to_string_lossy()], log)
 }
 
 /// Adds the lab's policies and the webhook to what `init` wrote.

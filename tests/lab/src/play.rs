@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::fleet::{Fleet, WebhookTarget};
-use crate::internet::Internet;
+use crate::fleet::{self, Fleet, WebhookTarget};
+use crate::internet::{Internet, PLACES};
 use crate::observation::Observation;
 use crate::report::{ActTiming, Check, Report, Timings};
 use crate::scenario::{Act, Move, Scenario};
@@ -53,9 +53,9 @@ impl Play {
         let target = WebhookTarget { url: receiver.url(), secret: receiver.secret() };
         audience.line(&format!(
             "starting one collector, one control agent and {} owners' agents in eight carriers",
-            crate::fleet::AGENTS - 1
+            fleet::AGENTS - 1
         ));
-        let fleet = Fleet::start(&internet, target).await?;
+        let fleet = Fleet::start(&internet, Some(target), &fleet::crew(&PLACES)).await?;
         let started_secs = begun.elapsed().as_secs_f64();
         audience.line(&format!("everything runs after {started_secs:.1} s"));
         let timings = Timings { started_secs, ..Timings::default() };

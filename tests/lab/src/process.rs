@@ -27,12 +27,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// A running child with its log.
+/// A running child, and how to start it again.
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    child: Child,
+    program: PathBuf,
+    args: Vec<String>,
     log: PathBuf,
+    child: Child,
 }
 
 impl Process {
@@ -41,16 +43,15 @@ impl Process {
     /// The parent-death signal is tied to the thread that forks: call this from a thread that lives as long as the
     /// children should, such as a runtime's worker.
     pub fn start(name: &str, program: &Path, args: &[&str], log: &Path) -> Result<Self> {
-        let open = || File::options().create(true).append(true).open(log);
-        let (out, err) = (open()?, open()?);
-        let mut command = std::process::Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
-        die_with_us(&mut command);
-        let child = Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let child = spawn(program, &args, log)?;
+        Ok(Self { name: name.to_owned(), program: program.to_owned(), args, log: log.to_owned(), child })
+    }
+
+    /// Starts the same once more; the one before must be dead.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.program, &self.args, &self.log)?;
+        Ok(())
     }
 
     /// Its name in messages.
@@ -116,6 +117,16 @@ impl Home {
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
+}
+
+fn spawn(program: &Path, args: &[String], log: &Path) -> Result<Child> {
+    let open = || File::options().create(true).append(true).open(log);
+    let (out, err) = (open()?, open()?);
+    let mut command = std::process::Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+    die_with_us(&mut command);
+    let spawned = Command::from(command).kill_on_drop(true).spawn();
+    spawned.with_context(|| format!("cannot start {}", program.display()))
 }
 
 /// Has the kernel kill the child when the thread that forks it dies.

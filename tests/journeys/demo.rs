@@ -1,0 +1,113 @@
+//! Every scenario through the real `zerkalo-demo --once -o json`: what the censor does, and what is decided.
+
+use serde_json::Value;
+
+use crate::programs::{program, stage};
+
+/// Plays a scenario and gives the JSON object it ends with.
+async fn play(scenario: &str) -> Value {
+    let _stage = stage().await;
+    let output = tokio::process::Command::new(program("zerkalo-demo"))
+        .args(["--scenario", scenario, "--once", "-o", "json"])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&stdout)
+        .unwrap_or_else(|error| panic!("{scenario}: {error}\nstdout: {stdout}\nstderr: {stderr}"));
+    let broken: Vec<&Value> =
+        report["checks"].as_array().unwrap().iter().filter(|check| check["passed"] != true).collect();
+    assert!(broken.is_empty(), "{scenario}: {broken:#?}\n{stderr}");
+    assert_eq!((report["passed"].as_bool(), output.status.code()), (Some(true), Some(0)), "{stderr}");
+    assert_eq!(report["scenario"], scenario);
+    report
+}
+
+/// The actions of a market about the mirror under attack, in order.
+fn actions(report: &Value, market: &str) -> Vec<String> {
+    let decisions = report["decisions"].as_array().unwrap();
+    let about = |decision: &&Value| decision["market"] == market && decision["mirror"] == "m1";
+    decisions.iter().filter(about).map(|decision| decision["action"].as_str().unwrap().to_owned()).collect()
+}
+
+fn state<'a>(report: &'a Value, market: &str, carrier: &str) -> &'a str {
+    report["matrix"][market]["m1"]["carriers"][carrier]["state"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn early_warning_prepares_before_it_pauses_and_rotates() {
+    let report = play("early-warning").await;
+    let kz = actions(&report, "kz");
+    assert_eq!(kz, ["keep", "prepare", "pause", "rotate"]);
+    assert_eq!(actions(&report, "ru"), ["keep"]);
+    let reasons: Vec<&Value> =
+        report["decisions"].as_array().unwrap().iter().map(|d| &d["reasons"]).collect();
+    assert!(reasons.iter().all(|reasons| !reasons.as_array().unwrap().is_empty()), "{reasons:?}");
+    let webhooks = report["webhooks"].as_array().unwrap();
+    let rotate = webhooks.iter().find(|hook| hook["body"]["data"]["action"] == "rotate").unwrap();
+    assert_eq!(
+        (&rotate["verified"], &rotate["body"]["type"], &rotate["body"]["data"]["market"]),
+        (&Value::Bool(true), &"zerkalo.decision".into(), &"kz".into())
+    );
+    let mechanisms = &report["matrix"]["kz"]["m1"]["carriers"]["kz-kazakhtelecom"]["cells"][0]["mechanisms"];
+    assert!(mechanisms[0].as_str().unwrap().starts_with("dns.injection"), "{mechanisms}");
+}
+
+#[tokio::test]
+async fn a_kz_only_block_leaves_russia_alone() {
+    let report = play("kz-only").await;
+    assert_eq!(actions(&report, "ru"), ["keep"]);
+    assert_eq!(actions(&report, "kz").last().unwrap(), "rotate");
+    assert_eq!(state(&report, "kz", "kz-tele2-altel"), "red");
+}
+
+#[tokio::test]
+async fn two_of_four_russian_carriers_are_enough() {
+    let report = play("ru-2-of-4").await;
+    assert_eq!(actions(&report, "kz"), ["keep"]);
+    assert_eq!(actions(&report, "ru").last().unwrap(), "rotate");
+    assert_eq!(state(&report, "ru", "ru-megafon"), "green");
+}
+
+#[tokio::test]
+async fn whitelist_mode_burns_nothing() {
+    let report = play("whitelist-mode").await;
+    let all = report["decisions"].as_array().unwrap();
+    assert!(all.iter().all(|d| d["action"] == "keep" || d["action"] == "hold"), "{all:#?}");
+    assert_eq!(state(&report, "ru", "ru-mts"), "restricted");
+}
+
+#[tokio::test]
+async fn an_origin_that_is_down_is_no_block() {
+    let report = play("origin-down").await;
+    for market in ["ru", "kz"] {
+        assert_eq!(actions(&report, market), ["keep", "fix_origin"]);
+    }
+}
+
+#[tokio::test]
+async fn a_carrier_that_flaps_never_rotates_a_mirror() {
+    let report = play("flap").await;
+    let kz = actions(&report, "kz");
+    assert!(!kz.iter().any(|action| action == "pause" || action == "rotate"), "{kz:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_said_where_nothing_is_blocked() {
+    let report = play("all-clear").await;
+    let all = report["decisions"].as_array().unwrap();
+    assert!(all.len() == 4 && all.iter().all(|decision| decision["action"] == "keep"), "{all:#?}");
+}
+
+#[tokio::test]
+async fn an_unknown_scenario_is_refused_with_the_names_known() {
+    let output = tokio::process::Command::new(program("zerkalo-demo"))
+        .args(["--scenario", "nonesuch", "--once"])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("early-warning") && message.contains("whitelist-mode"), "{message}");
+}

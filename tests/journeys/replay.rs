@@ -1,0 +1,52 @@
+//! The journal is the truth: folding it again gives the decisions the live collector logged, byte for byte.
+
+use std::path::Path;
+
+use zerkalo_lab::play::{Pace, Play};
+use zerkalo_lab::scenario;
+use zerkalo_lab::screen::Audience;
+
+use crate::programs::{program, stage};
+
+/// Runs the operator's command line; gives what it printed.
+async fn zerkalo(args: &[&str]) -> String {
+    let output = tokio::process::Command::new(program("zerkalo"))
+        .args(args)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "zerkalo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn replay(journal: &Path) -> String {
+    zerkalo(&["replay", &journal.to_string_lossy()]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_replayed_gives_the_decisions_of_the_live_collector() {
+    let _stage = stage().await;
+    let mut audience = Audience::Log;
+    let scenario = scenario::named("kz-only").unwrap();
+    let mut play = Play::start(scenario, Pace::AsSoonAsReached, &mut audience).await.unwrap();
+    let report = play.run(&mut audience).await.unwrap();
+    assert!(report.passed, "{:#?}", report.checks);
+
+    let dir = play.fleet().collector().dir();
+    let config = dir.join("operator/operator.toml").to_string_lossy().into_owned();
+    let live = zerkalo(&["--config", &config, "decisions", "ls", "-o", "jsonl"]).await;
+    let first = replay(&dir.join("journal")).await;
+    assert_eq!(first, live, "the journal tells another story than the collector");
+    assert_eq!(first.lines().count(), report.decisions.len());
+    assert!(first.lines().any(|line| line.contains("\"action\":\"rotate\"")), "{first}");
+
+    // The journal goes on growing while the agents run: the decisions in it do not change.
+    assert_eq!(replay(&dir.join("journal")).await, first);
+
+    // A journal without its last decision's cause tells a shorter story: the comparison can fail.
+    let copy = tempfile::tempdir().unwrap();
+    let segment = std::fs::read(dir.join("journal/00000001.zkj")).unwrap();
+    std::fs::write(copy.path().join("00000001.zkj"), &segment[..segment.len() / 4]).unwrap();
+    assert_ne!(replay(copy.path()).await, first);
+}
