@@ -125,7 +125,7 @@ fn draw_matrix(matrix: &wire::Matrix, colours: bool) -> String {
     if matrix.rows.is_empty() {
         return "no mirrors yet; `zerkalo mirrors add URL --market MARKET` adds one\n".to_owned();
     }
-    let mut text = format!("{}\n", instant(matrix.at_millis));
+    let mut text = format!("{}   n/m: n of m owners heard see it blocked\n", instant(matrix.at_millis));
     for of_market in matrix.rows.chunk_by(|a, b| a.market == b.market && names(a).eq(names(b))) {
         let mut table = bare();
         let mut heading = vec![of_market[0].market.to_uppercase()];
@@ -150,7 +150,9 @@ fn names(row: &wire::MarketRow) -> impl Iterator<Item = &str> {
 fn carrier_cell(column: &wire::CarrierColumn, colours: bool) -> Cell {
     let mut lines = vec![format!("{} {}", symbol(&column.state), column.state)];
     for cell in &column.cells {
-        let mut line = format!("{}: {} {}/{}", cell.access, cell.state, cell.flagged, cell.owners);
+        // A lone cell is its carrier: the state need not be said twice.
+        let state = if column.cells.len() > 1 { format!("{} ", cell.state) } else { String::new() };
+        let mut line = format!("{} {state}{}/{}", cell.access, cell.flagged, cell.owners);
         if let Some(mechanism) = cell.mechanisms.first() {
             line = format!("{line} {mechanism}");
         }
@@ -214,7 +216,7 @@ mod tests {
     fn a_state_is_a_symbol_and_a_word_and_colour_only_where_welcome() {
         let matrix = wire::Matrix { at_millis: 1, rows: vec![row("kz", "red"), row("ru", "green")] };
         let text = draw_matrix(&matrix, false);
-        for part in ["KZ", "RU", "Kcell", "✕ red", "● green", "fixed: red 3/3 tls.timeout", "rotate"] {
+        for part in ["KZ", "RU", "Kcell", "✕ red", "● green", "fixed 3/3 tls.timeout", "rotate"] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert!(!text.contains('\x1b'), "{text:?}");
