@@ -119,7 +119,7 @@ impl Play {
             done.push(what);
         }
         if done.is_empty() {
-            done.push("nothing new happens".to_owned());
+            done.push("nobody changes anything".to_owned());
         }
         Ok(done.join("; "))
     }

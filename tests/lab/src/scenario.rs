@@ -101,15 +101,13 @@ fn early_warning() -> Scenario {
                     Move::Censor("kz-beeline", DropClientHello),
                     Move::Censor("kz-kcell", DropClientHello),
                 ],
-                until: decided("kz", "rotate"),
-            },
-            Act {
-                at_secs: 0,
-                moves: vec![],
-                until: Until::Carriers {
-                    carriers: &["kz-kazakhtelecom", "kz-beeline", "kz-kcell"],
-                    state: "red",
-                },
+                until: Until::All(vec![
+                    decided("kz", "rotate"),
+                    Until::Carriers {
+                        carriers: &["kz-kazakhtelecom", "kz-beeline", "kz-kcell"],
+                        state: "red",
+                    },
+                ]),
             },
         ],
         expect: Expectations {
