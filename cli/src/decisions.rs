@@ -136,16 +136,18 @@ fn heading(decision: &Decision) -> String {
     for carrier in &decision.carriers {
         text += &format!("  {}: {}\n", carrier.name, carrier.state.as_str());
         for cell in &carrier.cells {
-            let mechanisms: Vec<_> = cell.mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
             text += &format!(
-                "    {}: {}, {} of {} owners flagged {}\n",
+                "    {}: {}, {} of {} owners see it blocked",
                 cell.access,
                 cell.state.as_str(),
                 cell.flagged,
-                cell.owners,
-                mechanisms.join(", ")
-            )
-            .replace(" \n", "\n");
+                cell.owners
+            );
+            let mechanisms: Vec<_> = cell.mechanisms.iter().map(|mechanism| mechanism.as_str()).collect();
+            if !mechanisms.is_empty() {
+                text += &format!(" by {}", mechanisms.join(", "));
+            }
+            text += "\n";
         }
     }
     text + "\nevidence\n"

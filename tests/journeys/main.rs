@@ -5,6 +5,7 @@
 
 mod programs;
 mod demo;
+mod readme;
 mod replay;
 mod ledger;
 mod kill;
