@@ -76,13 +76,17 @@ pub async fn answer<T>(what: &str, call: impl Future<Output = Result<Response<T>
 /// A refusal as a person reads it: what failed, why, the stable code, the remedy.
 pub fn refusal(what: &str, status: &Status) -> anyhow::Error {
     let code = zerkalo_proto::code::code_of(status).map(str::to_owned);
-    let remedy = match (status.code(), code.as_deref()) {
-        (Code::Unauthenticated, _) => "; take operator.toml from the collector's DIR/operator again",
-        (Code::Unavailable, _) => "; check that `zerkalo-collector serve` runs, then try again",
-        (Code::Unimplemented, _) => "; the collector is older than this program: upgrade it",
+    // Without a code of the collector's, these are the connection's own end.
+    let line_broke = code.is_none() && matches!(status.code(), Code::Unknown | Code::Cancelled);
+    let remedy = match status.code() {
+        _ if line_broke => "; the line to the collector broke: check that it serves, then try again",
+        Code::Unauthenticated => "; take operator.toml from the collector's DIR/operator again",
+        Code::Unavailable => "; check that `zerkalo-collector serve` runs, then try again",
+        Code::Unimplemented => "; the collector is older than this program: upgrade it",
         _ => "",
     };
-    let code = code.unwrap_or_else(|| format!("{:?}", status.code()).to_lowercase());
+    let named = if line_broke { Code::Unavailable } else { status.code() };
+    let code = code.unwrap_or_else(|| format!("{named:?}").to_lowercase());
     let detail = if status.message().is_empty() { chain(status) } else { status.message().to_owned() };
     anyhow!("cannot {what}: {detail} [{code}]{remedy}")
 }
@@ -113,5 +117,11 @@ mod tests {
         for part in ["cannot list the agents", "the token is not known", "[bad_token]", "operator.toml"] {
             assert!(message.contains(part), "{part}: {message}");
         }
+    }
+
+    #[test]
+    fn a_broken_line_is_no_refusal() {
+        let message = refusal("watch the matrix", &Status::unknown("h2 protocol error")).to_string();
+        assert!(message.contains("[unavailable]") && message.contains("broke"), "{message}");
     }
 }
