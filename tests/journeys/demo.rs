@@ -1,8 +1,16 @@
 //! Every scenario through the real `zerkalo-demo --once -o json`: what the censor does, and what is decided.
 
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::programs::{program, stage};
+
+/// How long a dead demo's children and files may take to go.
+const GONE_MAX: Duration = Duration::from_secs(20);
 
 /// Plays a scenario and gives the JSON object it ends with.
 async fn play(scenario: &str) -> Value {
@@ -110,4 +118,50 @@ async fn an_unknown_scenario_is_refused_with_the_names_known() {
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("early-warning") && message.contains("whitelist-mode"), "{message}");
+}
+
+/// Processes whose command line names something below `dir`.
+fn processes_below(dir: &Path) -> usize {
+    let named = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&*dir.to_string_lossy())
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(named).filter(|named| *named).count()
+}
+
+#[tokio::test]
+async fn a_demo_that_is_interrupted_or_killed_leaves_nothing_behind() {
+    let _stage = stage().await;
+    for signal in ["INT", "TERM", "KILL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut demo = tokio::process::Command::new(program("zerkalo-demo"))
+            .args(["--scenario", "all-clear"])
+            .env("TMPDIR", dir.path())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines();
+        while !lines.next_line().await.unwrap().unwrap().starts_with("everything runs") {}
+        assert!(
+            processes_below(dir.path()) > zerkalo_lab::fleet::AGENTS,
+            "the look for processes finds none"
+        );
+        assert!(std::fs::read_dir(dir.path()).unwrap().next().is_some());
+
+        let kill = format!("kill -{signal} {}", demo.id().unwrap());
+        assert!(tokio::process::Command::new("sh").args(["-c", &kill]).status().await.unwrap().success());
+        let status = demo.wait().await.unwrap();
+        assert!(!status.success(), "{signal}: {status}");
+        let began = Instant::now();
+        while processes_below(dir.path()) > 0 || std::fs::read_dir(dir.path()).unwrap().next().is_some() {
+            assert!(
+                began.elapsed() < GONE_MAX,
+                "SIG{signal} left something behind in {}",
+                dir.path().display()
+            );
+            tokio::task::yield_now().await;
+        }
+    }
 }

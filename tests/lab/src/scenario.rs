@@ -193,7 +193,7 @@ fn whitelist_mode() -> Scenario {
                 moves: on(RU_MOBILE, WhitelistOnly),
                 until: Until::All(vec![
                     Until::Carriers { carriers: RU_MOBILE, state: "restricted" },
-                    Until::MoreRecords { carriers: RU_MOBILE, count: 4 },
+                    Until::MoreRecords { carriers: RU_MOBILE, count: 2 },
                 ]),
             },
         ],

@@ -5,16 +5,19 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+use comfy_table::presets::UTF8_FULL;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use owo_colors::OwoColorize;
 use zerkalo_proto::operator_v1::{CarrierColumn, MarketRow, Matrix};
 
-/// Lines shown below the matrix.
-const LINES_SHOWN: usize = 16;
+use crate::internet::MIRROR;
+
+/// Lines of the log shown below the matrix, at least.
+const LINES_SHOWN_MIN: usize = 6;
 /// Lines kept for the end of the play.
 const LINES_KEPT: usize = 500;
-/// Characters of a line shown: longer ones would wrap and break the picture.
-const LINE_LEN_MAX: usize = 150;
+/// Columns and rows of a terminal that does not tell.
+const SIZE_DEFAULT: (u16, u16) = (120, 40);
 /// Enters the alternate screen and hides the cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// Shows the cursor and leaves the alternate screen.
@@ -77,15 +80,24 @@ impl Screen {
 
     fn draw(&mut self, matrix: &Matrix, elapsed: Duration) {
         let title = format!("Zerkalo: market x carrier, after {} s", elapsed.as_secs());
-        self.picture = format!("{}\n{}\n", title.bold(), table(matrix));
+        let whole = table(&matrix.rows);
+        // A short terminal shows the mirror under attack alone.
+        let fits = whole.lines().count() + LINES_SHOWN_MIN < usize::from(size().1);
+        let attacked: Vec<_> = matrix.rows.iter().filter(|row| row.mirror == MIRROR).cloned().collect();
+        let table = if fits { whole } else { table(&attacked) };
+        self.picture = format!("{}\n{table}\n", title.bold());
         self.redraw();
     }
 
     fn redraw(&self) {
+        let (columns, rows) = size();
+        let room = usize::from(rows).saturating_sub(self.picture.lines().count() + 2);
         // Home, picture, then clear to the end: no flicker, no rest of the frame before.
         let mut frame = format!("\x1b[H{}\n", self.picture);
-        for line in self.lines.iter().skip(self.lines.len().saturating_sub(LINES_SHOWN)) {
-            let _ = writeln!(frame, "{}", painted(line));
+        for line in self.lines.iter().skip(self.lines.len().saturating_sub(room)) {
+            // A longer line would wrap and break the picture.
+            let short: String = line.chars().take(columns.into()).collect();
+            let _ = writeln!(frame, "{}", painted(&short));
         }
         put(&(frame.replace('\n', "\x1b[K\r\n") + "\x1b[J"));
     }
@@ -111,20 +123,23 @@ fn put(text: &str) {
 }
 
 fn painted(line: &str) -> String {
-    let short: String = line.chars().take(LINE_LEN_MAX).collect();
     match line {
-        _ if line.starts_with(">>>") => short.red().bold().to_string(),
-        _ if line.starts_with("decision") => short.bold().to_string(),
-        _ if line.starts_with("webhook") => short.cyan().to_string(),
-        _ => short,
+        _ if line.starts_with(">>>") => line.red().bold().to_string(),
+        _ if line.starts_with("decision") => line.bold().to_string(),
+        _ if line.starts_with("webhook") => line.cyan().to_string(),
+        _ => line.to_owned(),
     }
 }
 
-fn table(matrix: &Matrix) -> String {
+fn size() -> (u16, u16) {
+    crossterm::terminal::size().unwrap_or(SIZE_DEFAULT)
+}
+
+fn table(rows: &[MarketRow]) -> String {
     let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Disabled).enforce_styling();
+    table.load_style(UTF8_FULL).set_content_arrangement(ContentArrangement::Disabled).enforce_styling();
     table.set_header(["market", "mirror", "decision", "carriers"]);
-    for row in &matrix.rows {
+    for row in rows {
         let mut cells = vec![
             Cell::new(row.market.to_uppercase()).add_attribute(Attribute::Bold),
             Cell::new(&row.mirror),
@@ -191,7 +206,7 @@ mod tests {
             carriers,
             ..Default::default()
         };
-        let picture = table(&Matrix { at_millis: 0, rows: vec![row] });
+        let picture = table(&[row]);
         for part in ["KZ", "m1", "PAUSE", "Kcell", "red 2/3", "tls.timeout"] {
             assert!(picture.contains(part), "{part}: {picture}");
         }
