@@ -1,6 +1,6 @@
 //! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -170,12 +170,14 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         neutral: Neutral::Allowed,
     };
     let record = measure(&settings, &assignment, wall_clock()).await.record;
-    if args.json {
-        println!("{}", zerkalo_proto::record::to_json(&record));
+    let text = if args.json {
+        zerkalo_proto::record::to_json(&record) + "\n"
     } else {
-        let colours = if std::io::stdout().is_terminal() { Colours::On } else { Colours::Off };
-        print!("{}", show::tree(&record, colours));
-    }
+        let is_plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+        show::tree(&record, if is_plain { Colours::Off } else { Colours::On })
+    };
+    // A reader that has seen enough (`| head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

@@ -174,6 +174,10 @@ impl Measuring {
             .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
             .map(|mirror| (mirror.id.clone(), mirror.url.host()));
         self.schedule.take(own, self.began.elapsed());
+        let listed = |check: &ReferenceCheck| {
+            list.iter().flat_map(|list| &list.references).any(|reference| reference.url == check.url)
+        };
+        self.references.retain(listed);
         self.references_checked = None;
     }
 

@@ -31,6 +31,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Wait while the collector has no room.
 const STORAGE_FULL_WAIT: Duration = Duration::from_secs(30);
+/// A stream that lived so long was of use, even if there was nothing to send.
+const USEFUL_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the collector's first message.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
 /// Batches handed to the stream and not yet taken by it.
@@ -123,13 +125,13 @@ impl Uplink {
     pub async fn run(self) -> Cloned {
         let mut retry = Retry::new(RETRY_FIRST, RETRY_MAX);
         for url in self.urls.iter().cycle() {
-            let mut progress = false;
+            let (began, mut progress) = (Instant::now(), false);
             let end = match self.session(url, &mut progress).await {
                 Err(End::Cloned(cloned)) => return cloned,
                 Err(end) => end,
                 Ok(never) => match never {},
             };
-            if progress {
+            if progress || began.elapsed() >= USEFUL_AFTER {
                 retry.reset();
             }
             let mut wait = retry.next_wait();
@@ -142,7 +144,7 @@ impl Uplink {
         Cloned { detail: "no collector's URL is known".to_owned() }
     }
 
-    /// One stream, from connecting to its end. `progress` is set once it has been of use.
+    /// One stream, from connecting to its end. `progress` is set once a record was acknowledged.
     async fn session(&self, url: &str, progress: &mut bool) -> Result<std::convert::Infallible, End> {
         let channel = channel::connect(url, &self.credentials).await?;
         let (up, mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(channel))

@@ -1,22 +1,34 @@
 //! Makes a record fit the size that collectors admit. Hostile servers send much; what is shed first is what judges use
-//! least: long headers, then whole certificates, then the middle of long chains and redirects.
+//! least: long headers, then whole certificates, then the middle of long chains, answers and redirects.
 
 use zerkalo_core::evidence::BODY_LEN_MAX;
-use zerkalo_core::record::ProbeRecord;
+use zerkalo_core::record::{DnsOutcome, ProbeRecord};
 
 use super::text::cut;
 
-/// Room left for reference checks, which are added after the steps.
-const REFERENCES_LEN_MAX: usize = 4 * 1024;
-/// What a header's value is cut to, once values are cut.
-const SHORT_VALUE_LEN: usize = 64;
-/// Headers that judges read, kept longest.
+/// Room left for reference checks, which are added after the steps: eight of the longest URLs.
+const REFERENCES_LEN_MAX: usize = 20 * 1024;
+/// What a header's value or a certificate's name is cut to, once they are cut.
+const SHORT_LEN: usize = 64;
+/// Headers that judges read, kept longest; one of each.
 const TELLING_HEADERS: [&str; 5] = ["location", "server", "content-type", "alt-svc", "via"];
+/// Steps of a kind that are left in the end: the first, and the last few.
+const STEPS_LEFT: usize = 4;
+/// DNS exchanges left in the end: those for the mirror's own name come first.
+const EXCHANGES_LEFT: usize = 8;
 
 /// Sheds until the encoded record fits.
 pub fn fit(record: &mut ProbeRecord) {
-    const STAGES: [fn(&mut ProbeRecord); 6] =
-        [shed_values, shed_headers, shed_certificates, shed_names, shed_excerpts, shed_steps];
+    const STAGES: [fn(&mut ProbeRecord); 8] = [
+        shed_values,
+        shed_headers,
+        shed_certificates,
+        shed_names,
+        shed_excerpts,
+        shed_answers,
+        shed_steps,
+        shed_leaves,
+    ];
     for shed in STAGES {
         if zerkalo_proto::record::encode(record).len() <= BODY_LEN_MAX - REFERENCES_LEN_MAX {
             return;
@@ -28,15 +40,18 @@ pub fn fit(record: &mut ProbeRecord) {
 fn shed_values(record: &mut ProbeRecord) {
     for (name, value) in record.http.iter_mut().flat_map(|step| &mut step.headers) {
         if !TELLING_HEADERS.contains(&name.as_str()) {
-            cut(value, SHORT_VALUE_LEN);
+            cut(value, SHORT_LEN);
         }
-        cut(name, SHORT_VALUE_LEN);
+        cut(name, SHORT_LEN);
     }
 }
 
 fn shed_headers(record: &mut ProbeRecord) {
     for step in &mut record.http {
-        step.headers.retain(|(name, _)| TELLING_HEADERS.contains(&name.as_str()));
+        let mut left = TELLING_HEADERS.to_vec();
+        step.headers.retain(|(name, _)| {
+            left.iter().position(|telling| telling == name).map(|index| left.remove(index)).is_some()
+        });
     }
 }
 
@@ -48,27 +63,135 @@ fn shed_certificates(record: &mut ProbeRecord) {
 
 fn shed_names(record: &mut ProbeRecord) {
     for certificate in record.tls.iter_mut().flat_map(|step| &mut step.chain) {
-        cut(&mut certificate.subject, SHORT_VALUE_LEN);
-        cut(&mut certificate.issuer, SHORT_VALUE_LEN);
+        cut(&mut certificate.subject, SHORT_LEN);
+        cut(&mut certificate.issuer, SHORT_LEN);
     }
 }
 
 fn shed_excerpts(record: &mut ProbeRecord) {
     let last = record.http.len().saturating_sub(1);
-    for step in record.http.iter_mut().take(last) {
-        step.excerpt.clear();
-        step.headers.clear();
+    record.http.iter_mut().take(last).for_each(|step| step.excerpt.clear());
+}
+
+fn shed_answers(record: &mut ProbeRecord) {
+    record.dns.truncate(EXCHANGES_LEFT);
+    for step in &mut record.dns {
+        if let DnsOutcome::Answer { addresses, cnames, .. } = &mut step.outcome {
+            addresses.truncate(EXCHANGES_LEFT);
+            cnames.truncate(STEPS_LEFT);
+        }
     }
 }
 
-/// The last resort: of hops and handshakes, the first and the last few tell most.
 fn shed_steps(record: &mut ProbeRecord) {
-    const KEPT: usize = 4;
-    if record.http.len() > KEPT {
-        record.http.drain(1..record.http.len() - KEPT + 1);
+    if record.http.len() > STEPS_LEFT {
+        record.http.drain(1..record.http.len() - STEPS_LEFT + 1);
     }
-    if record.tls.len() > KEPT {
-        record.tls.drain(1..record.tls.len() - KEPT + 1);
+    if record.tls.len() > STEPS_LEFT {
+        record.tls.drain(1..record.tls.len() - STEPS_LEFT + 1);
     }
-    record.tls.iter_mut().for_each(|step| step.chain.truncate(KEPT));
+    record.tls.iter_mut().for_each(|step| step.chain.truncate(STEPS_LEFT));
+}
+
+fn shed_leaves(record: &mut ProbeRecord) {
+    for certificate in record.tls.iter_mut().flat_map(|step| &mut step.chain) {
+        certificate.der.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerkalo_core::record::{
+        Arm, Cause, Certificate, ChainFault, DnsExchange, HttpExchange, HttpOutcome, QueryType, ResolverKind,
+        Span, TlsHandshake, TlsOutcome,
+    };
+    use zerkalo_core::target::{Sha256, TargetUrl};
+    use zerkalo_core::words::UnixMillis;
+
+    fn text(len: usize) -> String {
+        "x".repeat(len)
+    }
+
+    /// The most that the steps' own limits let through.
+    fn monster(count: usize) -> ProbeRecord {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let url = TargetUrl::parse(&format!("https://m.example/{}", text(2_000))).unwrap();
+        let certificate = Certificate {
+            sha256: Sha256([1; 32]),
+            spki_sha256: Sha256([2; 32]),
+            subject: text(512),
+            issuer: text(512),
+            not_before: UnixMillis(1),
+            not_after: UnixMillis(2),
+            der: vec![3; 2_048],
+        };
+        let dns = DnsExchange {
+            resolver: ResolverKind::System,
+            server: address,
+            name: text(253),
+            query: QueryType::Aaaa,
+            span: Span::default(),
+            outcome: DnsOutcome::Answer {
+                rcode: 0,
+                addresses: vec!["2a00:1450:4001:0812:1111:2222:3333:4444".parse().unwrap(); 32],
+                cnames: vec![text(253); 16],
+                ttl_min_secs: 1,
+            },
+        };
+        let tls = TlsHandshake {
+            arm: Arm::Main,
+            address,
+            sni: Some(text(253)),
+            span: Span::default(),
+            bytes_sent: 1,
+            bytes_received: 1,
+            outcome: TlsOutcome::Reset,
+            chain: vec![certificate; 8],
+            chain_fault: Some(ChainFault::Other(text(512))),
+        };
+        let http = HttpExchange {
+            arm: Arm::Main,
+            url: url.clone(),
+            address,
+            protocol: "h1".to_owned(),
+            span: Span::default(),
+            last_byte_micros: None,
+            status: Some(302),
+            headers: vec![("via".to_owned(), text(512)); 48],
+            body_len: 1,
+            body_sha256: Sha256::default(),
+            title: Some(text(256)),
+            canary_found: None,
+            excerpt: text(2_048),
+            outcome: HttpOutcome::RedirectRefused(text(512)),
+        };
+        ProbeRecord {
+            mirror: None,
+            url,
+            list_version: 1,
+            cause: Cause::Scheduled,
+            started_at: UnixMillis(1),
+            duration_micros: 1,
+            agent_version: "0".to_owned(),
+            dns: vec![dns; count],
+            tcp: vec![],
+            tls: vec![tls; count],
+            http: vec![http; count],
+            quic: vec![],
+            references: vec![],
+        }
+    }
+
+    #[test]
+    fn the_worst_record_is_made_to_fit_and_a_small_one_is_left_alone() {
+        let mut worst = monster(14);
+        fit(&mut worst);
+        let len = zerkalo_proto::record::encode(&worst).len();
+        assert!(len <= BODY_LEN_MAX - REFERENCES_LEN_MAX, "{len}");
+        assert!(worst.http.len() == STEPS_LEFT && !worst.dns.is_empty());
+        let (mut small, before) = (monster(0), monster(0));
+        fit(&mut small);
+        assert_eq!(small, before);
+    }
 }

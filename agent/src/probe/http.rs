@@ -66,15 +66,25 @@ struct Answer {
 }
 
 impl HttpConnection {
-    /// Speaks HTTP/1.1 in the clear.
-    pub async fn over_tcp(stream: TcpStream, address: SocketAddr, url: &TargetUrl) -> Result<Self, String> {
+    /// Speaks HTTP/1.1 in the clear. A failure comes as the exchange that never began.
+    pub async fn over_tcp(
+        stream: TcpStream,
+        address: SocketAddr,
+        ask: Ask<'_>,
+        clock: StepClock,
+    ) -> Result<Self, Box<HttpExchange>> {
         let (stream, tap) = Tapped::new(stream);
-        Self::start(stream, tap, false, address, url).await
+        Self::start(stream, tap, false, address, ask, clock).await
     }
 
-    /// Speaks what the handshake agreed on.
-    pub async fn over_tls(tls: TlsConnection, address: SocketAddr, url: &TargetUrl) -> Result<Self, String> {
-        Self::start(tls.stream, tls.tap, tls.is_h2, address, url).await
+    /// Speaks what the handshake agreed on. A failure comes as the exchange that never began.
+    pub async fn over_tls(
+        tls: TlsConnection,
+        address: SocketAddr,
+        ask: Ask<'_>,
+        clock: StepClock,
+    ) -> Result<Self, Box<HttpExchange>> {
+        Self::start(tls.stream, tls.tap, tls.is_h2, address, ask, clock).await
     }
 
     async fn start<S>(
@@ -82,28 +92,22 @@ impl HttpConnection {
         tap: Arc<Tap>,
         is_h2: bool,
         address: SocketAddr,
-        url: &TargetUrl,
-    ) -> Result<Self, String>
+        ask: Ask<'_>,
+        clock: StepClock,
+    ) -> Result<Self, Box<HttpExchange>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let tasks = Tasks::default();
-        let stream = TokioIo::new(stream);
-        // Connection errors reach the request that waits for the answer.
-        let sender = if is_h2 {
-            let mut builder = http2::Builder::new(tasks.clone());
-            builder.max_header_list_size(HEAD_LEN_MAX as u32);
-            let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
-            tasks.spawn(async { drop(connection.await) });
-            Sender::H2(sender)
-        } else {
-            let mut builder = http1::Builder::new();
-            builder.max_buf_size(HEAD_LEN_MAX);
-            let (sender, connection) = builder.handshake(stream).await.map_err(|error| error.to_string())?;
-            tasks.spawn(async { drop(connection.await) });
-            Sender::H1(sender)
-        };
-        Ok(Self { sender, tasks, tap, address, origin: origin_of(url), is_idle: true })
+        match Sender::start(TokioIo::new(stream), is_h2, &tasks).await {
+            Ok(sender) => Ok(Self { sender, tasks, tap, address, origin: origin_of(ask.url), is_idle: true }),
+            Err(error) => {
+                let protocol = if is_h2 { "h2" } else { "h1" };
+                let outcome = outcome_of(&error, &tap);
+                Err(Box::new(exchange_of(ask, address, protocol, Answer::default(), outcome, since, clock)))
+            }
+        }
     }
 
     /// Where it leads.
@@ -138,29 +142,7 @@ impl HttpConnection {
             },
         };
         self.is_idle = answer.is_whole;
-        let content_type = header(&answer.headers, "content-type");
-        let canary_found =
-            ask.canary.filter(|_| !answer.body.is_empty()).map(|canary| page::holds(&answer.body, canary));
-        let excerpt = match canary_found {
-            Some(true) => String::new(),
-            _ => page::excerpt(&answer.body, content_type),
-        };
-        HttpExchange {
-            arm: ask.arm,
-            url: ask.url.clone(),
-            address: self.address,
-            protocol: self.protocol().to_owned(),
-            span: clock.span(since),
-            last_byte_micros: answer.last_byte.map(|at| micros(at.duration_since(since))),
-            status: answer.status,
-            body_len: answer.body.len() as u64,
-            body_sha256: Sha256::of(&answer.body),
-            title: page::title(&answer.body, content_type),
-            canary_found,
-            excerpt,
-            headers: answer.headers,
-            outcome,
-        }
+        exchange_of(ask, self.address, self.protocol(), answer, outcome, since, clock)
     }
 
     fn protocol(&self) -> &'static str {
@@ -211,6 +193,30 @@ impl HttpConnection {
     }
 }
 
+impl Sender {
+    async fn start<I>(io: I, is_h2: bool, tasks: &Tasks) -> hyper::Result<Self>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        // Errors of the connection reach the request that waits for the answer.
+        if is_h2 {
+            let mut builder = http2::Builder::new(tasks.clone());
+            builder.max_header_list_size(HEAD_LEN_MAX as u32);
+            builder.initial_stream_window_size(BODY_LEN_MAX as u32);
+            builder.initial_connection_window_size(BODY_LEN_MAX as u32);
+            let (sender, connection) = builder.handshake(io).await?;
+            tasks.spawn(async { drop(connection.await) });
+            Ok(Self::H2(sender))
+        } else {
+            let mut builder = http1::Builder::new();
+            builder.max_buf_size(HEAD_LEN_MAX);
+            let (sender, connection) = builder.handshake(io).await?;
+            tasks.spawn(async { drop(connection.await) });
+            Ok(Self::H1(sender))
+        }
+    }
+}
+
 impl Drop for HttpConnection {
     fn drop(&mut self) {
         self.tasks.abort_all();
@@ -220,6 +226,40 @@ impl Drop for HttpConnection {
 /// The value of a kept header.
 pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+}
+
+fn exchange_of(
+    ask: Ask<'_>,
+    address: SocketAddr,
+    protocol: &str,
+    answer: Answer,
+    outcome: HttpOutcome,
+    since: Instant,
+    clock: StepClock,
+) -> HttpExchange {
+    let content_type = header(&answer.headers, "content-type");
+    let canary_found =
+        ask.canary.filter(|_| !answer.body.is_empty()).map(|canary| page::holds(&answer.body, canary));
+    let excerpt = match canary_found {
+        Some(true) => String::new(),
+        _ => page::excerpt(&answer.body, content_type),
+    };
+    HttpExchange {
+        arm: ask.arm,
+        url: ask.url.clone(),
+        address,
+        protocol: protocol.to_owned(),
+        span: clock.span(since),
+        last_byte_micros: answer.last_byte.map(|at| micros(at.duration_since(since))),
+        status: answer.status,
+        body_len: answer.body.len() as u64,
+        body_sha256: Sha256::of(&answer.body),
+        title: page::title(&answer.body, content_type),
+        canary_found,
+        excerpt,
+        headers: answer.headers,
+        outcome,
+    }
 }
 
 fn origin_of(url: &TargetUrl) -> (bool, String, u16) {

@@ -10,6 +10,7 @@ use zerkalo_core::words::UnixMillis;
 
 use super::clock::StepClock;
 use super::http::{Ask, HttpConnection};
+use super::text::cut;
 use super::tls::{self, Hello};
 use super::{ProbeSettings, connect, dns};
 
@@ -17,6 +18,8 @@ use super::{ProbeSettings, connect, dns};
 pub const REFERENCES_MAX: usize = 8;
 /// Longest check of one reference, all steps together.
 const CHECK_CAP: Duration = Duration::from_secs(8);
+/// Bytes kept of the reason why one was not reached.
+const FAILURE_LEN_MAX: usize = 256;
 /// Addresses tried of one reference.
 const ADDRESSES_MAX: usize = 2;
 
@@ -27,7 +30,10 @@ pub async fn check_all(
     checked_at: UnixMillis,
 ) -> Vec<ReferenceCheck> {
     let checks = references.iter().take(REFERENCES_MAX).map(|reference| async move {
-        let failure = reach(settings, &reference.url).await.err();
+        let failure = reach(settings, &reference.url).await.err().map(|mut failure| {
+            cut(&mut failure, FAILURE_LEN_MAX);
+            failure
+        });
         ReferenceCheck {
             side: reference.side,
             url: reference.url.clone(),
@@ -102,7 +108,10 @@ async fn reach_at(
             _ => Err(format!("TLS: {:?}", step.outcome)),
         };
     }
-    let mut connection = HttpConnection::over_tcp(stream, address, url).await?;
-    let step = connection.exchange(Ask { arm: Arm::Main, url, canary: None }, caps.http, clock).await;
+    let ask = Ask { arm: Arm::Main, url, canary: None };
+    let step = match HttpConnection::over_tcp(stream, address, ask.clone(), clock).await {
+        Ok(mut connection) => connection.exchange(ask, caps.http, clock).await,
+        Err(step) => *step,
+    };
     step.status.map(drop).ok_or_else(|| format!("HTTP: {:?}", step.outcome))
 }

@@ -8,10 +8,12 @@ use zerkalo_core::record::{
     Arm, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, QuicHandshake, REDIRECTS_MAX, ResolverKind,
     TcpConnect, TcpOutcome, TlsHandshake,
 };
-use zerkalo_core::target::TargetUrl;
+use zerkalo_core::target::{TargetError, TargetUrl};
 
 use super::clock::StepClock;
+use super::connect::Ranges;
 use super::http::{Ask, HttpConnection, header};
+use super::text::cut;
 use super::tls::{self, Hello};
 use super::{Assignment, ProbeSettings, connect, dns, is_name_suspect, quic};
 
@@ -19,6 +21,8 @@ use super::{Assignment, ProbeSettings, connect, dns, is_name_suspect, quic};
 const ADDRESSES_MAX: usize = 4;
 /// Addresses tried for a redirect's host.
 const REDIRECT_ADDRESSES_MAX: usize = 2;
+/// Bytes kept of the reason why a redirect was not followed.
+const REASON_LEN_MAX: usize = 512;
 /// Handshakes that show the mirror's own name in one probe, redirects apart: with at most three in a minute (the
 /// schedule sees to it) a censor that polices handshakes does not start to.
 pub const OWN_NAME_HANDSHAKES_MAX: usize = 2;
@@ -48,13 +52,12 @@ pub struct Road<'a> {
     assignment: &'a Assignment,
     clock: StepClock,
     facts: Facts,
-    own_name_handshakes: usize,
 }
 
 impl<'a> Road<'a> {
     /// Before the first step.
     pub fn new(settings: &'a ProbeSettings, assignment: &'a Assignment, clock: StepClock) -> Self {
-        Self { settings, assignment, clock, facts: Facts::default(), own_name_handshakes: 0 }
+        Self { settings, assignment, clock, facts: Facts::default() }
     }
 
     /// Sets the deadline for the arms that follow.
@@ -192,11 +195,10 @@ impl<'a> Road<'a> {
     /// Goes from one address through all redirects to the last answer.
     async fn visit(&mut self, arm: Arm, address: IpAddr) -> Visit {
         let mut url = self.assignment.url.clone();
-        if url.is_https() {
-            if self.own_name_handshakes >= OWN_NAME_HANDSHAKES_MAX {
-                return Visit::Failed;
-            }
-            self.own_name_handshakes += 1;
+        let host = url.host();
+        let shown = self.facts.tls.iter().filter(|step| step.sni.as_deref() == Some(host.as_str())).count();
+        if shown >= OWN_NAME_HANDSHAKES_MAX {
+            return Visit::Failed;
         }
         let Some(mut connection) = self.open(arm, &url, address).await else { return Visit::Failed };
         for hop in 0..=REDIRECTS_MAX {
@@ -250,19 +252,14 @@ impl<'a> Road<'a> {
                 self.answered(ResolverKind::System, &host)
             }
         };
-        let forbidden = |address: &IpAddr| {
-            connect::forbidden(SocketAddr::new(*address, next.port()), self.settings.ranges)
-        };
-        let refused = addresses.iter().all(|address| forbidden(address).is_some());
-        let range = addresses.first().and_then(forbidden);
         for address in addresses.iter().take(REDIRECT_ADDRESSES_MAX) {
             if let Some(connection) = self.open(arm, next, *address).await {
                 return Ok(Some(connection));
             }
         }
-        match range {
-            Some(range) if refused => Err(format!("{} leads into a special range ({range})", next.host())),
-            _ => Ok(None),
+        match forbidden_landing(next, &addresses, self.settings.ranges) {
+            Some(reason) => Err(reason),
+            None => Ok(None),
         }
     }
 
@@ -278,6 +275,7 @@ impl<'a> Road<'a> {
     async fn open(&mut self, arm: Arm, url: &TargetUrl, address: IpAddr) -> Option<HttpConnection> {
         let address = SocketAddr::new(address, url.port());
         let stream = self.connect(arm, address).await?;
+        let ask = Ask { arm, url, canary: None };
         let started = if url.is_https() {
             let host = url.host();
             let hello = Hello { arm, address, host: &host };
@@ -285,12 +283,11 @@ impl<'a> Road<'a> {
             let (step, connection) =
                 tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;
             self.facts.tls.push(step);
-            HttpConnection::over_tls(connection?, address, url).await
+            HttpConnection::over_tls(connection?, address, ask, self.clock).await
         } else {
-            HttpConnection::over_tcp(stream, address, url).await
+            HttpConnection::over_tcp(stream, address, ask, self.clock).await
         };
-        // Only writing HTTP/2's preface can fail here: the exchange would meet the same end.
-        started.ok()
+        started.map_err(|step| self.facts.http.push(*step)).ok()
     }
 
     async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
@@ -307,11 +304,44 @@ impl<'a> Road<'a> {
     }
 }
 
+/// Why a redirect may not be followed, where every address it leads to is forbidden.
+fn forbidden_landing(next: &TargetUrl, addresses: &[IpAddr], ranges: Ranges) -> Option<String> {
+    let forbidden = |address: &IpAddr| connect::forbidden(SocketAddr::new(*address, next.port()), ranges);
+    let range = addresses.first().and_then(forbidden)?;
+    let is_refused = addresses.iter().all(|address| forbidden(address).is_some());
+    is_refused.then(|| format!("{} leads into a special range ({range})", next.host()))
+}
+
 /// Where an answer sends the visitor, if it does.
 fn redirect(step: &HttpExchange) -> Option<Result<TargetUrl, String>> {
     let location = match step.status {
         Some(301 | 302 | 303 | 307 | 308) => header(&step.headers, "location")?,
         _ => return None,
     };
-    Some(step.url.join(location).map_err(|error| error.to_string()))
+    let refused = |error: TargetError| {
+        let mut reason = error.to_string();
+        cut(&mut reason, REASON_LEN_MAX);
+        reason
+    };
+    Some(step.url.join(location).map_err(refused))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_into_special_ranges_alone_is_refused() {
+        let check = |addresses: &[&str], ranges, is_refused| {
+            let next = TargetUrl::parse("https://landing.example/").unwrap();
+            let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let reason = forbidden_landing(&next, &addresses, ranges);
+            assert_eq!(reason.is_some(), is_refused, "{addresses:?} {reason:?}");
+        };
+        check(&["127.0.0.1"], Ranges::PublicOnly, true);
+        check(&["10.0.0.1", "::ffff:192.168.0.1"], Ranges::PublicOnly, true);
+        check(&["10.0.0.1", "9.9.9.9"], Ranges::PublicOnly, false);
+        check(&["127.0.0.1"], Ranges::Any, false);
+        check(&[], Ranges::PublicOnly, false);
+    }
 }
