@@ -276,6 +276,13 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_sample_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/agent.toml");
+        let settings = Settings::load(Some(&path)).unwrap();
+        assert_eq!((settings.interval.as_secs(), settings.ranges), (300, Ranges::PublicOnly));
+    }
+
+    #[test]
     fn all_faults_are_reported_together_with_file_and_key() {
         let message = parse(
             "interval_secs = 0\ntimeout_secs = \"soon\"\nallow_special = true\nneutral_sni = \"a b\"\n\
