@@ -229,10 +229,9 @@ impl Reader<'_> {
                 settings.policies.extend(self.read(&key, &self.dir.join(path)));
             }
         }
-        if let Some(catalogue) = &catalogue {
-            if let Err(error) = policy::parse_all(&settings.policies, catalogue) {
-                self.fault(key, chain(&error), remedy);
-            }
+        let policies = catalogue.as_ref().map(|catalogue| policy::parse_all(&settings.policies, catalogue));
+        if let Some(Err(error)) = policies {
+            self.fault(key, chain(&error), remedy);
         }
         if let Some((key, path, text)) = self.data_file(&mut section, "fingerprints") {
             if let Err(error) = Fingerprints::parse(&text) {

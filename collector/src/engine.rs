@@ -135,7 +135,7 @@ enum Request {
         reply: oneshot::Sender<RecordsAnswer>,
     },
     Enrol {
-        claim: Claim,
+        claim: Box<Claim>,
         reply: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
     },
     PutList {
@@ -173,7 +173,7 @@ impl Engine {
     /// Uses a token up and enrols a box; when this returns, both are on the disk.
     pub async fn enrol(&self, claim: Claim) -> Result<Enrolment, ChangeRefusal> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Enrol { claim, reply }).await.map_err(|_| Stopping)?;
+        self.requests.send(Request::Enrol { claim: Box::new(claim), reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)?
     }
 

@@ -88,7 +88,8 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<String, InitError> {
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// `https://HOST:PORT` under the first name.

@@ -372,7 +372,7 @@ mod tests {
             std::fs::write(&path, whole).unwrap();
         };
         check(1, &|bytes| bytes[17] ^= 1, "byte 8");
-        check(1, &|bytes| bytes.truncate(20), "cut short");
+        check(1, &|bytes| bytes.truncate(21), "cut short");
         check(2, &|bytes| bytes[0] ^= 1, "byte 0");
         std::fs::remove_file(segment_path(dir.path(), 2)).unwrap();
         let error = Journal::open(dir.path(), |_| {}).unwrap_err().to_string();

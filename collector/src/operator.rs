@@ -100,7 +100,9 @@ impl OperatorService for Operator {
         let secret = TokenSecret::generate();
         let expires_at = clock::now().plus_secs(secs.into());
         let token = Token { owner, station, expires_at, used_by: None };
-        self.state.put_token(&secret.digest(), &token).map_err(|error| self.failed(&error))?;
+        self.state.put_token(&secret.digest(), &token).map_err(|error| {
+            if error.is_full() { self.not_changed(&ChangeRefusal::StorageFull) } else { self.failed(&error) }
+        })?;
         let text = secret.token_text(&self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
         tracing::info!(owner = %token.owner, station = ?token.station, %expires_at, "made a token");
         Ok(Response::new(wire::CreateTokenResponse { token: text, expires_at_millis: expires_at.0 }))
@@ -140,7 +142,7 @@ impl OperatorService for Operator {
                 let detail = format!("mirror {}: {error}", mirror.id);
                 self.refuse(Grpc::InvalidArgument, "special_range", detail)
             })?;
-            for market in mirror.markets.iter().filter(|market| !self.catalogue.has_market(market)) {
+            if let Some(market) = mirror.markets.iter().find(|market| !self.catalogue.has_market(market)) {
                 let detail = format!("mirror {} is in market {market}, which the catalogue lacks", mirror.id);
                 return Err(self.refuse(Grpc::InvalidArgument, "unknown_market", detail));
             }

@@ -29,7 +29,7 @@ use crate::state::{Delivery, State};
 use crate::stop::StopSignal;
 
 /// Attempts before a decision is given up: with the waits below about an hour, after which a person must look anyway.
-const ATTEMPTS_MAX: u32 = 20;
+pub const ATTEMPTS_MAX: u32 = 20;
 /// Wait after the first failure, about.
 const WAIT_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait, about.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,11 @@ const DECISION_IDS: Table = Table("decision-id");
 const OUTBOX: Table = Table("outbox");
 /// The same for what was given up.
 const DEAD: Table = Table("outbox-dead");
+
+/// How often, and after what wait, a store just closed is tried again: half a second in all.
+const REOPEN_TRIES_MAX: u32 = 50;
+/// See [`REOPEN_TRIES_MAX`].
+const REOPEN_WAIT: Duration = Duration::from_millis(10);
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,11 +164,12 @@ impl State {
 
     /// Everything to be sent yet, oldest first.
     pub fn outbox(&self) -> Result<Vec<(u64, Delivery)>, StateError> {
-        let found = self.with(|store| store.scan(OUTBOX, &[]).collect::<Result<Vec<_>, _>>())?;
-        found
-            .iter()
-            .map(|(key, value)| Ok((self.number(key)?, self.parse("an outbox entry", value)?)))
-            .collect()
+        self.deliveries(OUTBOX)
+    }
+
+    /// Everything given up, oldest first.
+    pub fn dead(&self) -> Result<Vec<(u64, Delivery)>, StateError> {
+        self.deliveries(DEAD)
     }
 
     /// Notes another attempt at a delivery.
@@ -187,6 +194,12 @@ impl State {
         self.commit(batch)
     }
 
+    fn deliveries(&self, table: Table) -> Result<Vec<(u64, Delivery)>, StateError> {
+        let found = self.with(|store| store.scan(table, &[]).collect::<Result<Vec<_>, _>>())?;
+        let entries = found.iter();
+        entries.map(|(key, value)| Ok((self.number(key)?, self.parse("an outbox entry", value)?))).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Store>> {
         // Nothing is left half done under this lock: the store's own commits are atomic.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
@@ -196,7 +209,7 @@ impl State {
         let mut guard = self.lock();
         let store = match &mut *guard {
             Some(store) => store,
-            closed => closed.insert(Store::open(&self.dir)?),
+            closed => closed.insert(reopen(&self.dir)?),
         };
         Ok(work(store)?)
     }
@@ -220,6 +233,20 @@ impl State {
 
     fn malformed(&self, what: &'static str) -> StateError {
         StateError::Malformed { what, dir: self.dir.clone() }
+    }
+}
+
+/// Opens a store this process closed a moment ago: sled's own threads may hold its lock a little longer.
+fn reopen(dir: &Path) -> Result<Store, StoreError> {
+    let mut tries = 0;
+    loop {
+        match Store::open(dir) {
+            Err(StoreError::InUse { .. }) if tries < REOPEN_TRIES_MAX => {
+                tries += 1;
+                std::thread::sleep(REOPEN_WAIT);
+            }
+            opened => return opened,
+        }
     }
 }
 

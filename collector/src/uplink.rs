@@ -6,7 +6,6 @@
 mod stream;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -141,10 +140,8 @@ impl Connected {
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut streams = self.connected.lock();
-        if let Entry::Occupied(entry) = streams.open.entry(self.agent.clone()) {
-            if entry.get().0 == self.number {
-                entry.remove();
-            }
+        if streams.open.get(&self.agent).is_some_and(|(number, _)| *number == self.number) {
+            streams.open.remove(&self.agent);
         }
         self.connected.metrics.agents_connected.set(streams.open.len() as i64);
     }

@@ -14,6 +14,7 @@ use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
 use zerkalo_core::market::Decision;
 use zerkalo_core::target::Sha256;
+use zerkalo_core::words::UnixMillis;
 
 use super::plan::{Plan, Tally};
 use super::{
@@ -69,6 +70,7 @@ pub fn start(
     }
     relog.finish()?;
     tracing::info!(entries, agents = fold.agents().len(), "folded the journal");
+    let deadline = fold.next_deadline();
     let view = Arc::new(View {
         fold: RwLock::new(fold),
         changes: watch::Sender::new(0),
@@ -83,6 +85,7 @@ pub fn start(
         journal,
         parts,
         unlogged: Vec::new(),
+        deadline,
         tick_not_before: now,
         relog_not_before: now,
     };
@@ -146,6 +149,8 @@ struct Writer {
     journal: Journal,
     parts: Parts,
     unlogged: Vec<(Decision, Send)>,
+    /// The fold's, kept because finding it takes a walk over all cells.
+    deadline: Option<UnixMillis>,
     tick_not_before: Instant,
     relog_not_before: Instant,
 }
@@ -158,8 +163,9 @@ enum Reply {
         to: oneshot::Sender<RecordsAnswer>,
     },
     Enrolled {
-        enrolment: Enrolment,
-        given_back: (Sha256, Token),
+        enrolment: Box<Enrolment>,
+        /// The token as it was, for a disk that turns out full.
+        given_back: Box<(Sha256, Token)>,
         to: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
     },
     List {
@@ -193,7 +199,7 @@ impl Writer {
     /// How long nothing needs doing.
     fn wait(&self) -> Option<Duration> {
         let now = Instant::now();
-        let tick = self.read(Fold::next_deadline).map(|deadline| {
+        let tick = self.deadline.map(|deadline| {
             let until = Duration::from_millis(deadline.since_millis(clock::now()));
             until.max(self.tick_not_before.saturating_duration_since(now))
         });
@@ -206,7 +212,7 @@ impl Writer {
         let fold = view.fold.read().unwrap_or_else(PoisonError::into_inner);
         let at = clock::now().max(fold.at());
         let mut plan = Plan::new(&fold, at);
-        let due = fold.next_deadline().is_some_and(|deadline| deadline <= at);
+        let due = self.deadline.is_some_and(|deadline| deadline <= at);
         if due && self.tick_not_before <= Instant::now() {
             plan.tick();
             self.tick_not_before = Instant::now() + TICK_WAIT_MIN;
@@ -241,9 +247,11 @@ impl Writer {
                 Some(Reply::Records { batch, answer, to: reply })
             }
             Request::Enrol { claim, reply } => match self.plan_enrolment(plan, &claim) {
-                Ok((enrolment, token)) => {
-                    Some(Reply::Enrolled { enrolment, given_back: (claim.token, token), to: reply })
-                }
+                Ok((enrolment, token)) => Some(Reply::Enrolled {
+                    enrolment: Box::new(enrolment),
+                    given_back: Box::new((claim.token, token)),
+                    to: reply,
+                }),
                 Err(refusal) => {
                     let _ = reply.send(Err(refusal));
                     None
@@ -286,7 +294,9 @@ impl Writer {
     fn apply(&mut self, entries: &[JournalEntry]) {
         let decisions: Vec<Decision> = {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
-            entries.iter().flat_map(|entry| fold.apply(entry)).collect()
+            let decisions = entries.iter().flat_map(|entry| fold.apply(entry)).collect();
+            self.deadline = fold.next_deadline();
+            decisions
         };
         self.view.publish();
         for decision in decisions {
@@ -354,7 +364,8 @@ impl Writer {
                 };
                 let _ = to.send(RecordsAnswer { acked: None, refusals: vec![refusal] });
             }
-            Reply::Enrolled { given_back: (digest, token), to, .. } => {
+            Reply::Enrolled { given_back, to, .. } => {
+                let (digest, token) = *given_back;
                 if let Err(error) = self.parts.state.put_token(&digest, &token) {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -371,13 +382,9 @@ impl Writer {
     fn answer(&self, reply: Reply) {
         match reply {
             Reply::Records { answer, to, .. } => drop(to.send(answer)),
-            Reply::Enrolled { enrolment, to, .. } => drop(to.send(Ok(enrolment))),
+            Reply::Enrolled { enrolment, to, .. } => drop(to.send(Ok(*enrolment))),
             Reply::List { version, to } => drop(to.send(Ok(version))),
         }
-    }
-
-    fn read<R>(&self, look: impl FnOnce(&Fold) -> R) -> R {
-        look(&self.view.fold.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -29,6 +29,8 @@ use crate::stop::StopSignal;
 const BATCHES_IN_FLIGHT_MAX: usize = 4;
 /// How long an agent may take to say Hello.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// How long an agent may leave its answers unread.
+const SEND_WAIT: Duration = Duration::from_secs(60);
 
 /// What a stream needs.
 pub struct Stream {
@@ -92,7 +94,7 @@ impl Stream {
         let welcome = agent_v1::Welcome {
             epoch: last.epoch,
             sequence: last.sequence,
-            hash: last.hash.0.to_vec().into(),
+            hash: last.hash.0.to_vec(),
             server_time_millis: clock::now().0,
         };
         self.send(Down::Welcome(welcome)).await?;
@@ -239,13 +241,14 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits for the agent to read; gives up when the collector stops.
+    /// Waits for the agent to read, not for ever.
     async fn send(&self, message: Down) -> Result<(), End> {
         let stopping = &self.stopping;
         tokio::select! {
             sent = self.responses.send(Ok(StreamResponse { message: Some(message) })) => {
                 sent.map_err(|_| End::Gone)
             }
+            () = tokio::time::sleep(SEND_WAIT) => Err(End::Gone),
             () = stopping.stopped() => Err(End::Gone),
         }
     }

@@ -1,0 +1,88 @@
+//! What the configuration's faults look like to the person who made them.
+
+use std::process::Command;
+
+use crate::world::{COLLECTOR, Site};
+
+#[tokio::test]
+async fn every_fault_is_reported_at_once_with_its_key_and_a_remedy() {
+    let site = Site::new();
+    let path = site.dir.join("collector.toml");
+    std::fs::write(
+        &path,
+        r#"
+operator_key = "zz"
+oprator = 1
+[agents]
+listen = "0.0.0.0:70000"
+public_urls = ["http://plain.example"]
+[operators]
+listen = 8444
+api_token = "plain"
+[webhook]
+url = "ftp://example.org"
+secret_file = "nowhere.secret"
+[data]
+catalogue = "nowhere.toml"
+[log]
+format = "xml"
+"#,
+    )
+    .unwrap();
+    let said = site.serve_fails().await;
+    for part in [
+        "operator_key: ",
+        "oprator: is no key",
+        "agents.listen: \"0.0.0.0:70000\"",
+        "agents.public_urls: \"http://plain.example\" is no https URL",
+        "operators.listen: is no text",
+        "operators.api_token_sha256: is missing",
+        "operators.api_token: is no key",
+        "metrics.listen: is missing",
+        "webhook.url: \"ftp://example.org\"",
+        "webhook.secret_file: ",
+        "nowhere.secret cannot be read",
+        "data.catalogue: ",
+        "log.format: \"xml\"",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    assert_eq!(said.matches(path.to_str().unwrap()).count(), 12, "{said}");
+    std::fs::write(&path, "operator_key = \"a\"\noperator_key = \"b\"\n").unwrap();
+    let said = site.serve_fails().await;
+    assert!(said.contains("collector.toml") && said.contains("line 2"), "{said}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_none_of_ours_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let ended = Command::new(COLLECTOR).args(arguments).arg(temp.path()).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        String::from_utf8(ended.stderr).unwrap()
+    };
+    let said = run(&["serve"]);
+    assert!(said.contains("collector.toml") && said.contains("zerkalo-collector init"), "{said}");
+    std::fs::write(temp.path().join("mine"), "precious").unwrap();
+    let said = run(&["init"]);
+    assert!(said.contains("not empty"), "{said}");
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
+    let site = Site::new();
+    site.serve().await.stop().await;
+    let built_in = zerkalo_core::policy::BUILT_IN;
+    for (name, text) in ["ru.toml", "kz.toml"].iter().zip(built_in) {
+        std::fs::write(site.dir.join(name), text.replace("rotate_hold_secs = 180", "rotate_hold_secs = 60"))
+            .unwrap();
+    }
+    site.configure("[data]\npolicies = [\"ru.toml\", \"kz.toml\"]\n");
+    site.serve().await.stop().await;
+    site.serve().await.stop().await;
+    assert_eq!(site.journal().len(), 2);
+    std::fs::write(site.dir.join("kz.toml"), built_in[1].replace("\"kz-kcell\"", "\"kz-nobody\"")).unwrap();
+    let said = site.serve_fails().await;
+    assert!(said.contains("data.policies") && said.contains("kz-nobody"), "{said}");
+}

@@ -1,0 +1,13 @@
+//! The collector as its peers meet it: the real program, real sockets on loopback, a small agent made of its parts.
+
+#![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
+
+mod admission;
+mod configuration;
+mod enrollment;
+mod full_disk;
+mod operators;
+mod restart;
+mod samples;
+mod webhook;
+mod world;

@@ -1,0 +1,162 @@
+//! Decisions told to the operator's webhook: signed, in order, again after a failure, once more never for long.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use tokio::sync::mpsc;
+use zerkalo_core::market::Decision;
+
+use crate::world::{Collector, PATIENCE, Site};
+
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+type Received = (HeaderMap, Bytes);
+
+struct Receiver {
+    port: u16,
+    statuses: Arc<Mutex<VecDeque<StatusCode>>>,
+    received: mpsc::UnboundedReceiver<Received>,
+}
+
+#[derive(Clone)]
+struct Answers {
+    /// What to answer next; 200 when empty.
+    statuses: Arc<Mutex<VecDeque<StatusCode>>>,
+    received: mpsc::UnboundedSender<Received>,
+}
+
+impl Receiver {
+    async fn start(statuses: &[StatusCode]) -> Self {
+        let (sender, received) = mpsc::unbounded_channel();
+        let statuses = Arc::new(Mutex::new(statuses.iter().copied().collect()));
+        let routes = Router::new()
+            .route("/hook", post(take))
+            .with_state(Answers { statuses: statuses.clone(), received: sender });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { port, statuses, received }
+    }
+
+    fn answer_next(&self, status: StatusCode) {
+        self.statuses.lock().unwrap().push_back(status);
+    }
+
+    /// The next call, its signature checked.
+    async fn next(&mut self) -> (String, Decision) {
+        let received = tokio::time::timeout(PATIENCE, self.received.recv()).await.expect("a call in time");
+        let (headers, body) = received.unwrap();
+        standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(json["type"], "zerkalo.decision");
+        let decision: Decision = serde_json::from_value(json["data"].clone()).unwrap();
+        assert_eq!(json["timestamp"], decision.at.to_rfc3339());
+        assert!(
+            body.ends_with(format!("{}}}", decision.to_json()).as_bytes()),
+            "the logged bytes themselves"
+        );
+        let id = headers["webhook-id"].to_str().unwrap().to_owned();
+        assert_eq!(id, decision.id);
+        (id, decision)
+    }
+}
+
+async fn take(State(answers): State<Answers>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let status = answers.statuses.lock().unwrap().pop_front().unwrap_or(StatusCode::OK);
+    answers.received.send((headers, body)).unwrap();
+    status
+}
+
+fn site(port: u16) -> Site {
+    let site = Site::new();
+    std::fs::write(site.dir.join("webhook.secret"), format!("{SECRET}\n")).unwrap();
+    site.configure(&format!(
+        "[webhook]\nurl = \"http://127.0.0.1:{port}/hook\"\nsecret_file = \"webhook.secret\"\n"
+    ));
+    site
+}
+
+async fn decide(site: &Site, collector: &Collector) {
+    collector.put_list(site, 1, &["m1", "m2"]).await;
+    collector.decide_to_keep(site, &["m1", "m2"]).await;
+}
+
+#[tokio::test]
+async fn a_decision_is_delivered_signed_and_again_after_a_500() {
+    let mut receiver = Receiver::start(&[StatusCode::INTERNAL_SERVER_ERROR]).await;
+    let site = site(receiver.port);
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    let (first, decision) = receiver.next().await;
+    assert_eq!(decision.action.as_str(), "keep");
+    let (again, _) = receiver.next().await;
+    assert_eq!(first, again, "the first is tried again before the second is sent");
+    let (second, _) = receiver.next().await;
+    assert_eq!((first.as_str(), second.as_str()), ("kz-000001", "kz-000002"));
+    collector.metric_becomes("zerkalo_webhooks_total{result=\"delivered\"}", 2).await;
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    assert_eq!(collector.metric("zerkalo_webhooks_total{result=\"retried\"}").await, 1);
+    collector.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_not_delivered_is_sent_after_a_restart_and_what_was_is_not() {
+    // A port nobody answers on until the receiver takes it.
+    let held = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = held.local_addr().unwrap().port();
+    drop(held);
+    let site = site(port);
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    collector.metric_becomes("zerkalo_outbox_pending", 2).await;
+    collector.kill().await;
+    let mut receiver = Receiver::start(&[]).await;
+    site.replace(&port.to_string(), &receiver.port.to_string());
+    let collector = site.serve().await;
+    assert_eq!(receiver.next().await.0, "kz-000001");
+    assert_eq!(receiver.next().await.0, "kz-000002");
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    collector.kill().await;
+    let collector = site.serve().await;
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    collector.stop().await;
+    assert!(receiver.received.try_recv().is_err(), "nothing was sent twice");
+}
+
+#[tokio::test]
+async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
+    use zerkalo_collector::outbox::ATTEMPTS_MAX;
+    use zerkalo_collector::state::{Delivery, State};
+    let mut receiver = Receiver::start(&[]).await;
+    // Nobody listens there while the decisions are made.
+    let site = site(1);
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    collector.metric_becomes("zerkalo_outbox_pending", 2).await;
+    collector.stop().await;
+    {
+        let state = State::open(&site.dir.join("state")).unwrap();
+        let (number, delivery) = state.outbox().unwrap().remove(0);
+        state.note_attempt(number, &Delivery { attempts: ATTEMPTS_MAX - 1, ..delivery }).unwrap();
+    }
+    receiver.answer_next(StatusCode::BAD_GATEWAY);
+    site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
+    let collector = site.serve().await;
+    assert_eq!(receiver.next().await.0, "kz-000001");
+    assert_eq!(receiver.next().await.0, "kz-000002");
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    assert_eq!(collector.metric("zerkalo_webhooks_total{result=\"dead\"}").await, 1);
+    assert_eq!(collector.metric("zerkalo_webhooks_total{result=\"delivered\"}").await, 1);
+    collector.stop().await;
+    let state = State::open(&site.dir.join("state")).unwrap();
+    let dead = state.dead().unwrap();
+    assert_eq!(
+        dead.iter().map(|(number, delivery)| (*number, delivery.attempts)).collect::<Vec<_>>(),
+        [(1, ATTEMPTS_MAX)]
+    );
+}
