@@ -39,8 +39,7 @@ pub enum Mirrors {
 /// A new mirror.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// The page to measure, such as https://mirror.example/.
-    #[arg(value_parser = TargetUrl::parse)]
+    #[arg(value_parser = TargetUrl::parse, help = "The page to measure, such as https://mirror.example/")]
     url: TargetUrl,
     /// Its name in tables and decisions; by default the host name.
     #[arg(long)]
