@@ -274,6 +274,7 @@ impl Spool {
     /// Opens the store and reads where the chain stands; removes drafts of an epoch that never began.
     fn load(&mut self) -> Result<(), SpoolError> {
         let store = Store::open(&self.dir)?;
+        store.check()?;
         let head = store.read(META, HEAD)?.and_then(|bytes| head_of(&bytes)).unwrap_or(ChainLink::start(1));
         let acked =
             store.read(META, ACKED)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));

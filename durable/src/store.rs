@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 /// Pages sled may cache, in bytes: an idle agent must stay small.
@@ -35,6 +36,8 @@ pub enum StoreError {
         #[source]
         source: sled::Error,
     },
+    #[error("the store in {dir} is damaged: {detail}")]
+    Damaged { dir: PathBuf, detail: String },
     #[error("the store in {dir} cannot be synced; the device may be failing or full")]
     Sync {
         dir: PathBuf,
@@ -63,7 +66,8 @@ impl StoreError {
     pub fn is_corrupt(&self) -> bool {
         matches!(
             self,
-            Self::Open { source: sled::Error::Corruption { .. }, .. }
+            Self::Damaged { .. }
+                | Self::Open { source: sled::Error::Corruption { .. }, .. }
                 | Self::Read { source: sled::Error::Corruption { .. }, .. }
         )
     }
@@ -117,17 +121,22 @@ impl Store {
             }
             _ => StoreError::Open { dir: dir.to_owned(), source },
         };
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(dir)
             .cache_capacity(CACHE_CAPACITY_BYTES)
-            .flush_every_ms(Some(FLUSH_EVERY_MILLIS))
-            .open()
-            .map_err(fail)?;
+            .flush_every_ms(Some(FLUSH_EVERY_MILLIS));
+        let db = calmly(dir, || config.open())?.map_err(fail)?;
         let sync = |source| StoreError::Sync { dir: dir.to_owned(), source };
         let file = File::options().read(true).write(true).open(dir.join("db")).map_err(sync)?;
         // The directory entry itself must survive, or the file is lost with it.
         File::open(dir).and_then(|handle| handle.sync_all()).map_err(sync)?;
         Ok(Self { db, file, dir: dir.to_owned() })
+    }
+
+    /// Reads everything once, so that damage shows now and not in the middle of work.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let read = || self.db.iter().try_for_each(|found| found.map(drop));
+        calmly(&self.dir, read)?.map_err(|source| self.read_error(source))
     }
 
     /// Applies a batch; when this returns, it is on the disk.
@@ -166,6 +175,15 @@ impl Store {
     fn read_error(&self, source: sled::Error) -> StoreError {
         StoreError::Read { dir: self.dir.clone(), source }
     }
+}
+
+/// sled 0.34 panics on some damage that it should report.
+fn calmly<T>(dir: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let detail = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("sled panicked").to_owned();
+        StoreError::Damaged { dir: dir.to_owned(), detail }
+    })
 }
 
 #[cfg(test)]

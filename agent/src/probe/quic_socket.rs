@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
-use tokio::sync::Notify;
+use tokio::io::Interest;
 
 /// quinn's own socket, with counts.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub struct CountingSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     sent: AtomicU64,
     received: AtomicU64,
-    refusal: Notify,
+    /// The same socket once more: errors wake only who waits for errors.
+    errors: tokio::net::UdpSocket,
 }
 
 impl CountingSocket {
@@ -26,11 +27,13 @@ impl CountingSocket {
     pub fn connect(local: SocketAddr, peer: SocketAddr) -> io::Result<Arc<Self>> {
         let socket = UdpSocket::bind(local)?;
         socket.connect(peer)?;
+        socket.set_nonblocking(true)?;
+        let errors = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
         Ok(Arc::new(Self {
             inner: TokioRuntime.wrap_udp_socket(socket)?,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            refusal: Notify::new(),
+            errors,
         }))
     }
 
@@ -46,7 +49,17 @@ impl CountingSocket {
 
     /// Ends when the peer's port is said to be closed.
     pub async fn refused(&self) {
-        self.refusal.notified().await;
+        loop {
+            // Waiting itself cannot fail but with the runtime's end.
+            let _ = self.errors.ready(Interest::ERROR).await;
+            match self.errors.take_error() {
+                Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return,
+                // Sending may have swallowed the error; the peer says it again to the next datagram.
+                _ => drop(
+                    self.errors.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into())),
+                ),
+            }
+        }
     }
 }
 
@@ -56,17 +69,9 @@ impl AsyncUdpSocket for CountingSocket {
     }
 
     fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
-        match self.inner.try_send(transmit) {
-            Ok(()) => {
-                self.sent.fetch_add(transmit.contents.len() as u64, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.refusal.notify_one();
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.inner.try_send(transmit)?;
+        self.sent.fetch_add(transmit.contents.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     fn poll_recv(
@@ -75,20 +80,12 @@ impl AsyncUdpSocket for CountingSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            match self.inner.poll_recv(cx, bufs, meta) {
-                // Reading the error clears it: the next call waits.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    self.refusal.notify_one();
-                }
-                Poll::Ready(Ok(count)) => {
-                    let len: usize = meta[..count].iter().map(|one| one.len).sum();
-                    self.received.fetch_add(len as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(count));
-                }
-                other => return other,
-            }
+        let polled = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(count)) = &polled {
+            let len: usize = meta[..*count].iter().map(|one| one.len).sum();
+            self.received.fetch_add(len as u64, Ordering::Relaxed);
         }
+        polled
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -1,0 +1,11 @@
+//! The agent against real sockets on loopback: what a censor, a bad server or a bad user does, and what is recorded.
+
+mod cli;
+mod http;
+mod names;
+mod process;
+mod quic;
+mod reference;
+mod spool;
+mod tls;
+mod world;

@@ -1,0 +1,149 @@
+//! DNS steps, and the arm over the other resolver's addresses.
+
+use hickory_proto::op::ResponseCode;
+use tokio::net::TcpListener;
+use zerkalo_agent::probe::connect::Ranges;
+use zerkalo_core::record::{Arm, DnsOutcome, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpOutcome};
+
+use crate::world::*;
+
+fn dns(record: &ProbeRecord, resolver: ResolverKind) -> &DnsOutcome {
+    let step = record.dns.iter().find(|step| step.resolver == resolver && step.query == QueryType::A);
+    &step.unwrap().outcome
+}
+
+/// A mirror at 127.0.0.2 and what the system's and the public resolver say of it.
+async fn measure_with(system: Reply, public: Reply) -> ProbeRecord {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((loopback(2), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tls_server(listener, vec![("", Front::Serve(authority.server(&[HOST]), real_page()))]).await;
+    let (system, public) = (resolver(&[(HOST, system)]).await, resolver(&[(HOST, public)]).await);
+    let mut settings = settings(&authority, system, Some(public));
+    settings.caps.dns = IMPATIENCE;
+    probe(&settings, &format!("https://{HOST}:{port}/")).await.record
+}
+
+fn truth() -> Reply {
+    Reply::Addresses(vec![loopback(2)])
+}
+
+#[tokio::test]
+async fn every_answer_is_kept_whole() {
+    let record = measure_with(truth(), truth()).await;
+    assert_eq!(record.dns.len(), 4);
+    for kind in [ResolverKind::System, ResolverKind::Public] {
+        let expected = DnsOutcome::Answer {
+            rcode: 0,
+            addresses: vec![loopback(2)],
+            cnames: vec!["front.example".to_owned()],
+            ttl_min_secs: 30,
+        };
+        assert_eq!(dns(&record, kind), &expected);
+    }
+    assert!(record.http.iter().all(|step| step.arm == Arm::Main));
+}
+
+#[tokio::test]
+async fn refusals_are_answers_and_the_other_resolvers_addresses_are_tried() {
+    for (rcode, number) in
+        [(ResponseCode::NXDomain, 3), (ResponseCode::Refused, 5), (ResponseCode::ServFail, 2)]
+    {
+        let record = measure_with(Reply::Rcode(rcode), truth()).await;
+        assert!(
+            matches!(dns(&record, ResolverKind::System), DnsOutcome::Answer { rcode, addresses, .. } if *rcode == number && addresses.is_empty())
+        );
+        let [step] = &record.http[..] else { panic!("{record:?}") };
+        assert_eq!((step.arm, &step.outcome), (Arm::OtherResolver, &HttpOutcome::Complete));
+        assert_eq!(step.canary_found, Some(true));
+    }
+}
+
+#[tokio::test]
+async fn a_silent_resolver_is_a_timeout() {
+    let record = measure_with(Reply::Silence, Reply::Silence).await;
+    assert_eq!(dns(&record, ResolverKind::System), &DnsOutcome::Timeout);
+    assert!(record.tcp.is_empty() && record.tls.is_empty() && record.http.is_empty());
+}
+
+#[tokio::test]
+async fn an_unreadable_answer_is_a_failure() {
+    let record = measure_with(Reply::Garbage, truth()).await;
+    let outcome = dns(&record, ResolverKind::System);
+    assert!(matches!(outcome, DnsOutcome::Failed(why) if why.contains("cannot be read")), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_fetched_by_tcp() {
+    let record = measure_with(Reply::Truncated(vec![loopback(2)]), truth()).await;
+    assert_eq!(record.resolved(ResolverKind::System), [loopback(2)]);
+}
+
+#[tokio::test]
+async fn the_second_system_resolver_is_asked_where_the_first_is_silent() {
+    let authority = Authority::new();
+    let address = http_server(real_page()).await;
+    let silent = resolver(&[(HOST, Reply::Silence)]).await;
+    let second = resolver(&[(HOST, Reply::Addresses(vec![address.ip()]))]).await;
+    let mut settings = settings(&authority, silent, None);
+    settings.resolvers.system.push(second);
+    settings.caps.dns = IMPATIENCE;
+    let measured = probe(&settings, &format!("http://{HOST}:{}/", address.port())).await;
+    assert!(measured.is_reached);
+    let servers: Vec<_> = measured.record.dns.iter().map(|step| step.server).collect();
+    assert_eq!(servers, [silent, silent, second, second]);
+}
+
+#[tokio::test]
+async fn a_false_address_is_visited_and_so_is_the_true_one() {
+    let authority = Authority::new();
+    let [stub, mirror] = two_listeners().await;
+    let port = stub.local_addr().unwrap().port();
+    let block_page = always(page("<title>Доступ ограничен</title>".as_bytes()), After::Continue);
+    tls_server(stub, vec![("", Front::Serve(self_signed(&["stub.example"]).0, block_page))]).await;
+    tls_server(mirror, vec![("", Front::Serve(authority.server(&[HOST]), real_page()))]).await;
+    let system = resolver(&[(HOST, Reply::Addresses(vec![loopback(2)]))]).await;
+    let public = resolver(&[(HOST, Reply::Addresses(vec![loopback(3)]))]).await;
+    let settings = settings(&authority, system, Some(public));
+    let measured = probe(&settings, &format!("https://{HOST}:{port}/")).await;
+    assert!(!measured.is_reached);
+    let [main, other] = &measured.record.http[..] else { panic!("{:?}", measured.record) };
+    assert_eq!((main.arm, main.address.ip(), main.canary_found), (Arm::Main, loopback(2), Some(false)));
+    assert_eq!(main.title.as_deref(), Some("Доступ ограничен"));
+    assert_eq!((other.arm, other.address.ip()), (Arm::OtherResolver, loopback(3)));
+    assert_eq!(other.canary_found, Some(true));
+}
+
+#[tokio::test]
+async fn special_ranges_are_never_connected_to_without_the_hosts_leave() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((loopback(2), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let lies = vec![loopback(2), "10.0.0.1".parse().unwrap()];
+    let system = resolver(&[(HOST, Reply::Addresses(lies))]).await;
+    let mut settings = settings(&authority, system, None);
+    settings.ranges = Ranges::PublicOnly;
+    let record = probe(&settings, &format!("https://{HOST}:{port}/")).await.record;
+    let outcomes: Vec<_> = record.tcp.iter().map(|step| &step.outcome).collect();
+    assert!(
+        matches!(outcomes[..], [TcpOutcome::Forbidden(first), TcpOutcome::Forbidden(second)]
+            if first.contains("loopback") && second.contains("private")),
+        "{outcomes:?}"
+    );
+    let accepted = futures::future::FutureExt::now_or_never(listener.accept());
+    assert!(accepted.is_none(), "a connection was made all the same");
+}
+
+#[tokio::test]
+async fn a_closed_port_is_a_refusal_and_the_next_address_is_tried() {
+    let authority = Authority::new();
+    let [first, second] = two_listeners().await;
+    let port = first.local_addr().unwrap().port();
+    drop(first);
+    tls_server(second, vec![("", Front::Serve(authority.server(&[HOST]), real_page()))]).await;
+    let system = resolver(&[(HOST, Reply::Addresses(vec![loopback(2), loopback(3)]))]).await;
+    let measured = probe(&settings(&authority, system, None), &format!("https://{HOST}:{port}/")).await;
+    let outcomes: Vec<_> = measured.record.tcp.iter().map(|step| step.outcome.clone()).collect();
+    assert_eq!(outcomes, [TcpOutcome::Refused, TcpOutcome::Connected]);
+    assert!(measured.is_reached);
+}

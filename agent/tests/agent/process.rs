@@ -1,0 +1,119 @@
+//! `run` as a process: it measures without a collector, keeps what it measured, and stops when told.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use zerkalo_agent::spool::{DIR, Spool};
+use zerkalo_core::evidence::{SecretKey, SignedList};
+use zerkalo_core::record::{Cause, HttpOutcome};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
+use zerkalo_core::words::{AgentId, MarketId, MirrorId, UnixMillis};
+
+use crate::world::*;
+
+const AGENT: &str = "kz-kcell-00000001";
+
+/// Writes what `enroll` would have written; nobody listens at the collector's address.
+fn write_state(dir: &Path, list: &MirrorList) {
+    let operator = SecretKey::from_bytes(&[1; 32]);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    let signed = SignedList::sign(list, &operator);
+    let stored = serde_json::json!({
+        "list": String::from_utf8(signed.bytes).unwrap(),
+        "signature": hex::encode(signed.signature),
+    });
+    let identity = format!(
+        "agent = \"{AGENT}\"\nowner = \"o1\"\nmarket = \"kz\"\ncarrier = \"kz-kcell\"\naccess = \"fixed\"\n\
+         collector_urls = [\"https://127.0.0.1:9\"]\noperator_key = \"{}\"\n",
+        operator.public().to_hex()
+    );
+    for (name, text) in [
+        ("identity.toml", identity),
+        ("record.key", "07".repeat(32)),
+        ("tls.key", key.serialize_pem()),
+        ("tls.pem", certificate),
+        ("ca.pem", Authority::new().pem),
+        ("list.json", stored.to_string()),
+    ] {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+fn start(dir: &Path, config: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_zerkalo-agent"))
+        .args(["run", "--dir"])
+        .arg(dir)
+        .arg("--config")
+        .arg(config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
+    let (seen, mut visits) = mpsc::unbounded_channel();
+    let body = page(CANARY.as_bytes());
+    let pages: Pages = Arc::new(move |_| {
+        let _ = seen.send(());
+        (body.clone(), After::Continue)
+    });
+    let address = http_server(pages).await;
+    let nobody = resolver(&[]).await;
+    let mirror = |name: &str, market: &str| Mirror {
+        id: MirrorId::parse(name).unwrap(),
+        url: TargetUrl::parse(&format!("http://{address}/{name}")).unwrap(),
+        markets: vec![MarketId::parse(market).unwrap()],
+        canary: Some(CANARY.to_owned()),
+        key_pins: vec![],
+        expected_addresses: vec![],
+    };
+    let list = MirrorList {
+        version: 4,
+        issued_at: UnixMillis(1),
+        mirrors: vec![mirror("m1", "kz"), mirror("other", "ru")],
+        references: vec![],
+    };
+    let home = tempfile::tempdir().unwrap();
+    let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
+    write_state(&dir, &list);
+    let settings = format!(
+        "interval_secs = 1\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{nobody}\"]\npublic = \"{nobody}\"\n"
+    );
+    std::fs::write(&config, settings).unwrap();
+    let child = start(&dir, &config);
+    // The third visit begins only after the first two records were appended.
+    for _ in 0..3 {
+        visits.recv().await.unwrap();
+    }
+    let second = start(&dir, &config).wait_with_output().unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another zerkalo-agent"), "{second:?}");
+    let killed = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && log.contains("agent stopped"), "{log}");
+    assert!(log.contains("uplink lost"), "{log}");
+
+    let agent = AgentId::parse(AGENT).unwrap();
+    let key = SecretKey::from_bytes(&[7; 32]);
+    let (mut spool, _) = Spool::open(&dir.join(DIR), &agent, key.clone(), UnixMillis(1)).unwrap();
+    let records = spool.after(0, 100, usize::MAX).unwrap();
+    assert!(records.len() >= 2);
+    for signed in &records {
+        signed.verify(&key.public()).unwrap();
+        let record = zerkalo_proto::record::decode(&signed.body).unwrap();
+        assert_eq!(
+            (record.mirror.unwrap().as_str(), record.list_version, record.cause),
+            ("m1", 4, Cause::Scheduled)
+        );
+        assert_eq!(
+            (&record.http[0].outcome, record.http[0].canary_found),
+            (&HttpOutcome::Complete, Some(true))
+        );
+    }
+}

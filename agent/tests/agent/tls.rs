@@ -1,0 +1,139 @@
+//! TLS steps: what becomes of the ClientHello, what chains are kept, what the neutral name shows.
+
+use tokio::net::TcpListener;
+use zerkalo_core::record::{Arm, ChainFault, HttpOutcome, ProbeRecord, TlsHandshake, TlsOutcome};
+use zerkalo_core::target::Sha256;
+
+use crate::world::*;
+
+/// Measures a mirror that stands behind `front`; other names are served.
+async fn measure_behind(front: impl FnOnce(&Authority) -> Front) -> ProbeRecord {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((loopback(2), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let neutral = Front::Serve(authority.server(&["neutral.example"]), real_page());
+    tls_server(listener, vec![(HOST, front(&authority)), ("neutral.example", neutral)]).await;
+    let system = resolver(&[(HOST, Reply::Addresses(vec![loopback(2)]))]).await;
+    let mut settings = settings(&authority, system, None);
+    settings.caps.tls = IMPATIENCE.max(std::time::Duration::from_secs(3));
+    probe(&settings, &format!("https://{HOST}:{port}/")).await.record
+}
+
+fn step(record: &ProbeRecord, arm: Arm) -> &TlsHandshake {
+    record.tls.iter().find(|step| step.arm == arm).unwrap_or_else(|| panic!("no {arm:?} in {record:?}"))
+}
+
+#[tokio::test]
+async fn a_healthy_mirror_shows_its_chain_and_its_canary() {
+    let record = measure_behind(|authority| Front::Serve(authority.server(&[HOST]), real_page())).await;
+    let tls = step(&record, Arm::Main);
+    let expected = TlsOutcome::Completed {
+        version: "TLSv1_3".to_owned(),
+        cipher_suite: "TLS13_AES_256_GCM_SHA384".to_owned(),
+        alpn: None,
+    };
+    assert_eq!((&tls.outcome, &tls.chain_fault), (&expected, &Some(ChainFault::Valid)));
+    assert_eq!(tls.sni.as_deref(), Some(HOST));
+    let [leaf] = &tls.chain[..] else { panic!("{tls:?}") };
+    assert!(leaf.der.is_empty() && leaf.issuer.contains("Test Root") && leaf.not_after > leaf.not_before);
+    assert!(tls.bytes_sent > 200 && tls.bytes_received > 200);
+    let [http] = &record.http[..] else { panic!("{record:?}") };
+    assert_eq!(
+        (http.status, &http.outcome, http.canary_found),
+        (Some(200), &HttpOutcome::Complete, Some(true))
+    );
+    assert_eq!((http.title.as_deref(), http.excerpt.as_str()), (Some("The mirror"), ""));
+    assert_eq!(record.tls.len(), 1, "no comparison where nothing failed");
+}
+
+#[tokio::test]
+async fn a_swallowed_hello_is_a_timeout_with_no_byte_received_and_the_neutral_name_gets_through() {
+    let record = measure_behind(|_| Front::Swallow).await;
+    let main = step(&record, Arm::Main);
+    assert_eq!((&main.outcome, main.bytes_received), (&TlsOutcome::Timeout, 0));
+    assert!(main.bytes_sent > 200 && main.chain.is_empty() && main.chain_fault.is_none());
+    let neutral = step(&record, Arm::NeutralSni);
+    assert_eq!((neutral.sni.as_deref(), neutral.address), (Some("neutral.example"), main.address));
+    assert!(matches!(neutral.outcome, TlsOutcome::Completed { .. }));
+    assert!(record.http.is_empty());
+}
+
+#[tokio::test]
+async fn a_reset_after_the_hello_is_a_reset() {
+    let record = measure_behind(|_| Front::Reset).await;
+    assert_eq!(step(&record, Arm::Main).outcome, TlsOutcome::Reset);
+    assert!(matches!(step(&record, Arm::NeutralSni).outcome, TlsOutcome::Completed { .. }));
+}
+
+#[tokio::test]
+async fn a_close_after_the_hello_is_an_end_of_file() {
+    let record = measure_behind(|_| Front::Close).await;
+    assert_eq!(step(&record, Arm::Main).outcome, TlsOutcome::Eof);
+    assert!(matches!(step(&record, Arm::NeutralSni).outcome, TlsOutcome::Completed { .. }));
+}
+
+#[tokio::test]
+async fn garbage_is_no_tls() {
+    let record = measure_behind(|_| Front::Garbage).await;
+    let main = step(&record, Arm::Main);
+    assert!(matches!(main.outcome, TlsOutcome::Protocol(_)), "{main:?}");
+    assert!(
+        record.tls.iter().all(|step| step.arm == Arm::Main),
+        "a broken server is no reason to compare names"
+    );
+}
+
+#[tokio::test]
+async fn an_alert_keeps_its_name() {
+    let record = measure_behind(|_| {
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(std::sync::Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Front::Serve(std::sync::Arc::new(config), real_page())
+    })
+    .await;
+    let main = step(&record, Arm::Main);
+    assert_eq!(main.outcome, TlsOutcome::Alert("access_denied".to_owned()));
+}
+
+#[tokio::test]
+async fn a_self_signed_chain_is_kept_whole_and_the_page_behind_it_read() {
+    let (config, certificate) = self_signed(&[HOST]);
+    let block_page = always(page(b"<title>Blocked</title>by order"), After::Continue);
+    let record = measure_behind(|_| Front::Serve(config, block_page)).await;
+    let main = step(&record, Arm::Main);
+    assert_eq!(main.chain_fault, Some(ChainFault::UnknownIssuer));
+    assert_eq!(main.chain[0].der, certificate.as_ref());
+    assert_eq!(main.chain[0].sha256, Sha256::of(&certificate));
+    assert_ne!(main.chain[0].spki_sha256, Sha256::default());
+    assert_eq!(record.http[0].title.as_deref(), Some("Blocked"));
+    assert!(record.http[0].excerpt.contains("by order"));
+}
+
+#[tokio::test]
+async fn a_chain_for_another_name_is_told_apart() {
+    let record =
+        measure_behind(|authority| Front::Serve(authority.server(&["other.example"]), real_page())).await;
+    assert_eq!(step(&record, Arm::Main).chain_fault, Some(ChainFault::WrongName));
+    assert!(!step(&record, Arm::Main).chain[0].der.is_empty());
+}
+
+#[tokio::test]
+async fn the_own_name_is_shown_twice_at_most() {
+    let authority = Authority::new();
+    let [first, second] = two_listeners().await;
+    let port = first.local_addr().unwrap().port();
+    let third = TcpListener::bind((loopback(4), port)).await.unwrap();
+    for listener in [first, second, third] {
+        tls_server(listener, vec![("", Front::Reset)]).await;
+    }
+    let all = (2..=4).map(loopback).collect();
+    let system = resolver(&[(HOST, Reply::Addresses(all))]).await;
+    let record = probe(&settings(&authority, system, None), &format!("https://{HOST}:{port}/")).await.record;
+    let own = record.tls.iter().filter(|step| step.sni.as_deref() == Some(HOST)).count();
+    assert_eq!(own, 2);
+}

@@ -1,0 +1,360 @@
+//! A small internet on loopback: a resolver, a CA, servers that behave as told. Ends with the test's runtime.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, CNAME};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio_rustls::LazyConfigAcceptor;
+use zerkalo_agent::probe::chain::Trust;
+use zerkalo_agent::probe::connect::Ranges;
+use zerkalo_agent::probe::resolvers::Resolvers;
+use zerkalo_agent::probe::{Assignment, Measured, Neutral, ProbeSettings, StepCaps, measure};
+use zerkalo_core::record::{Cause, ProbeRecord};
+use zerkalo_core::target::TargetUrl;
+use zerkalo_core::words::UnixMillis;
+
+/// The mirror's name in most tests.
+pub const HOST: &str = "mirror.example";
+/// The text only the real page holds.
+pub const CANARY: &str = "canary-7f3a9c";
+/// Long enough for any healthy step on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For steps that are to time out.
+pub const IMPATIENCE: Duration = Duration::from_millis(700);
+
+/// An address of loopback.
+pub fn loopback(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+/// What a resolver does with a question.
+#[derive(Clone)]
+pub enum Reply {
+    Addresses(Vec<IpAddr>),
+    Rcode(ResponseCode),
+    Silence,
+    /// Bytes under the question's id that are no DNS.
+    Garbage,
+    /// Too long for a datagram: whole by TCP only.
+    Truncated(Vec<IpAddr>),
+}
+
+/// Starts a resolver; names it does not know do not exist.
+pub async fn resolver(replies: &[(&str, Reply)]) -> SocketAddr {
+    let replies: HashMap<String, Reply> =
+        replies.iter().map(|(name, reply)| (format!("{name}."), reply.clone())).collect();
+    let (udp, tcp) = same_port().await;
+    let address = udp.local_addr().unwrap();
+    let replies = Arc::new(replies);
+    let by_tcp = replies.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((len, peer)) = udp.recv_from(&mut buffer).await {
+            if let Some(bytes) = answer(&buffer[..len], &replies, true) {
+                udp.send_to(&bytes, peer).await.unwrap();
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = tcp.accept().await {
+            let len = stream.read_u16().await.unwrap();
+            let mut question = vec![0; usize::from(len)];
+            stream.read_exact(&mut question).await.unwrap();
+            let bytes = answer(&question, &by_tcp, false).unwrap();
+            stream.write_u16(bytes.len() as u16).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn same_port() -> (UdpSocket, TcpListener) {
+    loop {
+        let tcp = TcpListener::bind((loopback(1), 0)).await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+}
+
+fn answer(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> Option<Vec<u8>> {
+    let question = Message::from_vec(question).unwrap();
+    let query = question.queries[0].clone();
+    let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+    answer.add_query(query.clone());
+    let unknown = Reply::Rcode(ResponseCode::NXDomain);
+    let addresses = match replies.get(&query.name.to_ascii()).unwrap_or(&unknown) {
+        Reply::Silence => return None,
+        Reply::Garbage => return Some([&question.metadata.id.to_be_bytes()[..], &[0xff; 40]].concat()),
+        Reply::Rcode(rcode) => {
+            answer.metadata.response_code = *rcode;
+            &Vec::new()
+        }
+        Reply::Truncated(_) if is_udp => {
+            answer.metadata.truncation = true;
+            &Vec::new()
+        }
+        Reply::Truncated(addresses) | Reply::Addresses(addresses) => addresses,
+    };
+    if query.query_type == RecordType::A && !addresses.is_empty() {
+        let alias = Name::from_ascii("front.example.").unwrap();
+        answer.add_answer(Record::from_rdata(query.name.clone(), 60, RData::CNAME(CNAME(alias.clone()))));
+        for address in addresses {
+            let IpAddr::V4(v4) = address else { continue };
+            answer.add_answer(Record::from_rdata(alias.clone(), 30, RData::A(A(*v4))));
+        }
+    }
+    Some(answer.to_vec().unwrap())
+}
+
+/// A CA of the test's own, trusted by the probe.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+impl Authority {
+    /// A new CA.
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Test Root");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A server's certificate, chain and key for `names`.
+    pub fn server(&self, names: &[&str]) -> Arc<rustls::ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        server_config(leaf.der().clone(), &key)
+    }
+}
+
+/// A server that vouches for itself, as block pages do.
+pub fn self_signed(names: &[&str]) -> (Arc<rustls::ServerConfig>, CertificateDer<'static>) {
+    let key = KeyPair::generate().unwrap();
+    let params =
+        CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    let leaf = params.self_signed(&key).unwrap();
+    (server_config(leaf.der().clone(), &key), leaf.der().clone())
+}
+
+fn server_config(leaf: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf], key)
+        .unwrap();
+    Arc::new(config)
+}
+
+/// What a server does with a connection, by the name in the ClientHello.
+#[derive(Clone)]
+pub enum Front {
+    /// Shakes hands, then serves pages.
+    Serve(Arc<rustls::ServerConfig>, Pages),
+    /// Reads the ClientHello and answers nothing.
+    Swallow,
+    /// Reads the ClientHello and resets.
+    Reset,
+    /// Reads the ClientHello and closes.
+    Close,
+    /// Answers with bytes that are no TLS.
+    Garbage,
+}
+
+/// What a server does with a request: bytes to send for a path, and what comes after them.
+pub type Pages = Arc<dyn Fn(&str) -> (Vec<u8>, After) + Send + Sync>;
+
+/// What follows the bytes of an answer.
+#[derive(Clone, Copy)]
+pub enum After {
+    /// The next request.
+    Continue,
+    Close,
+    Reset,
+    Stall,
+}
+
+/// An ordinary page.
+pub fn page(body: &[u8]) -> Vec<u8> {
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// The mirror's real page.
+pub fn real_page() -> Pages {
+    let body = format!("<html><title>The mirror</title>{}{CANARY}</html>", "x".repeat(20_000));
+    Arc::new(move |_| (page(body.as_bytes()), After::Continue))
+}
+
+/// The same answer to every request.
+pub fn always(bytes: Vec<u8>, after: After) -> Pages {
+    Arc::new(move |_| (bytes.clone(), after))
+}
+
+/// Serves TLS; `fronts` by name, the first for any other.
+pub async fn tls_server(listener: TcpListener, fronts: Vec<(&'static str, Front)>) {
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let fronts = fronts.clone();
+            tokio::spawn(async move { drop(serve_tls(stream, &fronts).await) });
+        }
+    });
+}
+
+async fn serve_tls(stream: TcpStream, fronts: &[(&'static str, Front)]) -> std::io::Result<()> {
+    let mut hello = [0; 16 * 1024];
+    let len = stream.peek(&mut hello).await?;
+    let text = String::from_utf8_lossy(&hello[..len]).into_owned();
+    let front = fronts.iter().find(|(name, _)| text.contains(name)).unwrap_or(&fronts[0]);
+    match &front.1 {
+        Front::Serve(config, pages) => {
+            let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+            serve_pages(start.into_stream(config.clone()).await?, pages).await
+        }
+        Front::Swallow => {
+            let mut stream = stream;
+            while stream.read(&mut hello).await? > 0 {}
+            Ok(())
+        }
+        Front::Reset => {
+            let mut stream = stream;
+            stream.read_exact(&mut hello[..len]).await?;
+            stream.set_zero_linger()
+        }
+        Front::Close => {
+            let mut stream = stream;
+            stream.read_exact(&mut hello[..len]).await?;
+            stream.shutdown().await
+        }
+        Front::Garbage => {
+            let mut stream = stream;
+            stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\nthis is no TLS\r\n").await?;
+            while stream.read(&mut hello).await? > 0 {}
+            Ok(())
+        }
+    }
+}
+
+/// Serves HTTP in the clear.
+pub async fn http_server(pages: Pages) -> SocketAddr {
+    let listener = TcpListener::bind((loopback(1), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let pages = pages.clone();
+            tokio::spawn(async move { drop(serve_plain(stream, &pages).await) });
+        }
+    });
+    address
+}
+
+async fn serve_plain(mut stream: TcpStream, pages: &Pages) -> std::io::Result<()> {
+    loop {
+        let Some(path) = read_path(&mut stream).await? else { return Ok(()) };
+        let (bytes, after) = pages(&path);
+        stream.write_all(&bytes).await?;
+        match after {
+            After::Continue => {}
+            After::Close => return stream.shutdown().await,
+            After::Stall => std::future::pending().await,
+            After::Reset => {
+                // What was sent must arrive before the reset that discards it.
+                tokio::task::yield_now().await;
+                return stream.set_zero_linger();
+            }
+        }
+    }
+}
+
+async fn serve_pages(mut stream: impl AsyncRead + AsyncWrite + Unpin, pages: &Pages) -> std::io::Result<()> {
+    while let Some(path) = read_path(&mut stream).await? {
+        let (bytes, after) = pages(&path);
+        stream.write_all(&bytes).await?;
+        stream.flush().await?;
+        match after {
+            After::Continue => {}
+            After::Stall => std::future::pending().await,
+            After::Close | After::Reset => return stream.shutdown().await,
+        }
+    }
+    Ok(())
+}
+
+async fn read_path(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await? == 0 {
+            return Ok(None);
+        }
+        request.push(byte[0]);
+    }
+    let text = String::from_utf8_lossy(&request).into_owned();
+    Ok(text.split(' ').nth(1).map(str::to_owned))
+}
+
+/// Listens on the same port of two addresses.
+pub async fn two_listeners() -> [TcpListener; 2] {
+    loop {
+        let first = TcpListener::bind((loopback(2), 0)).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        if let Ok(second) = TcpListener::bind((loopback(3), port)).await {
+            return [first, second];
+        }
+    }
+}
+
+/// Settings that trust `authority` and ask these resolvers.
+pub fn settings(authority: &Authority, system: SocketAddr, public: Option<SocketAddr>) -> ProbeSettings {
+    ProbeSettings {
+        resolvers: Resolvers::named(vec![system], public),
+        ranges: Ranges::Any,
+        trust: Trust::from_pem(authority.pem.as_bytes()).unwrap(),
+        neutral_sni: "neutral.example".to_owned(),
+        timeout: PATIENCE,
+        caps: StepCaps { dns: PATIENCE, connect: PATIENCE, tls: PATIENCE, http: PATIENCE, quic: PATIENCE },
+    }
+}
+
+/// Probes `url` for the canary.
+pub async fn probe(settings: &ProbeSettings, url: &str) -> Measured {
+    let assignment = Assignment {
+        mirror: None,
+        url: TargetUrl::parse(url).unwrap(),
+        canary: Some(CANARY.to_owned()),
+        list_version: 3,
+        cause: Cause::Manual,
+        neutral: Neutral::Allowed,
+    };
+    let measured = measure(settings, &assignment, UnixMillis(1_800_000_000_000)).await;
+    check_record(&measured.record);
+    measured
+}
+
+/// What holds of every record: it survives the wire and is small enough to be admitted.
+fn check_record(record: &ProbeRecord) {
+    let body = zerkalo_proto::record::encode(record);
+    assert!(body.len() <= zerkalo_core::evidence::BODY_LEN_MAX);
+    assert_eq!(&zerkalo_proto::record::decode(&body).unwrap(), record);
+    let json = zerkalo_proto::record::to_json(record);
+    assert_eq!(&zerkalo_proto::record::from_json(&json).unwrap(), record);
+    assert!(record.is_bounded());
+}
