@@ -17,7 +17,7 @@ const LIST_DOMAIN: &[u8] = b"zerkalo.mirror-list.v1\0";
 /// Largest record body, in bytes: a whole bad chain and ten hops fit; a hostile agent's flood does not.
 pub const BODY_LEN_MAX: usize = 64 * 1024;
 
-/// A place in an agent's chain. An epoch begins at sequence 1 with [`ChainLink::START`].
+/// A place in an agent's chain. An epoch begins at sequence 1 with [`ChainLink::start`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChainLink {
     pub epoch: u64,
