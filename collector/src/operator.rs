@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
@@ -100,7 +101,7 @@ impl OperatorService for Operator {
         let secret = TokenSecret::generate();
         let expires_at = clock::now().plus_secs(secs.into());
         let token = Token { owner, station, expires_at, used_by: None };
-        self.state.put_token(&secret.digest(), &token).map_err(|error| {
+        block_in_place(|| self.state.put_token(&secret.digest(), &token)).map_err(|error| {
             if error.is_full() { self.not_changed(&ChangeRefusal::StorageFull) } else { self.failed(&error) }
         })?;
         let text = secret.token_text(&self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
@@ -187,7 +188,7 @@ impl OperatorService for Operator {
     ) -> Result<Response<wire::ListDecisionsResponse>, Status> {
         let request = request.into_inner();
         let limit = if request.limit == 0 { DECISIONS_MAX } else { request.limit.min(DECISIONS_MAX) };
-        let decisions = self.newest(&request.market, limit as usize)?;
+        let decisions = block_in_place(|| self.newest(&request.market, limit as usize))?;
         Ok(Response::new(wire::ListDecisionsResponse { decisions }))
     }
 
@@ -196,7 +197,7 @@ impl OperatorService for Operator {
         request: Request<wire::ExplainDecisionRequest>,
     ) -> Result<Response<wire::ExplainDecisionResponse>, Status> {
         let id = request.into_inner().id;
-        let bytes = self.state.decision(&id).map_err(|error| self.failed(&error))?;
+        let bytes = block_in_place(|| self.state.decision(&id)).map_err(|error| self.failed(&error))?;
         let bytes = bytes.ok_or_else(|| {
             let detail =
                 format!("there is no decision {:?}; `zerkalo decisions ls` names them", truncated(&id));

@@ -17,6 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Notify;
+use tokio::task::block_in_place;
 use tokio::time::Instant;
 use zerkalo_core::market::Decision;
 use zerkalo_core::words::MarketId;
@@ -98,7 +99,7 @@ impl Outbox {
         let mut attempts = FuturesUnordered::new();
         loop {
             let mut wake_at = None::<Instant>;
-            match self.due(&mut lanes, &mut wake_at) {
+            match block_in_place(|| self.due(&mut lanes, &mut wake_at)) {
                 Ok(due) => attempts.extend(due.into_iter().map(|(number, delivery)| {
                     let this = &self;
                     async move {
@@ -119,7 +120,7 @@ impl Outbox {
             };
             tokio::select! {
                 Some((number, delivery, result)) = attempts.next() => {
-                    self.settle(&mut lanes, number, delivery, result);
+                    block_in_place(|| self.settle(&mut lanes, number, delivery, result));
                 }
                 () = wake.notified() => {}
                 () = sleep => {}
@@ -162,7 +163,7 @@ impl Outbox {
     }
 
     async fn attempt(&self, number: u64, delivery: &Delivery) -> Result<(), AttemptError> {
-        let logged = self.state.decision_numbered(number)?.ok_or(AttemptError::Missing)?;
+        let logged = block_in_place(|| self.state.decision_numbered(number))?.ok_or(AttemptError::Missing)?;
         let decision: Decision = serde_json::from_slice(&logged).map_err(AttemptError::Malformed)?;
         let body = body(&decision, &logged);
         let timestamp = i64::try_from(clock::now().0 / 1000).unwrap_or(i64::MAX);

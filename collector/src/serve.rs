@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -305,6 +306,10 @@ fn listen_metrics(
 ) -> JoinHandle<Result<(), ServeError>> {
     tokio::spawn(async move {
         let stopped = async move { stopping.stopped().await };
+        let listener = listener.tap_io(|stream| {
+            // Without it answers are late, not lost.
+            let _ = stream.set_nodelay(true);
+        });
         let served = axum::serve(listener, routes).with_graceful_shutdown(stopped).await;
         served.map_err(|source| ServeError::Listener { what: "metrics", source: source.into() })
     })

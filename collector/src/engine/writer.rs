@@ -37,6 +37,8 @@ const TICK_WAIT_MIN: Duration = Duration::from_millis(50);
 const FAILURE_WAIT: Duration = Duration::from_secs(1);
 /// A decision found missing from the log at the start is sent only if it is younger: older news does harm.
 const SEND_AGE_MAX_SECS: u64 = 24 * 3_600;
+/// Entries applied before readers get a turn.
+const APPLIED_AT_ONCE: usize = 256;
 /// Decisions logged in one commit at the start.
 const RELOG_CHUNK: usize = 256;
 
@@ -292,12 +294,12 @@ impl Writer {
     }
 
     fn apply(&mut self, entries: &[JournalEntry]) {
-        let decisions: Vec<Decision> = {
+        let mut decisions = Vec::new();
+        for part in entries.chunks(APPLIED_AT_ONCE) {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
-            let decisions = entries.iter().flat_map(|entry| fold.apply(entry)).collect();
-            self.deadline = fold.next_deadline();
-            decisions
-        };
+            decisions.extend(part.iter().flat_map(|entry| fold.apply(entry)));
+        }
+        self.deadline = self.view.fold.read().unwrap_or_else(PoisonError::into_inner).next_deadline();
         self.view.publish();
         for decision in decisions {
             tracing::info!(
