@@ -141,7 +141,8 @@ fn a_chain_of_another_spool_is_not_gone_on_with() {
 
 #[test]
 fn a_damaged_spool_never_keeps_the_agent_from_measuring() {
-    let damage: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damage: [(&str, Damage); 5] = [
         ("first half", |bytes| bytes[100..].fill(0xa5)),
         ("beginning", |bytes| bytes[..4096].fill(0)),
         ("middle", |bytes| {
