@@ -134,10 +134,7 @@ impl Uplink {
             if progress || began.elapsed() >= USEFUL_AFTER {
                 retry.reset();
             }
-            let mut wait = retry.next_wait();
-            if matches!(&end, End::Refused { code, .. } if code == "storage_full") {
-                wait = wait.max(STORAGE_FULL_WAIT);
-            }
+            let wait = wait_after(&end, retry.next_wait());
             tracing::warn!(url, wait_millis = wait.as_millis() as u64, error = chain(&end), "uplink lost");
             tokio::time::sleep(wait).await;
         }
@@ -241,20 +238,19 @@ impl Uplink {
     }
 
     async fn refused(&self, rejection: wire::Rejection) -> Result<(), End> {
-        let wire::Rejection { epoch, sequence, code, detail, stops_stream } = rejection;
-        tracing::warn!(epoch, sequence, code, detail, "the collector refused a record");
-        if !stops_stream {
-            return Ok(());
-        }
-        match RejectionCode::parse(&code) {
-            Some(RejectionCode::ConflictingKey) => return Err(Cloned { detail }.into()),
-            Some(RejectionCode::WrongChain | RejectionCode::BadSignature) => {
+        let response = respond(&rejection);
+        let wire::Rejection { epoch, sequence, code, detail, .. } = rejection;
+        tracing::warn!(epoch, sequence, code, detail, ?response, "the collector refused a record");
+        match response {
+            Response::GoOn => return Ok(()),
+            Response::Stop => return Err(Cloned { detail }.into()),
+            Response::BeginEpoch => {
                 let now = wall_clock();
                 let begin =
                     move |spool: &mut Spool| spool.begin_epoch(spool.head().epoch.max(epoch) + 1, now);
                 self.spool.run(begin).await?;
             }
-            _ => {}
+            Response::Reconnect => {}
         }
         Err(End::Refused { code, detail })
     }
@@ -276,6 +272,37 @@ impl Uplink {
             Err(list::ListRefusal::NotNewer { offered, held }) if offered == held => {}
             Err(error) => tracing::warn!(error = chain(&error), "a mirror list is refused"),
         }
+    }
+}
+
+/// What a refused record asks of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Response {
+    /// The record is journaled as refused, its ack follows: nothing is lost.
+    GoOn,
+    /// Another box has this box's name and key.
+    Stop,
+    /// The chain broke: sign anew what waits.
+    BeginEpoch,
+    /// The stream ends; a new one may fare better.
+    Reconnect,
+}
+
+fn respond(rejection: &wire::Rejection) -> Response {
+    match RejectionCode::parse(&rejection.code) {
+        Some(RejectionCode::ConflictingKey) => Response::Stop,
+        Some(RejectionCode::WrongChain | RejectionCode::BadSignature) => Response::BeginEpoch,
+        _ if rejection.stops_stream => Response::Reconnect,
+        // Codes of a newer collector too.
+        _ => Response::GoOn,
+    }
+}
+
+/// How long to wait before connecting again.
+fn wait_after(end: &End, retry_wait: Duration) -> Duration {
+    match end {
+        End::Refused { code, .. } if code == "storage_full" => retry_wait.max(STORAGE_FULL_WAIT),
+        _ => retry_wait,
     }
 }
 
@@ -319,5 +346,39 @@ fn warn_of_clock(here: UnixMillis, there: u64) {
             off_secs = off / 1000,
             "this clock differs from the collector's: set it, or records are refused"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejection(code: &str, stops_stream: bool) -> wire::Rejection {
+        wire::Rejection { epoch: 1, sequence: 2, code: code.to_owned(), detail: String::new(), stops_stream }
+    }
+
+    #[test]
+    fn each_refusal_has_its_response() {
+        let check = |code, stops, response| assert_eq!(respond(&rejection(code, stops)), response, "{code}");
+        check("conflicting_key", true, Response::Stop);
+        check("wrong_chain", true, Response::BeginEpoch);
+        check("bad_signature", true, Response::BeginEpoch);
+        check("wrong_agent", true, Response::Reconnect);
+        check("storage_full", true, Response::Reconnect);
+        check("future_time", false, Response::GoOn);
+        check("unknown_mirror", false, Response::GoOn);
+        check("malformed", false, Response::GoOn);
+        check("code_of_tomorrow", false, Response::GoOn);
+        check("code_of_tomorrow", true, Response::Reconnect);
+    }
+
+    #[test]
+    fn a_full_collector_is_left_alone_for_a_while() {
+        let refused = |code: &str| End::Refused { code: code.to_owned(), detail: String::new() };
+        let short = Duration::from_secs(1);
+        assert_eq!(wait_after(&refused("storage_full"), short), STORAGE_FULL_WAIT);
+        assert_eq!(wait_after(&refused("storage_full"), STORAGE_FULL_WAIT * 2), STORAGE_FULL_WAIT * 2);
+        assert_eq!(wait_after(&refused("wrong_chain"), short), short);
+        assert_eq!(wait_after(&End::Frozen, short), short);
     }
 }
