@@ -1,9 +1,6 @@
 //! The agent against real sockets on loopback: what a censor, a bad server or a bad user does, and what is recorded.
 
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
-// Functions that tests share are tests too.
-#![allow(clippy::unwrap_used)]
-
 mod cli;
 mod http;
 mod names;
