@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zerkalo_core::evidence::SignedRecord;
 use zerkalo_lab::fleet::{Collector, Fleet, crew, now};
+use zerkalo_lab::interference::Interference;
 use zerkalo_lab::internet::{Internet, PLACES};
 use zerkalo_lab::load::enrol;
 use zerkalo_lab::sample;
@@ -86,6 +87,8 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_sigkill() {
 async fn play_round(kills: u64, dice: &mut Dice) -> (usize, usize) {
     let internet = Internet::start().await.unwrap();
     let mut fleet = Fleet::start(&internet, None, &crew(&PLACES[..1])).await.unwrap();
+    // Something to decide about.
+    internet.carrier(PLACES[0].carrier).unwrap().interfere(Interference::ResetOnClientHello);
     let seen = Arc::new(Seen::default());
     let mut signers = JoinSet::new();
     for number in 1..=SIGNERS {
@@ -113,6 +116,7 @@ async fn play_round(kills: u64, dice: &mut Dice) -> (usize, usize) {
     }
     wait_for_agents(fleet.collector()).await;
     wait_for_acks(&seen, 1).await;
+    let logged = wait_for_decisions(fleet.collector()).await;
     fleet.collector_mut().kill().await.unwrap();
     signers.shutdown().await;
     assert_eq!(*seen.refusals.lock().unwrap(), Vec::<String>::new(), "nothing the signers send is at fault");
@@ -121,6 +125,13 @@ async fn play_round(kills: u64, dice: &mut Dice) -> (usize, usize) {
     let acknowledged = seen.acknowledged.lock().unwrap().clone();
     let found = ledger::check(&journal, &acknowledged).unwrap_or_else(|fault| panic!("{fault}"));
     assert!(found.keys().all(|(_, epoch, _)| *epoch == 1), "an agent lost its spool and began anew");
+    let folded = ledger::decisions(&journal).unwrap();
+    assert!(logged.len() <= folded.len(), "the journal forgot a decision");
+    assert_eq!(
+        logged[..],
+        folded[..logged.len()],
+        "the collector logged other decisions than its journal holds"
+    );
     the_check_can_fail(&journal, &acknowledged, dice);
     (found.len(), acknowledged.len())
 }
@@ -220,6 +231,19 @@ async fn wait_for_agents(collector: &Collector) {
     let (before, began) = (counts().await, Instant::now());
     while counts().await.iter().zip(&before).any(|(now, before)| now <= before) {
         assert!(began.elapsed() < STUCK, "a real agent delivers nothing any more");
+        tokio::time::sleep(RETRY_WAIT * 5).await;
+    }
+}
+
+/// The decisions as logged, once there are some.
+async fn wait_for_decisions(collector: &Collector) -> Vec<String> {
+    let began = Instant::now();
+    loop {
+        let decisions = collector.operator().decisions().await.unwrap();
+        if !decisions.is_empty() {
+            return decisions.into_iter().map(|(_, json)| json).collect();
+        }
+        assert!(began.elapsed() < STUCK, "a blocked carrier leads to no decision");
         tokio::time::sleep(RETRY_WAIT * 5).await;
     }
 }

@@ -77,6 +77,13 @@ pub fn check(journal: &Path, acknowledged: &Ledger) -> Result<Ledger, Fault> {
     Ok(found)
 }
 
+/// The decisions a journal leads to, as logged.
+pub fn decisions(journal: &Path) -> Result<Vec<String>, Fault> {
+    let mut fold = Fold::new();
+    let entries = read(journal)?;
+    Ok(entries.iter().flat_map(|entry| fold.apply(entry)).map(|decision| decision.to_json()).collect())
+}
+
 /// Writes a copy of a journal's only segment with one record left out or written twice.
 pub fn forge(journal: &Path, copy: &Path, target: &Key, times: usize) {
     let mut forged = MAGIC.to_vec();

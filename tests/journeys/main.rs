@@ -9,3 +9,4 @@ mod readme;
 mod replay;
 mod ledger;
 mod kill;
+mod load;

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, MutexGuard};
 static STAGE: Mutex<()> = Mutex::const_new(());
 
 /// Every program a journey starts, directly or through the lab.
-const PROGRAMS: [&str; 4] = ["zerkalo-collector", "zerkalo-agent", "zerkalo", "zerkalo-demo"];
+const PROGRAMS: [&str; 5] = ["zerkalo-collector", "zerkalo-agent", "zerkalo", "zerkalo-demo", "zerkalo-load"];
 
 /// Waits for the journey before to end.
 pub async fn stage() -> MutexGuard<'static, ()> {

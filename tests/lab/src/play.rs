@@ -19,6 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(400);
 const ACT_MAX: Duration = Duration::from_secs(90);
 /// How long the last webhook may lag behind its decision.
 const WEBHOOKS_MAX: Duration = Duration::from_secs(20);
+/// Characters of a webhook's body shown: the whole names every record behind the decision.
+const WEBHOOK_SHOWN_MAX: usize = 200;
 /// The webhook key of this lab: no secret.
 const WEBHOOK_KEY: &[u8] = b"the laboratory's webhook secret!";
 
@@ -161,7 +163,7 @@ impl Play {
             decision_lines(decision).iter().for_each(|line| audience.line(line));
         }
         for webhook in now.webhooks.iter().skip(self.last.webhooks.len()) {
-            audience.line(&webhook_line(webhook));
+            webhook_lines(webhook).iter().for_each(|line| audience.line(line));
         }
         self.last = now;
         audience.show(&self.last.matrix, self.begun.elapsed());
@@ -178,18 +180,14 @@ fn decision_lines(decision: &Decision) -> Vec<String> {
         .collect()
 }
 
-fn webhook_line(webhook: &Received) -> String {
+fn webhook_lines(webhook: &Received) -> [String; 2] {
     let data = &webhook.body["data"];
     let signature = match &webhook.fault {
-        None => "signature holds".to_owned(),
-        Some(fault) => format!("signature at fault: {fault}"),
+        None => "its signature holds".to_owned(),
+        Some(fault) => format!("SIGNATURE AT FAULT: {fault}"),
     };
-    let text = |key: &str| data[key].as_str().unwrap_or("?").to_owned();
-    format!(
-        "webhook {} received, {signature}: {} {} {}",
-        webhook.id,
-        webhook.body["type"].as_str().unwrap_or("?"),
-        format_args!("{}/{}", text("market"), text("mirror")),
-        text("action")
-    )
+    let word = |key: &str| data[key].as_str().unwrap_or("?").to_owned();
+    let about = format!("{} {}: {}", word("market").to_uppercase(), word("mirror"), word("action"));
+    let beginning: String = webhook.text.chars().take(WEBHOOK_SHOWN_MAX).collect();
+    [format!("webhook {}: {about}; received, {signature}", webhook.id), format!("    {beginning}...")]
 }

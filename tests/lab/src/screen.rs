@@ -25,6 +25,8 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
 /// Who watches.
 pub enum Audience {
+    /// Not a soul: a test reads the report.
+    Nobody,
     /// Nobody sees the matrix; lines go to stderr.
     Log,
     /// A terminal on stdout.
@@ -35,6 +37,7 @@ impl Audience {
     /// Tells one thing that happened.
     pub fn line(&mut self, text: &str) {
         match self {
+            Self::Nobody => {}
             // A closed stderr is no reason to end a play.
             Self::Log => drop(writeln!(io::stderr(), "{text}")),
             Self::Terminal(screen) => screen.line(text),

@@ -38,6 +38,9 @@ pub struct Received {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
     pub body: serde_json::Value,
+    /// The body's own bytes.
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// A running receiver; stops when dropped.
@@ -121,12 +124,13 @@ async fn deliver(request: Request<Incoming>, webhook: &Webhook, shelf: &Shelf) -
     let body = body.to_bytes();
     let verdict = webhook.verify(&body, &head.headers);
     let id = head.headers.get(HEADER_WEBHOOK_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&body).into_owned();
     let received = Received {
         id: id.to_owned(),
         verified: verdict.is_ok(),
         fault: verdict.err().map(|error| error.to_string()),
-        body: serde_json::from_slice(&body)
-            .unwrap_or_else(|_| serde_json::Value::String(String::from_utf8_lossy(&body).into_owned())),
+        body: serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone())),
+        text,
     };
     let status = if received.verified { StatusCode::NO_CONTENT } else { StatusCode::UNAUTHORIZED };
     if let Ok(mut kept) = shelf.kept.lock()
