@@ -10,14 +10,15 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use zerkalo_core::record::Cause;
-use zerkalo_core::target::{CANARY_LEN_MIN, TargetUrl};
-use zerkalo_core::words::{Access, CarrierId};
+use zerkalo_core::target::{CANARY_LEN_MIN, Reference, ReferenceSide, TargetUrl};
+use zerkalo_core::words::{Access, CarrierId, MarketId};
 
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
 use crate::enroll::{Application, Existing, enroll};
 use crate::probe::connect::Ranges;
+use crate::probe::reference;
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
 use crate::probe::{Assignment, Neutral, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
@@ -105,6 +106,10 @@ struct ProbeArgs {
     /// Text that only the real page holds.
     #[arg(long, value_name = "TEXT", value_parser = parse_canary)]
     canary: Option<String>,
+    /// A host of your own that tells the state of this network, at home or abroad; checked once the probe is over. May be
+    /// given several times.
+    #[arg(long = "reference", value_name = "domestic|foreign=URL", value_parser = parse_reference)]
+    references: Vec<Reference>,
 }
 
 /// Runs the program.
@@ -169,7 +174,9 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
     };
-    let record = measure(&settings, &assignment, wall_clock()).await.record;
+    let mut record = measure(&settings, &assignment, wall_clock()).await.record;
+    // After the probe: a network lost on the way must not be taken for a block.
+    record.references = reference::check_all(&settings, &args.references, wall_clock()).await;
     let text = if args.json {
         zerkalo_proto::record::to_json(&record) + "\n"
     } else {
@@ -234,6 +241,18 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
 
 fn parse_url(text: &str) -> Result<TargetUrl, String> {
     TargetUrl::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_reference(text: &str) -> Result<Reference, String> {
+    let (side, url) = text.split_once('=').ok_or("write domestic=URL or foreign=URL")?;
+    let side = match side {
+        "domestic" => ReferenceSide::Domestic,
+        "foreign" => ReferenceSide::Foreign,
+        other => return Err(format!("{other:?} is no side; write domestic=URL or foreign=URL")),
+    };
+    // A manual probe belongs to no market; the word is not written into the record.
+    let market = MarketId::parse("manual").map_err(|error| error.to_string())?;
+    Ok(Reference { market, side, url: parse_url(url)? })
 }
 
 fn parse_canary(text: &str) -> Result<String, String> {

@@ -166,31 +166,28 @@ fn identity_of(application: &Application, answer: &EnrollResponse) -> Result<Ide
 }
 
 fn refusal(status: &tonic::Status) -> EnrollError {
+    let said = status.message();
     let Some(code) = code_of(status) else {
         let hint = match status.code() {
             Code::Unavailable => " (is the URL the collector's agents address, and its CA the token's?)",
             Code::Unimplemented => " (is the URL the collector's agents address?)",
             _ => "",
         };
-        return EnrollError::Call(format!("{}{hint}", status.message()));
+        return EnrollError::Call(format!("{}: {said}{hint}", status.code().description()));
     };
     let remedy = match code {
         "token_unknown" => {
             "the collector does not know this token; copy it whole, or ask the operator for a new one"
+                .to_owned()
         }
-        "token_expired" => "this token has expired; ask the operator for a new one",
+        "token_expired" => "this token has expired; ask the operator for a new one".to_owned(),
         "token_used" => {
-            "this token was used before; each enrols one box once: ask the operator for a new one"
+            "this token was used before; each enrols one box once: ask the operator for a new one".to_owned()
         }
         "token_wrong_carrier" => {
-            "this token is for another carrier or access than --carrier and --access say; correct them or ask the operator for a new token"
+            format!("{said} (or correct --carrier and --access)")
         }
-        _ => "",
-    };
-    let remedy = match remedy {
-        "" => status.message().to_owned(),
-        known if status.message().is_empty() => known.to_owned(),
-        known => format!("{known} (the collector says: {})", status.message()),
+        _ => said.to_owned(),
     };
     EnrollError::Refused { code: code.to_owned(), remedy }
 }

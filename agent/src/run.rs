@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -14,7 +15,7 @@ use zerkalo_durable::store::StoreError;
 use crate::config::{Settings, SettingsError, load_trust};
 use crate::probe::{Assignment, Measured, Neutral, ProbeSettings, StepCaps, measure, reference};
 use crate::schedule::{Schedule, Step};
-use crate::spool::{self, Spool, SpoolError};
+use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
 use crate::{entropy, list};
@@ -84,6 +85,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         spool: spool.clone(),
         list,
         wishes,
+        was_behind: AtomicBool::new(false),
     };
     let measuring = Measuring {
         schedule: Schedule::new(settings.interval),
@@ -109,7 +111,8 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
 
 fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> {
     let key = state.record_key()?;
-    let (spool, damaged) = Spool::open(&state.path(spool::DIR), &identity.agent, key, wall_clock())?;
+    let (spool, damaged) =
+        Spool::open(&state.path(spool::DIR), &identity.agent, key, Limits::default(), wall_clock())?;
     if let Some(aside) = damaged {
         tracing::error!(
             aside = %aside.display(),

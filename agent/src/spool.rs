@@ -12,10 +12,20 @@ use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 
-/// Records kept at most: weeks of an uplink that is down, for a few mirrors.
-pub const RECORDS_MAX: u64 = 100_000;
-/// Bytes kept at most: what a small box can spare.
-pub const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How much is kept at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub records: u64,
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// Weeks of an uplink that is down, for a few mirrors; what a small box can spare.
+    fn default() -> Self {
+        Self { records: 100_000, bytes: 256 * 1024 * 1024 }
+    }
+}
+
 /// How long an acknowledged record is kept.
 const KEPT_AFTER_ACK_MILLIS: u64 = 24 * 60 * 60 * 1000;
 /// Records deleted or moved in one commit: bounds the memory of a batch.
@@ -56,12 +66,25 @@ pub enum SpoolError {
     },
 }
 
+/// How the chain goes on at the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// In the same epoch, after this sequence.
+    After(u64),
+    /// In a new epoch: the collector has lost what was acknowledged and is kept here no more.
+    CollectorBehind,
+    /// In a new epoch: the collector has records under this name which are not here. Once, that is a spool that lost
+    /// its end; twice in one process, it is a second box.
+    CollectorAhead,
+}
+
 /// The spool of one agent.
 #[derive(Debug)]
 pub struct Spool {
     dir: PathBuf,
     agent: AgentId,
     key: SecretKey,
+    limits: Limits,
     /// `None` after a failure: opened anew by the next use, for a failed store refuses everything after.
     store: Option<Store>,
     head: ChainLink,
@@ -78,12 +101,14 @@ impl Spool {
         dir: &Path,
         agent: &AgentId,
         key: SecretKey,
+        limits: Limits,
         now: UnixMillis,
     ) -> Result<(Self, Option<PathBuf>), SpoolError> {
         let mut spool = Self {
             dir: dir.to_owned(),
             agent: agent.clone(),
             key,
+            limits,
             store: None,
             head: ChainLink::start(1),
             acked: 0,
@@ -117,7 +142,7 @@ impl Spool {
     pub fn append(&mut self, body: Vec<u8>, now: UnixMillis) -> Result<SignedRecord, SpoolError> {
         self.store()?;
         let len = (HEADER_LEN + body.len()) as u64;
-        while self.records >= RECORDS_MAX || self.bytes + len > BYTES_MAX {
+        while self.records >= self.limits.records || self.bytes + len > self.limits.bytes {
             if self.forget(COMMIT_RECORDS_MAX, UnixMillis(u64::MAX))? == 0 {
                 return Err(SpoolError::Full { records: self.unacknowledged() });
             }
@@ -170,22 +195,23 @@ impl Spool {
         self.forget(COMMIT_RECORDS_MAX, now.minus_millis(KEPT_AFTER_ACK_MILLIS)).map(drop)
     }
 
-    /// Joins the chain to where it ends at the collector; returns the sequence after which to send. Where the ends do
-    /// not meet (a spool lost, a collector restored), what is unacknowledged is signed anew in the next epoch.
-    pub fn resume(&mut self, collector: ChainLink, now: UnixMillis) -> Result<u64, SpoolError> {
+    /// Joins the chain to where it ends at the collector. Where the ends do not meet (a spool lost, a collector
+    /// restored, a second box under the same name), what is unacknowledged is signed anew in the next epoch.
+    pub fn resume(&mut self, collector: ChainLink, now: UnixMillis) -> Result<Resumed, SpoolError> {
         self.store()?;
         let follows = collector.epoch == self.head.epoch
             && collector.sequence <= self.head.sequence
             && self.joins(collector)?;
         if follows {
             self.ack(collector.epoch, collector.sequence, now)?;
-            return Ok(collector.sequence);
+            return Ok(Resumed::After(collector.sequence));
         }
         if collector.epoch < self.head.epoch && self.joins(ChainLink::start(self.head.epoch))? {
-            return Ok(0);
+            return Ok(Resumed::After(0));
         }
+        let is_behind = (collector.epoch, collector.sequence) < (self.head.epoch, self.acked);
         self.begin_epoch(collector.epoch.max(self.head.epoch) + 1, now)?;
-        Ok(0)
+        Ok(if is_behind { Resumed::CollectorBehind } else { Resumed::CollectorAhead })
     }
 
     /// Signs everything unacknowledged anew under `epoch`, which must be higher than any before.

@@ -1,6 +1,7 @@
 //! The stream to the collector: records up, acks, lists and wishes down. What is in flight is `window.rs`, what waits is
 //! `spool.rs`; this file connects, sends, obeys, and connects again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +22,7 @@ use zerkalo_proto::evidence::{list_from_wire, record_to_wire};
 
 use crate::channel::{self, ChannelError};
 use crate::list;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{Resumed, Spool, SpoolError};
 use crate::state::{Credentials, StateDir};
 use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
 
@@ -80,6 +81,8 @@ pub struct Uplink {
     pub list: watch::Sender<Option<Arc<MirrorList>>>,
     /// Wishes for a fresh look; dropped when full.
     pub wishes: mpsc::Sender<MirrorId>,
+    /// Whether the collector once had records under this name which are not here.
+    pub was_behind: AtomicBool,
 }
 
 /// This box must stop.
@@ -97,7 +100,7 @@ enum End {
     #[error("no stream")]
     Channel(#[from] ChannelError),
     #[error("the collector ended the stream: {}", status_text(.0))]
-    Status(#[from] Box<tonic::Status>),
+    Status(Box<tonic::Status>),
     #[error("the collector closed the stream")]
     Closed,
     #[error("no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
@@ -154,10 +157,9 @@ impl Uplink {
         };
         let now = wall_clock();
         warn_of_clock(now, welcome.server_time_millis);
-        let (sequence, head) = self
-            .spool
-            .run(move |spool| spool.resume(at, now).map(|sequence| (sequence, spool.head())))
-            .await?;
+        let (resumed, head) =
+            self.spool.run(move |spool| spool.resume(at, now).map(|resumed| (resumed, spool.head()))).await?;
+        let sequence = self.check_resumed(resumed, at)?;
         tracing::info!(url, waiting = head.sequence - sequence, epoch = head.epoch, "uplink open");
         let mut window = Window::new(head.epoch, sequence);
         loop {
@@ -172,6 +174,30 @@ impl Uplink {
                 () = sleep_until(frozen_at) => return Err(End::Frozen),
             }
         }
+    }
+
+    /// The sequence after which to send, unless another box writes under this name.
+    fn check_resumed(&self, resumed: Resumed, at: ChainLink) -> Result<u64, Cloned> {
+        let ChainLink { epoch, sequence, .. } = at;
+        match resumed {
+            Resumed::After(sequence) => return Ok(sequence),
+            Resumed::CollectorBehind => {
+                tracing::warn!(epoch, sequence, "the collector has lost records; going on in a new epoch");
+            }
+            Resumed::CollectorAhead if !self.was_behind.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(
+                    epoch,
+                    sequence,
+                    "the collector has records that are not here; going on in a new epoch"
+                );
+            }
+            Resumed::CollectorAhead => {
+                let detail =
+                    format!("again it has records up to epoch {epoch} sequence {sequence} that are not here");
+                return Err(Cloned { detail });
+            }
+        }
+        Ok(0)
     }
 
     async fn greet(

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use zerkalo_agent::spool::{DIR, Spool};
+use zerkalo_agent::spool::{DIR, Limits, Spool};
 use zerkalo_core::evidence::{SecretKey, SignedList};
 use zerkalo_core::record::{Cause, HttpOutcome};
 use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
@@ -101,7 +101,8 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
 
     let agent = AgentId::parse(AGENT).unwrap();
     let key = SecretKey::from_bytes(&[7; 32]);
-    let (mut spool, _) = Spool::open(&dir.join(DIR), &agent, key.clone(), UnixMillis(1)).unwrap();
+    let (mut spool, _) =
+        Spool::open(&dir.join(DIR), &agent, key.clone(), Limits::default(), UnixMillis(1)).unwrap();
     let records = spool.after(0, 100, usize::MAX).unwrap();
     assert!(records.len() >= 2);
     for signed in &records {
