@@ -27,6 +27,10 @@ use crate::token::Token;
 use crate::uplink::wall_clock;
 
 const STATE_DEFAULT: &str = "/var/lib/zerkalo-agent";
+/// One probe at a time and one stream: a guest on somebody's box stays small.
+const WORKER_THREADS: usize = 2;
+/// Threads for the disk, and for names where hickory has no resolver.
+const BLOCKING_THREADS_MAX: usize = 4;
 /// Exit status for input that cannot be used, as clap has it.
 const BAD_INPUT: u8 = 2;
 /// Exit status where the collector says that two boxes share one name.
@@ -115,7 +119,12 @@ struct ProbeArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("zerkalo-agent: the runtime cannot start: {error}");
