@@ -1,12 +1,13 @@
-//! A record for human eyes: the steps as a tree, with timings. Draws no conclusion either.
+//! A record for human eyes: the steps as a tree in order of time, with timings. Draws no conclusion either.
 
 use std::fmt::Write;
 
 use owo_colors::OwoColorize;
 use zerkalo_core::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, Span, TcpOutcome,
-    TlsHandshake, TlsOutcome,
+    Arm, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType, QuicHandshake,
+    QuicOutcome, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
+use zerkalo_core::target::ReferenceSide;
 
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,123 +17,149 @@ pub enum Colours {
 }
 
 /// How a line is meant.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Tone {
     Good,
     Bad,
     Odd,
 }
 
+/// One step of the tree.
+#[derive(Debug)]
+struct Line {
+    depth: usize,
+    span: Span,
+    what: String,
+    tone: Tone,
+    outcome: String,
+    details: Vec<String>,
+}
+
 /// The record as a step tree.
 pub fn tree(record: &ProbeRecord, colours: Colours) -> String {
-    let mut tree = Tree { text: String::new(), colours };
-    tree.head(record);
-    for step in &record.dns {
-        let resolver = match step.resolver {
-            ResolverKind::System => "system",
-            ResolverKind::Public => "public",
-        };
-        let (tone, outcome) = dns_text(&step.outcome);
-        tree.line(
-            1,
-            step.span,
-            tone,
-            &format!("dns {:?} {} @ {resolver} {}", step.query, step.name, step.server),
-            &outcome,
-        );
-    }
-    for step in &record.tcp {
-        let (tone, outcome) = tcp_text(&step.outcome);
-        tree.line(1, step.span, tone, &format!("tcp {}{}", step.address, arm_text(step.arm)), &outcome);
-        for tls in record.tls.iter().filter(|tls| tls.address == step.address && tls.arm == step.arm) {
-            tree.tls(tls);
-        }
-    }
-    for step in &record.http {
-        tree.http(step);
-    }
-    for step in &record.quic {
-        let (tone, outcome) = match &step.outcome {
-            QuicOutcome::Completed { alpn } => {
-                (Tone::Good, format!("completed ({})", alpn.as_deref().unwrap_or("no ALPN")))
-            }
-            QuicOutcome::Timeout => (Tone::Bad, format!("timeout, {} bytes received", step.bytes_received)),
-            QuicOutcome::Refused => (Tone::Bad, "refused".to_owned()),
-            QuicOutcome::Closed(reason) => (Tone::Bad, format!("closed: {reason}")),
-            QuicOutcome::Failed(reason) => (Tone::Odd, format!("failed: {reason}")),
-        };
-        tree.line(1, step.span, tone, &format!("quic {} {}", step.address, step.sni), &outcome);
-    }
-    tree.text
+    let mut lines: Vec<Line> = record.dns.iter().map(dns_line).collect();
+    lines.extend(record.tcp.iter().map(tcp_line));
+    lines.extend(record.tls.iter().map(tls_line));
+    lines.extend(record.http.iter().map(http_line));
+    lines.extend(record.quic.iter().map(quic_line));
+    // Stable: what began at once stays in the order of the record.
+    lines.sort_by_key(|line| line.span.start_micros);
+    let url = match colours {
+        Colours::On => record.url.as_str().bold().to_string(),
+        Colours::Off => record.url.to_string(),
+    };
+    let mut text = format!("{url}  {}  {}\n", record.started_at, duration_text(record.duration_micros));
+    lines.iter().for_each(|line| write_line(&mut text, line, colours));
+    record.references.iter().for_each(|check| write_reference(&mut text, check, colours));
+    text
 }
 
-struct Tree {
-    text: String,
-    colours: Colours,
+fn write_line(text: &mut String, line: &Line, colours: Colours) {
+    let timing = format!(
+        "{:>9} +{:<9}",
+        duration_text(line.span.start_micros),
+        duration_text(line.span.duration_micros)
+    );
+    let timing = match colours {
+        Colours::On => timing.dimmed().to_string(),
+        Colours::Off => timing,
+    };
+    let (indent, what) = ("  ".repeat(line.depth), printable(&line.what));
+    let outcome = toned(&line.outcome, line.tone, colours);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{timing} {indent}- {what}  {outcome}");
+    for detail in &line.details {
+        let _ = writeln!(text, "{:20} {indent}    {}", "", printable(detail));
+    }
 }
 
-impl Tree {
-    fn head(&mut self, record: &ProbeRecord) {
-        let url = match self.colours {
-            Colours::On => record.url.as_str().bold().to_string(),
-            Colours::Off => record.url.to_string(),
-        };
-        // Writing to a String cannot fail.
-        let _ =
-            writeln!(self.text, "{url}  {}  {}", record.started_at, duration_text(record.duration_micros));
-    }
+fn write_reference(text: &mut String, check: &ReferenceCheck, colours: Colours) {
+    let side = match check.side {
+        ReferenceSide::Domestic => "domestic",
+        ReferenceSide::Foreign => "foreign",
+    };
+    let outcome = match &check.failure {
+        None => toned("reached", Tone::Good, colours),
+        Some(failure) => toned(failure, Tone::Bad, colours),
+    };
+    let _ = writeln!(text, "{:20} - {side} reference {}  {outcome}", "", check.url);
+}
 
-    fn line(&mut self, depth: usize, span: Span, tone: Tone, what: &str, outcome: &str) {
-        let outcome = match (self.colours, tone) {
-            (Colours::Off, _) => printable(outcome),
-            (Colours::On, Tone::Good) => printable(outcome).green().to_string(),
-            (Colours::On, Tone::Bad) => printable(outcome).red().to_string(),
-            (Colours::On, Tone::Odd) => printable(outcome).yellow().to_string(),
-        };
-        let timing =
-            format!("{:>9} +{:<9}", duration_text(span.start_micros), duration_text(span.duration_micros));
-        let timing = match self.colours {
-            Colours::On => timing.dimmed().to_string(),
-            Colours::Off => timing,
-        };
-        let _ = writeln!(self.text, "{timing} {}- {}  {outcome}", "  ".repeat(depth), printable(what));
+fn toned(text: &str, tone: Tone, colours: Colours) -> String {
+    let text = printable(text);
+    match (colours, tone) {
+        (Colours::Off, _) => text,
+        (Colours::On, Tone::Good) => text.green().to_string(),
+        (Colours::On, Tone::Bad) => text.red().to_string(),
+        (Colours::On, Tone::Odd) => text.yellow().to_string(),
     }
+}
 
-    fn detail(&mut self, depth: usize, text: &str) {
-        let _ = writeln!(self.text, "{:20} {}  {}", "", "  ".repeat(depth), printable(text));
+fn line(depth: usize, span: Span, what: String, (tone, outcome): (Tone, String)) -> Line {
+    Line { depth, span, what, tone, outcome, details: Vec::new() }
+}
+
+fn dns_line(step: &DnsExchange) -> Line {
+    let resolver = match step.resolver {
+        ResolverKind::System => "system",
+        ResolverKind::Public => "public",
+    };
+    let query = match step.query {
+        QueryType::A => "A",
+        QueryType::Aaaa => "AAAA",
+    };
+    let what = format!("dns {query} {} @ {resolver} {}", step.name, step.server);
+    line(0, step.span, what, dns_text(&step.outcome))
+}
+
+fn tcp_line(step: &TcpConnect) -> Line {
+    line(0, step.span, format!("tcp {}{}", step.address, arm_text(step.arm)), tcp_text(&step.outcome))
+}
+
+fn tls_line(step: &TlsHandshake) -> Line {
+    let what = format!("tls {}", step.sni.as_deref().unwrap_or("(no name)"));
+    let details =
+        step.chain.iter().map(|certificate| format!("{} <- {}", certificate.subject, certificate.issuer));
+    Line { details: details.collect(), ..line(1, step.span, what, tls_text(step)) }
+}
+
+fn http_line(step: &HttpExchange) -> Line {
+    let status = step.status.map_or("no status".to_owned(), |status| status.to_string());
+    let (tone, end) = match &step.outcome {
+        HttpOutcome::Complete => (Tone::Good, "complete".to_owned()),
+        HttpOutcome::Timeout => (Tone::Bad, "stalled there".to_owned()),
+        HttpOutcome::Reset => (Tone::Bad, "reset".to_owned()),
+        HttpOutcome::Eof => (Tone::Bad, "closed before the end".to_owned()),
+        HttpOutcome::Protocol(reason) => (Tone::Bad, format!("not HTTP: {reason}")),
+        HttpOutcome::RedirectRefused(reason) => (Tone::Odd, format!("redirect not followed: {reason}")),
+        HttpOutcome::Failed(reason) => (Tone::Odd, format!("failed: {reason}")),
+    };
+    let mut details = Vec::new();
+    if let Some(title) = &step.title {
+        details.push(format!("title: {title}"));
     }
+    match step.canary_found {
+        Some(true) => details.push("canary found".to_owned()),
+        Some(false) => details.push("canary NOT found".to_owned()),
+        None => {}
+    }
+    let depth = if step.url.is_https() { 2 } else { 1 };
+    let what = format!("{} GET {}", step.protocol, step.url);
+    let outcome = (tone, format!("{status}, {} bytes, {end}", step.body_len));
+    Line { details, ..line(depth, step.span, what, outcome) }
+}
 
-    fn tls(&mut self, step: &TlsHandshake) {
-        let (tone, outcome) = tls_text(step);
-        let name = step.sni.as_deref().unwrap_or("(no name)");
-        self.line(2, step.span, tone, &format!("tls {name}"), &outcome);
-        for certificate in &step.chain {
-            self.detail(2, &format!("{} <- {}", certificate.subject, certificate.issuer));
+fn quic_line(step: &QuicHandshake) -> Line {
+    let outcome = match &step.outcome {
+        QuicOutcome::Completed { alpn } => {
+            (Tone::Good, format!("completed ({})", alpn.as_deref().unwrap_or("no ALPN")))
         }
-    }
-
-    fn http(&mut self, step: &HttpExchange) {
-        let status = step.status.map_or("no status".to_owned(), |status| status.to_string());
-        let (tone, end) = match &step.outcome {
-            HttpOutcome::Complete => (Tone::Good, "complete".to_owned()),
-            HttpOutcome::Timeout => (Tone::Bad, format!("stalled at byte {}", step.body_len)),
-            HttpOutcome::Reset => (Tone::Bad, "reset".to_owned()),
-            HttpOutcome::Eof => (Tone::Bad, "closed before the end".to_owned()),
-            HttpOutcome::Protocol(reason) => (Tone::Bad, format!("not HTTP: {reason}")),
-            HttpOutcome::RedirectRefused(reason) => (Tone::Odd, format!("redirect not followed: {reason}")),
-            HttpOutcome::Failed(reason) => (Tone::Odd, format!("failed: {reason}")),
-        };
-        let outcome = format!("{status}, {} bytes, {end}", step.body_len);
-        self.line(1, step.span, tone, &format!("{} GET {}", step.protocol, step.url), &outcome);
-        if let Some(title) = &step.title {
-            self.detail(1, &format!("title: {title}"));
-        }
-        match step.canary_found {
-            Some(true) => self.detail(1, "canary found"),
-            Some(false) => self.detail(1, "canary NOT found"),
-            None => {}
-        }
-    }
+        QuicOutcome::Timeout => (Tone::Bad, format!("timeout, {} bytes received", step.bytes_received)),
+        QuicOutcome::Refused => (Tone::Bad, "refused".to_owned()),
+        QuicOutcome::Closed(reason) => (Tone::Bad, format!("closed: {reason}")),
+        QuicOutcome::Failed(reason) => (Tone::Odd, format!("failed: {reason}")),
+    };
+    line(0, step.span, format!("quic {} {}", step.address, step.sni), outcome)
 }
 
 /// Hostile text must not drive the terminal.
@@ -208,5 +235,24 @@ fn tls_text(step: &TlsHandshake) -> (Tone, String) {
         TlsOutcome::Alert(name) => (Tone::Bad, format!("alert {name}")),
         TlsOutcome::Protocol(reason) => (Tone::Bad, format!("not TLS: {reason}")),
         TlsOutcome::Failed(reason) => (Tone::Odd, format!("failed: {reason}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_cannot_drive_the_terminal() {
+        let title = toned("\u{1b}]0;owned\u{7}\u{9b}2J\r\nx", Tone::Bad, Colours::Off);
+        assert!(!title.chars().any(char::is_control), "{title:?}");
+    }
+
+    #[test]
+    fn durations_are_read_at_a_glance() {
+        let check = |micros, text| assert_eq!(duration_text(micros), text);
+        check(999, "999 us");
+        check(1_250, "1.2 ms");
+        check(8_004_000, "8.00 s");
     }
 }
