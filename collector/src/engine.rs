@@ -10,9 +10,9 @@ mod writer;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::evidence::{ChainLink, PublicKey, SignedList, SignedRecord};
-use zerkalo_core::fold::Fold;
+use zerkalo_core::fold::{Fold, Wish};
 use zerkalo_core::journal::Enrolment;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
@@ -28,6 +28,8 @@ pub use writer::{Parts, start};
 pub const STORAGE_FULL: &str = "storage_full";
 /// Requests waiting for the writer; with the largest batch each, a quarter of a gigabyte.
 const REQUESTS_QUEUED_MAX: usize = 256;
+/// Wishes for a fresh look that a stream may lag behind; older ones it never sees, the schedule asks its agent anyway.
+const WISHES_QUEUED_MAX: usize = 1_024;
 
 /// Why the writer stopped.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +155,7 @@ struct View {
     /// Rises with each group applied.
     changes: watch::Sender<u64>,
     list: watch::Sender<Option<Arc<ListInForce>>>,
+    wishes: broadcast::Sender<Wish>,
 }
 
 /// A handle on the writer; clones share it.
@@ -204,6 +207,11 @@ impl Engine {
     /// Wakes after each group applied.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.view.changes.subscribe()
+    }
+
+    /// Wishes for a fresh look at a mirror, made from now on, for all agents.
+    pub fn wishes(&self) -> broadcast::Receiver<Wish> {
+        self.view.wishes.subscribe()
     }
 
     /// The list in force, and each one after it.

@@ -54,6 +54,14 @@ pub struct OwnerWord {
     green_streak: u32,
 }
 
+/// Whether a verdict tells something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// An owner sees a block, and did not before.
+    FirstBlocked,
+    Nothing,
+}
+
 /// The evidence of all owners in one place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cell {
@@ -95,7 +103,7 @@ impl CarrierView {
 
 impl Cell {
     /// Takes one verdict in. Evidence older than the owner's latest changes nothing.
-    pub fn observe(&mut self, owner: &OwnerId, evidence: Evidence, policy: &CellPolicy) {
+    pub fn observe(&mut self, owner: &OwnerId, evidence: Evidence, policy: &CellPolicy) -> News {
         let word = self.owners.entry(owner.clone()).or_insert_with(|| OwnerWord {
             last: evidence.clone(),
             flagged: false,
@@ -104,7 +112,7 @@ impl Cell {
             green_streak: 0,
         });
         if evidence.at < word.last.at {
-            return;
+            return News::Nothing;
         }
         match evidence.verdict.outcome {
             Outcome::Blocked => {
@@ -121,7 +129,9 @@ impl Cell {
         } else if word.green_streak >= policy.owner_green_streak {
             word.flagged = false;
         }
+        let first = evidence.verdict.outcome == Outcome::Blocked && word.red_streak == 1 && !word.flagged;
         word.last = evidence;
+        if first { News::FirstBlocked } else { News::Nothing }
     }
 
     /// Forgets what an agent said.

@@ -6,9 +6,11 @@
 mod judging;
 mod settings;
 mod view;
+mod wishes;
 
 pub use settings::{SettingsError, check_settings, default_settings};
 pub use view::{Matrix, MatrixRow};
+pub use wishes::Wish;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +23,7 @@ use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, UnixMillis};
 use judging::Docket;
 use settings::Settings;
+use wishes::Wishes;
 
 /// Most evidence items written into one decision: enough for eight carriers of eight owners.
 const EVIDENCE_MAX: usize = 64;
@@ -52,6 +55,7 @@ pub struct Fold {
     docket: Docket,
     cells: BTreeMap<MirrorId, MirrorCells>,
     markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
+    wishes: Wishes,
 }
 
 impl Default for Fold {
@@ -73,6 +77,7 @@ impl Fold {
             docket: Docket::default(),
             cells: BTreeMap::new(),
             markets: BTreeMap::new(),
+            wishes: Wishes::default(),
         }
     }
 
@@ -181,6 +186,7 @@ impl Fold {
             list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
         });
         self.docket.retain(|mirror| list.mirror(mirror).is_some());
+        self.wishes.retain(|mirror| list.mirror(mirror).is_some());
         self.list = Some((signed, list));
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
 use zerkalo_core::market::Decision;
@@ -19,7 +19,7 @@ use zerkalo_core::words::UnixMillis;
 use super::plan::{Plan, Tally};
 use super::{
     ChangeRefusal, Claim, Engine, EngineError, REQUESTS_QUEUED_MAX, RecordBatch, RecordsAnswer, Refusal,
-    Request, STORAGE_FULL, View,
+    Request, STORAGE_FULL, View, WISHES_QUEUED_MAX,
 };
 use crate::clock;
 use crate::journal::{Journal, JournalError};
@@ -71,12 +71,15 @@ pub fn start(
         relog.decisions(fold.apply(&entry));
     }
     relog.finish()?;
+    // What the past asked for is not wanted now.
+    fold.take_wishes();
     tracing::info!(entries, agents = fold.agents().len(), "folded the journal");
     let deadline = fold.next_deadline();
     let view = Arc::new(View {
         fold: RwLock::new(fold),
         changes: watch::Sender::new(0),
         list: watch::Sender::new(None),
+        wishes: broadcast::Sender::new(WISHES_QUEUED_MAX),
     });
     view.publish();
     let (sender, requests) = mpsc::channel(REQUESTS_QUEUED_MAX);
@@ -298,6 +301,8 @@ impl Writer {
         for part in entries.chunks(APPLIED_AT_ONCE) {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
             decisions.extend(part.iter().flat_map(|entry| fold.apply(entry)));
+            // Without a stream open nobody hears a wish, and nothing is lost.
+            fold.take_wishes().into_iter().for_each(|wish| drop(self.view.wishes.send(wish)));
         }
         self.deadline = self.view.fold.read().unwrap_or_else(PoisonError::into_inner).next_deadline();
         self.view.publish();

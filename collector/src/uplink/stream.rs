@@ -9,9 +9,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tonic::{Code as Grpc, Status, Streaming};
 use zerkalo_core::admission::RejectionCode;
+use zerkalo_core::fold::Wish;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
@@ -58,10 +59,12 @@ impl Stream {
     /// Serves the agent until one side ends it.
     pub async fn run(self, mut inbound: Streaming<StreamRequest>, replaced: oneshot::Receiver<()>) {
         let agent = &self.agent;
+        // Before the Welcome: who was welcomed misses no wish.
+        let wishes = self.engine.wishes();
         let end = match self.greet(&mut inbound).await {
-            Ok(list) => {
+            Ok(lists) => {
                 tracing::info!(%agent, "connected");
-                self.serve(inbound, list, replaced).await
+                self.serve(inbound, lists, wishes, replaced).await
             }
             Err(end) => end,
         };
@@ -110,6 +113,7 @@ impl Stream {
         &self,
         mut inbound: Streaming<StreamRequest>,
         mut lists: watch::Receiver<Option<Arc<ListInForce>>>,
+        mut wishes: broadcast::Receiver<Wish>,
         mut replaced: oneshot::Receiver<()>,
     ) -> End {
         let stopping = &self.stopping;
@@ -130,6 +134,14 @@ impl Stream {
                         Some(list) => self.send(Down::List(list_to_wire(&list.signed))).await,
                         None => Ok(()),
                     }
+                },
+                wish = wishes.recv(), if open => match wish {
+                    Ok(wish) if wish.agent == self.agent => {
+                        self.send(Down::ProbeNow(agent_v1::ProbeNow { mirror: wish.mirror.to_string() })).await
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => Ok(()),
+                    // The sender lives as long as the engine, of which this stream holds a handle.
+                    Err(broadcast::error::RecvError::Closed) => Err(End::Gone),
                 },
                 _ = &mut replaced => Err(End::Told {
                     grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream",

@@ -210,3 +210,23 @@ async fn many_agents_at_once_lose_nothing() {
     assert!(instants.is_sorted());
     collector.stop().await;
 }
+
+#[tokio::test]
+async fn a_failed_record_makes_the_collector_ask_the_control_at_once() {
+    let (site, collector, mut agent) = world().await;
+    let control = collector.enrol(&site, "house", "").await;
+    let (mut asked, _) = collector.connect(&site, &control).await;
+    let (mut link, _) = collector.connect(&site, &agent).await;
+    let mut failed = facts("m1");
+    failed.http.clear();
+    link.send_records(&[agent.sign(body(&failed))]).await;
+    link.acked(1).await;
+    loop {
+        match asked.next().await.expect("the control's stream stays open") {
+            Down::ProbeNow(wish) => break assert_eq!(wish.mirror, "m1"),
+            // The list comes first.
+            _ => continue,
+        }
+    }
+    collector.stop().await;
+}

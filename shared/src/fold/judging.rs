@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Fold;
-use crate::cell::Evidence;
+use crate::cell::{Evidence, News};
 use crate::evidence::SignedRecord;
 use crate::judge::{CONTROL_MISSING, Case, judge};
 use crate::record::ProbeRecord;
 use crate::target::Sha256;
 use crate::verdict::{Outcome, Verdict};
-use crate::words::{MirrorId, OwnerId, Station, UnixMillis};
+use crate::words::{AgentId, Country, MirrorId, OwnerId, Station, UnixMillis};
 
 /// A record that arrives this much later than it says it ended was spooled: then its own clock is believed.
 const SPOOLED_AFTER_MILLIS: u64 = 60_000;
@@ -32,7 +32,7 @@ struct Measured {
 
 #[derive(Debug, Clone)]
 struct Waiting {
-    agent: crate::words::AgentId,
+    agent: AgentId,
     measured: Measured,
     until: UnixMillis,
 }
@@ -79,7 +79,7 @@ impl Fold {
                 self.judge_waiting(&mirror);
             }
             Some(Station::Field { carrier, .. }) => {
-                let alone = self.verdict(&measured, &mirror, None);
+                let alone = self.verdict(&signed.agent, &measured, &mirror, None);
                 let wait = self
                     .settings
                     .policy_of_carrier(&carrier)
@@ -101,7 +101,7 @@ impl Fold {
             overdue.extend(late.into_iter().map(|waiting| (mirror.clone(), waiting)));
         }
         for (mirror, waiting) in overdue {
-            let verdict = self.verdict(&waiting.measured, &mirror, None);
+            let verdict = self.verdict(&waiting.agent, &waiting.measured, &mirror, None);
             self.observe(&waiting, &mirror, verdict);
         }
     }
@@ -113,7 +113,7 @@ impl Fold {
         let needs_control = alone.rule == CONTROL_MISSING;
         match control {
             Some(control) if needs_control || alone.outcome == Outcome::Ok => {
-                let verdict = self.verdict(&waiting.measured, mirror, Some(control));
+                let verdict = self.verdict(&waiting.agent, &waiting.measured, mirror, Some(control));
                 self.observe(&waiting, mirror, verdict);
             }
             None if needs_control && waiting.until > self.at => {
@@ -122,9 +122,10 @@ impl Fold {
                 if queue.len() > WAITING_MAX
                     && let Some(oldest) = queue.pop_front()
                 {
-                    let verdict = self.verdict(&oldest.measured, mirror, None);
+                    let verdict = self.verdict(&oldest.agent, &oldest.measured, mirror, None);
                     self.observe(&oldest, mirror, verdict);
                 }
+                self.ask_controls(mirror);
             }
             _ => self.observe(&waiting, mirror, alone),
         }
@@ -135,20 +136,39 @@ impl Fold {
         let queue = self.docket.waiting.get_mut(mirror).map(std::mem::take).unwrap_or_default();
         for waiting in queue {
             let control = self.docket.control_for(mirror, waiting.measured.began_at, waiting.until);
-            match control.map(|control| self.verdict(&waiting.measured, mirror, Some(control))) {
+            match control
+                .map(|control| self.verdict(&waiting.agent, &waiting.measured, mirror, Some(control)))
+            {
                 Some(verdict) => self.observe(&waiting, mirror, verdict),
                 None => self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting),
             }
         }
     }
 
-    fn verdict(&self, measured: &Measured, mirror: &MirrorId, control: Option<&Measured>) -> Verdict {
+    fn verdict(
+        &self,
+        agent: &AgentId,
+        measured: &Measured,
+        mirror: &MirrorId,
+        control: Option<&Measured>,
+    ) -> Verdict {
         judge(&Case {
             record: &measured.facts,
             control: control.map(|control| (control.hash, &control.facts)),
             mirror: self.list().and_then(|list| list.mirror(mirror)),
             fingerprints: self.settings.fingerprints(),
+            country: self.country_of(agent),
         })
+    }
+
+    /// The country of the agent's carrier.
+    fn country_of(&self, agent: &AgentId) -> Option<Country> {
+        match &self.agents.get(agent)?.enrolment.station {
+            Station::Field { carrier, .. } => {
+                Country::of_market(&self.settings.catalogue().carrier(carrier)?.market)
+            }
+            Station::Control => None,
+        }
     }
 
     fn observe(&mut self, waiting: &Waiting, mirror: &MirrorId, verdict: Verdict) {
@@ -163,7 +183,11 @@ impl Fold {
         };
         let owner: &OwnerId = &agent.enrolment.owner;
         let cells = self.cells.entry(mirror.clone()).or_default();
-        cells.entry((carrier.clone(), *access)).or_default().observe(owner, evidence, &policy.cell);
+        let cell = cells.entry((carrier.clone(), *access)).or_default();
+        if cell.observe(owner, evidence, &policy.cell) == News::FirstBlocked {
+            let carrier = carrier.clone();
+            self.ask_carrier(mirror, &carrier, &waiting.agent);
+        }
     }
 
     fn place_in_time(&self, hash: Sha256, facts: &ProbeRecord) -> Measured {
