@@ -9,6 +9,7 @@ use zerkalo_core::judge::{Case, judge};
 use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{Mirror, Sha256};
 use zerkalo_core::verdict::Verdict;
+use zerkalo_core::words::Country;
 use zerkalo_proto::record;
 
 use crate::table::{Format, draw, print, print_json};
@@ -53,6 +54,7 @@ pub fn judge_files(args: &JudgeArgs) -> Result<()> {
         control: digest.zip(control.as_ref()),
         mirror: mirror.as_ref(),
         fingerprints: &fingerprints,
+        country: mirror.as_ref().and_then(country_of),
     };
     let verdict = judge(&case);
     match args.format {
@@ -60,6 +62,14 @@ pub fn judge_files(args: &JudgeArgs) -> Result<()> {
         Format::Table => print(&draw_verdict(&verdict))?,
     }
     Ok(())
+}
+
+/// Where a mirror of one market was measured; a mirror of several tells nothing.
+fn country_of(mirror: &Mirror) -> Option<Country> {
+    match mirror.markets.as_slice() {
+        [market] => Country::of_market(market),
+        _ => None,
+    }
 }
 
 fn read_record(path: &Path) -> Result<ProbeRecord> {

@@ -17,6 +17,7 @@ mod matrix;
 mod decisions;
 mod judge;
 mod replay;
+mod fingerprints;
 mod table;
 
 #[derive(Debug, Parser)]
@@ -49,6 +50,9 @@ enum Command {
     Judge(judge::JudgeArgs),
     /// Fold a journal again and print its decisions, without a collector.
     Replay(replay::ReplayArgs),
+    /// What known blocking looks like: import public lists, try rows.
+    #[command(subcommand)]
+    Fingerprints(fingerprints::FingerprintsCommand),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Judge(args) => judge::judge_files(&args),
         Command::Replay(args) => replay::replay(&args),
+        Command::Fingerprints(command) => fingerprints::fingerprints(&command),
         asking => ask(config, asking),
     };
     match done {
@@ -89,6 +94,7 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Decisions(command) => decisions::decisions(service, command).await,
             Command::Judge(args) => judge::judge_files(&args),
             Command::Replay(args) => replay::replay(&args),
+            Command::Fingerprints(command) => fingerprints::fingerprints(&command),
         }
     })
 }

@@ -56,6 +56,7 @@ fn verdicts(criterion: &mut Criterion) {
         control: Some((Sha256::default(), &good)),
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
+        country: None,
     };
     criterion.bench_function("judge one record: ok", |b| b.iter(|| judge(black_box(&case(&good)))));
     criterion.bench_function("judge one record: blocked", |b| b.iter(|| judge(black_box(&case(&bad)))));

@@ -1,20 +1,68 @@
-//! What known blocking looks like: stub hosts, stub addresses, page texts, interception authorities. Data; matching
-//! only: what a match means is the rules' business.
+//! What known blocking looks like: stub hosts, stub addresses, page texts, interception authorities, and rows imported
+//! from public lists. Data; matching only: what a match means is the rules' business.
+
+mod imported;
 
 use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::record::{Certificate, HttpExchange};
+pub use imported::{CONFIDENCE_MIN, PATTERN_LEN_MAX, ROWS_MAX, Row, RowError, RowText, Scope};
+
+use crate::record::Certificate;
 use crate::target::{Sha256, TargetUrl};
+use crate::words::Country;
 
 /// The fingerprints compiled in; `[data] fingerprints` of the collector overrides them.
 pub const BUILT_IN: &str = include_str!("../data/fingerprints.toml");
 
 /// Why a text is no set of fingerprints.
 #[derive(Debug, thiserror::Error)]
-#[error("the fingerprints cannot be read")]
-pub struct FingerprintError(#[source] Box<toml::de::Error>);
+pub enum FingerprintError {
+    #[error("the fingerprints cannot be read")]
+    Toml(#[source] Box<toml::de::Error>),
+    #[error("the fingerprints hold {count} imported rows; the limit is {ROWS_MAX}: import fewer countries")]
+    Rows { count: usize },
+}
+
+/// Something a probe saw that may be a fingerprint.
+#[derive(Debug, Clone, Copy)]
+pub enum Sighting<'a> {
+    /// In a DNS answer.
+    Address(IpAddr),
+    /// Asked, or led to.
+    Url(&'a TargetUrl),
+    Header {
+        /// In any case.
+        name: &'a str,
+        value: &'a str,
+    },
+    /// A page, from its beginning.
+    Body(&'a str),
+}
+
+/// What a match weighs. The order is that of strength: the strongest speaks for a sighting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// A known non-block: no fingerprint may confirm on this sighting.
+    Suppressed,
+    /// A block, without more.
+    Confirms,
+    /// A hint for people; never a block by itself.
+    Suspicion,
+}
+
+/// A row that matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    pub weight: Weight,
+    /// The row's name on its list; `built-in` for what is compiled in.
+    pub row: String,
+    /// The row in words: pattern, place, scope, countries, source.
+    pub what: String,
+    /// Why it weighs what it weighs.
+    pub reason: &'static str,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,12 +101,19 @@ pub struct Fingerprints {
     stub: Stub,
     captive: Captive,
     host_interceptor: HostInterceptor,
+    /// Rows of public lists.
+    #[serde(default)]
+    imported: Vec<Row>,
 }
 
 impl Fingerprints {
     /// Parses a set.
     pub fn parse(text: &str) -> Result<Self, FingerprintError> {
-        toml::from_str(text).map_err(|error| FingerprintError(Box::new(error)))
+        let set: Self = toml::from_str(text).map_err(|error| FingerprintError::Toml(Box::new(error)))?;
+        match set.imported.len() {
+            count if count > ROWS_MAX => Err(FingerprintError::Rows { count }),
+            _ => Ok(set),
+        }
     }
 
     /// The set compiled in.
@@ -95,24 +150,73 @@ impl Fingerprints {
             .map(String::as_str)
     }
 
-    /// Whether an address is where carriers send blocked names.
-    pub fn is_stub_address(&self, address: IpAddr) -> bool {
-        self.stub.addresses.contains(&crate::address::unwrap_embedded(address))
+    /// Rows of public lists, in the file's order.
+    pub fn imported(&self) -> &[Row] {
+        &self.imported
     }
 
-    /// The stub a URL leads to.
-    pub fn stub_url(&self, url: &TargetUrl) -> Option<&str> {
-        matching_url(&self.stub.urls, url)
+    /// The strongest match of a sighting: the one that speaks for it.
+    pub fn weigh(&self, seen: Sighting<'_>, country: Option<Country>) -> Option<Match> {
+        self.matches(seen, country).into_iter().next()
+    }
+
+    /// Every match of a sighting by a probe in that country, the strongest first.
+    pub fn matches(&self, seen: Sighting<'_>, country: Option<Country>) -> Vec<Match> {
+        let mut found: Vec<Match> = self.built_in_match(seen).into_iter().collect();
+        found.extend(self.imported.iter().filter(|row| is_seen(row, seen)).map(|row| {
+            let (weight, reason) = row.weight(country);
+            Match { weight, row: row.name().to_owned(), what: row.describe(), reason }
+        }));
+        found.sort_by_key(|found| found.weight);
+        found
+    }
+
+    /// What is compiled in confirms wherever the probe stands: each entry is of one carrier or register.
+    fn built_in_match(&self, seen: Sighting<'_>) -> Option<Match> {
+        let built_in = |weight, what, reason| {
+            let row = "built-in".to_owned();
+            Some(Match { weight, row, what, reason })
+        };
+        let stub = "a stub of a carrier or register";
+        match seen {
+            Sighting::Address(address) => {
+                let address = crate::address::unwrap_embedded(address);
+                let listed = self.stub.addresses.contains(&address);
+                listed.then(|| built_in(Weight::Confirms, format!("dns {address}"), stub)).flatten()
+            }
+            Sighting::Url(url) => match (self.captive_url(url), matching_url(&self.stub.urls, url)) {
+                (Some(page), _) => {
+                    built_in(Weight::Suppressed, format!("url {page}"), "a carrier's captive page: no block")
+                }
+                (None, stub_url) => built_in(Weight::Confirms, format!("url {}", stub_url?), stub),
+            },
+            Sighting::Header { .. } => None,
+            Sighting::Body(text) => {
+                let marker = self.stub.body.iter().find(|marker| text.contains(marker.as_str()))?;
+                built_in(Weight::Confirms, format!("body contains {marker:?}"), stub)
+            }
+        }
     }
 
     /// The carrier's captive page a URL leads to: no block.
     pub fn captive_url(&self, url: &TargetUrl) -> Option<&str> {
         matching_url(&self.captive.urls, url)
     }
+}
 
-    /// The stub text that stands in a page's beginning.
-    pub fn stub_body(&self, exchange: &HttpExchange) -> Option<&str> {
-        self.stub.body.iter().find(|text| exchange.excerpt.contains(text.as_str())).map(String::as_str)
+fn is_seen(row: &Row, seen: Sighting<'_>) -> bool {
+    use imported::Location;
+    match (&row.location, seen) {
+        (Location::Dns, Sighting::Address(address)) => {
+            row.matches_address(crate::address::unwrap_embedded(address))
+        }
+        // A visit that led to a URL was sent there.
+        (Location::Header(name), Sighting::Url(url)) => name == "location" && row.matches_text(url.as_str()),
+        (Location::Header(name), Sighting::Header { name: seen_name, value }) => {
+            name.eq_ignore_ascii_case(seen_name) && row.matches_text(value)
+        }
+        (Location::Body, Sighting::Body(text)) => row.matches_text(text),
+        _ => false,
     }
 }
 
@@ -133,52 +237,4 @@ fn matching_url<'a>(patterns: &'a [String], url: &TargetUrl) -> Option<&'a str> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::words::UnixMillis;
-
-    #[test]
-    fn stub_urls_match_by_host_and_path_and_nothing_else() {
-        let set = Fingerprints::built_in();
-        let check = |url: &str, stub: bool| {
-            assert_eq!(set.stub_url(&TargetUrl::parse(url).unwrap()).is_some(), stub, "{url}");
-        };
-        check("http://warning.rt.ru/?id=5", true);
-        check("http://a.warning.rt.ru/", true);
-        check("http://notwarning.rt.ru/", false);
-        check("http://warning.rt.ru.example/", false);
-        check("http://ufanet.ru/blocking.html?x", true);
-        check("http://ufanet.ru/", false);
-        check("http://unblock.mts.ru/", false);
-        assert!(set.captive_url(&TargetUrl::parse("http://unblock.mts.ru/pay").unwrap()).is_some());
-    }
-
-    #[test]
-    fn state_authorities_are_known_by_name_or_digest() {
-        let set = Fingerprints::built_in();
-        let certificate = |issuer: &str, sha256| Certificate {
-            sha256,
-            spki_sha256: Sha256::default(),
-            subject: "CN=mirror.example".into(),
-            issuer: issuer.into(),
-            not_before: UnixMillis(0),
-            not_after: UnixMillis(0),
-            der: vec![],
-        };
-        let known =
-            Sha256::from_hex("00309c736dd661da6f1eb24173aa849944c168a43a15bffd192eecfdb6f8dbd2").unwrap();
-        let check = |issuer: &str, sha256, found: bool| {
-            assert_eq!(set.state_ca(&[certificate(issuer, sha256)]).is_some(), found, "{issuer}");
-        };
-        check("C=KZ, O=ISCA, CN=Information Security Certification Authority", Sha256::default(), true);
-        check("C=KZ,CN=Qaznet Trust Network", Sha256::default(), true);
-        check("C=KZ, CN=Security Certificate", Sha256::default(), true);
-        check("C=US, CN=Security Certificate", Sha256::default(), false);
-        check("C=US, O=Let's Encrypt, CN=R11", Sha256::default(), false);
-        check("CN=unknown", known, true);
-        assert_eq!(
-            set.host_interceptor(&[certificate("O=AO Kaspersky Lab", Sha256::default())]),
-            Some("Kaspersky")
-        );
-    }
-}
+pub(crate) mod tests;

@@ -6,6 +6,7 @@
 
 mod facts;
 mod rules;
+mod stubs;
 
 pub use facts::{has_reached, reason_unreached};
 
@@ -13,9 +14,10 @@ use crate::fingerprint::Fingerprints;
 use crate::record::ProbeRecord;
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
+use crate::words::Country;
 
 /// Version of the rule table: rises with every change of a rule.
-pub const RULES_VERSION: &str = "2026-11.1";
+pub const RULES_VERSION: &str = "2026-11.2";
 /// The rule that says a control is still missing: who can wait for one, waits.
 pub const CONTROL_MISSING: &str = "control.missing";
 
@@ -28,6 +30,8 @@ pub struct Case<'a> {
     /// `None` for a URL that is on no list.
     pub mirror: Option<&'a Mirror>,
     pub fingerprints: &'a Fingerprints,
+    /// Where the probe stands: rows of public lists confirm only in the countries they name. `None` if nobody knows.
+    pub country: Option<Country>,
 }
 
 /// One line of the table.
@@ -71,13 +75,17 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         .iter()
         .find_map(|rule| (rule.apply)(case).map(|conclusion| (rule.id, conclusion)))
         .expect("the last rule of the table always applies");
+    let mut basis = conclusion.basis;
+    if !matches!(conclusion.outcome, Outcome::Ok | Outcome::Restricted) {
+        basis.extend(stubs::remarks(case));
+    }
     Verdict {
         outcome: conclusion.outcome,
         mechanism: conclusion.mechanism,
         trigger: conclusion.trigger,
         rule: rule.to_owned(),
         rules_version: RULES_VERSION.to_owned(),
-        basis: conclusion.basis,
+        basis,
         control: case.control.map(|(hash, _)| hash),
     }
 }

@@ -110,6 +110,56 @@ identifier!(
     "mirror"
 );
 
+/// A country by its two letters (ISO 3166-1), in capitals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Country([u8; 2]);
+
+impl Country {
+    /// Parses two letters of either case; `ZZ`, which lists write for "nobody knows", is no country.
+    pub fn parse(text: &str) -> Result<Self, WordError> {
+        match *text.trim().to_ascii_uppercase().as_bytes() {
+            [a @ b'A'..=b'Z', b @ b'A'..=b'Z'] if [a, b] != *b"ZZ" => Ok(Self([a, b])),
+            _ => Err(WordError::Unknown {
+                kind: "country",
+                text: text.chars().take(80).collect(),
+                expected: "two letters such as KZ",
+            }),
+        }
+    }
+
+    /// The country of a market: markets are named after theirs. `None` for one that is not.
+    pub fn of_market(market: &MarketId) -> Option<Self> {
+        Self::parse(market.as_str()).ok()
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|letter| write!(f, "{}", char::from(*letter)))
+    }
+}
+
+impl FromStr for Country {
+    type Err = WordError;
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for Country {
+    type Error = WordError;
+    fn try_from(text: String) -> Result<Self, WordError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Country> for String {
+    fn from(country: Country) -> String {
+        country.to_string()
+    }
+}
+
 /// How a box reaches its carrier. Declared by the host: it cannot be read off an ASN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

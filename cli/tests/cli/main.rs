@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::TargetUrl;
 
+mod fingerprints;
 mod records;
 mod replay;
 

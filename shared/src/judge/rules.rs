@@ -4,11 +4,12 @@ use super::facts::{
     has_own_key, has_reached, is_authentic, last_exchange, main_handshakes, own_answers, reached_by,
     reason_unreached, references, true_addresses,
 };
+use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_MISSING, Case, Conclusion, Rule};
 use crate::record::{
     Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsOutcome,
 };
-use crate::target::{ReferenceSide, TargetUrl};
+use crate::target::ReferenceSide;
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
 type Found = Option<Conclusion>;
@@ -102,29 +103,20 @@ fn host_interceptor(case: &Case<'_>) -> Found {
 }
 
 fn dns_stub_address(case: &Case<'_>) -> Found {
-    let resolved = case.record.resolved(ResolverKind::System);
-    let expected = case.mirror.map(|mirror| mirror.expected_addresses.as_slice()).unwrap_or_default();
-    let stub = resolved
-        .iter()
-        .find(|address| case.fingerprints.is_stub_address(**address) && !expected.contains(address))?;
-    let basis = format!("the resolver answers {stub}, a known stub address");
+    let (stub, found) = stub_address(case)?;
+    let basis = format!("the resolver answers {stub}, a known stub address{}", named(&found));
     Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![basis])
 }
 
 fn http_stub_redirect(case: &Case<'_>) -> Found {
-    let (stub, url) =
-        urls_seen(case).find_map(|url| case.fingerprints.stub_url(&url).map(|s| (s.to_owned(), url)))?;
-    let basis = format!("the visit leads to {url}, a known stub ({stub})");
+    let (url, found) = stub_redirect(case)?;
+    let basis = format!("the visit leads to {url}, a known stub{}", named(&found));
     Conclusion::blocked(Mechanism::HttpRedirect, Trigger::Host, vec![basis])
 }
 
 fn http_stub_page(case: &Case<'_>) -> Found {
-    let marked = |exchange: &&HttpExchange| {
-        exchange.arm == Arm::Main
-            && (!exchange.url.is_https() || !is_authentic(case.record, exchange, case.mirror))
-    };
-    let text = case.record.http.iter().filter(marked).find_map(|x| case.fingerprints.stub_body(x))?;
-    Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![format!("the page says {text:?}")])
+    let basis = format!("the page is a known stub{}", named(&stub_page(case)?));
+    Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![basis])
 }
 
 fn state_ca(case: &Case<'_>) -> Found {
@@ -327,18 +319,4 @@ fn http_other_page(case: &Case<'_>) -> Found {
 fn contradictory(case: &Case<'_>) -> Found {
     let reason = reason_unreached(case.record, case.mirror).unwrap_or_default();
     Conclusion::of(Outcome::Insufficient, vec![format!("no rule explains it: {reason}")])
-}
-
-/// Where the main arm went or was sent: each URL asked, and each `Location` answered.
-fn urls_seen(case: &Case<'_>) -> impl Iterator<Item = TargetUrl> {
-    let main = case.record.http.iter().filter(|exchange| exchange.arm == Arm::Main);
-    main.flat_map(|exchange| std::iter::once(exchange.url.clone()).chain(location(exchange)))
-        // The mirror itself is no stub, whatever it is called.
-        .filter(|url| url.host() != case.record.url.host())
-}
-
-fn location(exchange: &HttpExchange) -> Option<TargetUrl> {
-    let redirect = exchange.status.is_some_and(|status| (300..400).contains(&status));
-    let (_, value) = exchange.headers.iter().find(|(name, _)| name == "location")?;
-    redirect.then(|| exchange.url.join(value).ok()).flatten()
 }

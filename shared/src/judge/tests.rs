@@ -3,7 +3,7 @@
 use super::*;
 use crate::record::*;
 use crate::target::{ReferenceSide, TargetUrl};
-use crate::words::{MarketId, MirrorId, UnixMillis};
+use crate::words::{Country, MarketId, MirrorId, UnixMillis};
 
 const OWN: &str = "198.51.100.7";
 
@@ -122,7 +122,7 @@ pub(crate) fn healthy() -> ProbeRecord {
 fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
     let (mirror, fingerprints) = (mirror(), Fingerprints::built_in());
     let control = control.map(|control| (Sha256([9; 32]), control));
-    judge(&Case { record, control, mirror: Some(&mirror), fingerprints: &fingerprints })
+    judge(&Case { record, control, mirror: Some(&mirror), fingerprints: &fingerprints, country: None })
 }
 
 /// The verdict of a record changed by `change`, with a healthy control, as "rule outcome mechanism trigger".
@@ -259,6 +259,70 @@ fn http_interference_is_told_apart() {
     );
 }
 
+/// The verdict in Kazakhstan with rows of a public list, and how often the basis speaks of suspicion.
+#[track_caller]
+fn check_rows(expected: &str, rows: &[&str], change: impl Fn(&mut ProbeRecord)) {
+    let (mirror, control) = (mirror(), healthy());
+    let fingerprints = crate::fingerprint::tests::with_rows(rows);
+    let mut record = healthy();
+    change(&mut record);
+    let verdict = judge(&Case {
+        record: &record,
+        control: Some((Sha256([9; 32]), &control)),
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country: Country::parse("KZ").ok(),
+    });
+    let remarks = verdict.basis.iter().filter(|line| line.contains("only") || line.contains("confirms here"));
+    assert_eq!(format!("{}, {} remarks", summary(&verdict), remarks.count()), expected, "{verdict:?}");
+}
+
+#[test]
+fn rows_of_public_lists_confirm_suspect_and_suppress() {
+    let page = |r: &mut ProbeRecord| {
+        r.url = url("http://mirror.example/");
+        r.tls.clear();
+        r.http = vec![http("http://mirror.example/", 200, false)];
+        r.http[0].excerpt = "closed by order".into();
+        r.http[0].headers = vec![("server".into(), "Wall".into())];
+    };
+    let redirect = |r: &mut ProbeRecord| {
+        page(r);
+        r.http[0].status = Some(302);
+        r.http[0].headers = vec![("location".into(), "http://stub.example?x".into())];
+    };
+    let stub = "http.stub_page blocked http.blockpage host, 0 remarks";
+    let other = "http.other_page blocked http.blockpage host, 1 remarks";
+    check_rows(stub, &["r nat body contains KZ 5 by order"], page);
+    check_rows(stub, &["r isp header.server full KZ 5 Wall"], page);
+    check_rows(other, &["r nat body contains RU 5 by order"], page);
+    check_rows(other, &["r vbw body contains KZ 5 by order"], page);
+    check_rows(other, &["r nat body contains KZ 5 by order", "f fp body contains - 5 closed"], page);
+    check_rows(
+        "http.other_page blocked http.blockpage host, 1 remarks",
+        &["r isp header.server full KZ 5 Wall", "f fp body contains - 5 closed"],
+        page,
+    );
+    let prefix = "r isp header.location prefix KZ 5 http://stub.example?";
+    check_rows("http.stub_redirect blocked http.redirect host, 0 remarks", &[prefix], redirect);
+    let lie = |r: &mut ProbeRecord| {
+        r.dns[0].outcome = answer(0, &["9.9.9.10"]);
+        r.tcp.clear();
+        without_tls(r);
+    };
+    let known = "dns.stub_address blocked dns.injection.blockpage name, 0 remarks";
+    check_rows(known, &["r isp dns full KZ 5 9.9.9.10"], lie);
+    check_rows(
+        "dns.other_address blocked dns.injection.other name, 1 remarks",
+        &["r isp dns full RU 5 9.9.9.10"],
+        lie,
+    );
+    // Its own page under its own key may say what it likes, and a reached mirror is not discussed.
+    check_rows("identity.reached ok, 0 remarks", &["r nat body contains KZ 5 by order"], |r| {
+        r.http[0].excerpt = "closed by order".into();
+    });
+}
+
 #[test]
 fn transfers_and_origins_are_told_apart() {
     check("transfer.freeze blocked transfer.freeze ip", |r| {
@@ -313,6 +377,7 @@ fn pins_replace_public_authorities() {
             control: None,
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
+            country: None,
         }))
     };
     assert_eq!(judged(vec![Sha256([1; 32])]), "identity.reached ok");
