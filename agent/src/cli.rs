@@ -16,7 +16,7 @@ use zerkalo_core::words::{Access, CarrierId, MarketId};
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
-use crate::enroll::{Application, Existing, enroll};
+use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::probe::connect::Ranges;
 use crate::probe::reference;
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
@@ -24,7 +24,7 @@ use crate::probe::{Assignment, Neutral, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
 use crate::token::Token;
-use crate::uplink::wall_clock;
+use crate::uplink::{chain, wall_clock};
 
 const STATE_DEFAULT: &str = "/var/lib/zerkalo-agent";
 /// One probe at a time and one stream: a guest on somebody's box stays small.
@@ -209,7 +209,10 @@ async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let application =
         Application { url: args.url, token, carrier: args.carrier, access: args.access, existing };
-    let identity = enroll(&application, &args.dir).await?;
+    let Enrolled { identity, list_refused } = enroll(&application, &args.dir).await?;
+    if let Some(refusal) = list_refused {
+        eprintln!("zerkalo-agent: the collector's mirror list is not taken: {}", chain(&refusal));
+    }
     let place = match (&identity.carrier, identity.access) {
         (Some(carrier), Some(access)) => format!("carrier {carrier}, {access}"),
         _ => "control".to_owned(),

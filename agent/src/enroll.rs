@@ -40,6 +40,14 @@ pub enum Existing {
     Replace,
 }
 
+/// A box that is enrolled.
+#[derive(Debug)]
+pub struct Enrolled {
+    pub identity: Identity,
+    /// Why the mirror list that came with the answer was not taken: a warning, for the uplink brings lists too.
+    pub list_refused: Option<ListRefusal>,
+}
+
 /// Why a box was not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
@@ -65,8 +73,6 @@ pub enum EnrollError {
         #[source]
         source: WordError,
     },
-    #[error("the mirror list that came with the answer is refused")]
-    List(#[source] ListRefusal),
     #[error("the old spool {path} cannot be moved aside")]
     OldSpool {
         path: PathBuf,
@@ -76,7 +82,7 @@ pub enum EnrollError {
 }
 
 /// Enrols; the identity is on the disk when this returns.
-pub async fn enroll(application: &Application, dir: &Path) -> Result<Identity, EnrollError> {
+pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, EnrollError> {
     channel::check_url(&application.url)?;
     let state = StateDir::create(dir)?;
     let _lock = state.lock()?;
@@ -97,8 +103,8 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Identity, E
     let answer = client.enroll(request).await.map_err(|status| refusal(&status))?.into_inner();
 
     let identity = identity_of(application, &answer)?;
-    if let Ok(old) = state.identity() {
-        move_spool_aside(&state, &old.agent)?;
+    if state.is_enrolled() {
+        move_spool_aside(&state)?;
         state.remove("identity.toml")?;
         state.remove("list.json")?;
     }
@@ -106,13 +112,14 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Identity, E
     state.write("record.key", hex::encode(record_key.to_bytes()).as_bytes())?;
     state.write("ca.pem", application.token.ca_pem.as_bytes())?;
     state.write("tls.pem", answer.certificate_pem.as_bytes())?;
-    if let Some(Ok(signed)) = answer.list.map(list_from_wire) {
-        list::take(&state, &application.token.operator_key, 0, &signed).map_err(EnrollError::List)?;
-    }
+    let list_refused = match answer.list.map(list_from_wire) {
+        Some(Ok(signed)) => list::take(&state, &application.token.operator_key, 0, &signed).err(),
+        _ => None,
+    };
     // Last: with this file the box is enrolled.
     let text = toml::to_string(&identity).expect("an identity has only text keys");
     state.write("identity.toml", text.as_bytes())?;
-    Ok(identity)
+    Ok(Enrolled { identity, list_refused })
 }
 
 fn request(
@@ -193,7 +200,8 @@ fn refusal(status: &tonic::Status) -> EnrollError {
 }
 
 /// Records signed as another agent are never sent as this one.
-fn move_spool_aside(state: &StateDir, old: &AgentId) -> Result<(), EnrollError> {
+fn move_spool_aside(state: &StateDir) -> Result<(), EnrollError> {
+    let old = state.identity().map_or_else(|_| "unknown".to_owned(), |old| old.agent.to_string());
     let path = state.path(spool::DIR);
     let aside = state.path(&format!("{}.{old}", spool::DIR));
     match std::fs::rename(&path, aside) {

@@ -236,7 +236,7 @@ impl Measuring {
         if !has_room {
             return;
         }
-        for reference in &own {
+        for reference in own.iter().filter(|reference| reference.url.is_https()) {
             self.schedule.note_handshakes(&reference.url.host(), 1, now);
         }
         self.references = reference::check_all(&self.settings, &own, wall_clock()).await;
