@@ -23,3 +23,4 @@ pub mod screen;
 pub mod play;
 pub mod sample;
 pub mod load;
+pub mod namespaces;

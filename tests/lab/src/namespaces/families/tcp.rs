@@ -1,0 +1,98 @@
+//! TCP: the censor acts on the mirror's address, whatever is said over it.
+
+use zerkalo_core::verdict::Mechanism::{TcpRefused, TcpTimeout, TcpUnreachable, TlsReset};
+use zerkalo_core::verdict::Trigger::{Ip, Unknown};
+
+use super::{Entry, named};
+use crate::namespaces::addresses::{MIRROR, ORIGIN, ORIGIN_V6, SECOND};
+use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked};
+
+pub(super) const ALL: &[Entry] = named![
+    syn_dropped,
+    syn_answered_by_a_reset,
+    syn_answered_by_port_unreachable,
+    syn_answered_by_host_unreachable,
+    reset_once_connected,
+    only_port_443_dropped,
+    first_of_two_addresses_dropped,
+    first_of_two_addresses_refused,
+    both_addresses_dropped,
+    ipv6_alone_dropped,
+    ipv6_mirror_dropped,
+];
+
+/// The mirror's address is a black hole (A4). The twin's address is held by nobody.
+fn syn_dropped() -> Scenario {
+    Scenario::of(Visit::mirror().meets(drop_all(ORIGIN)), blocked(TcpTimeout, Ip))
+        .twin(Visit::to("https://dead.lab.test/").meets(drop_all(ORIGIN)), DOWN)
+}
+
+/// A reset answers the SYN (A4).
+fn syn_answered_by_a_reset() -> Scenario {
+    Scenario::of(Visit::mirror().meets(reject(ORIGIN, "tcp-reset")), blocked(TcpRefused, Ip))
+}
+
+/// ICMP port unreachable answers the SYN (A4).
+fn syn_answered_by_port_unreachable() -> Scenario {
+    Scenario::of(Visit::mirror().meets(reject(ORIGIN, "icmp-port-unreachable")), blocked(TcpRefused, Ip))
+}
+
+/// ICMP host unreachable answers the SYN (A4).
+fn syn_answered_by_host_unreachable() -> Scenario {
+    Scenario::of(Visit::mirror().meets(reject(ORIGIN, "icmp-host-unreachable")), blocked(TcpUnreachable, Ip))
+}
+
+/// The connection is reset at the first packet with data, whatever it says: the neutral name fares no better.
+fn reset_once_connected() -> Scenario {
+    let rule = format!(
+        "iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --tcp-flags SYN,PSH PSH -j REJECT --reject-with tcp-reset"
+    );
+    Scenario::of(Visit::mirror().meets(rule), blocked(TlsReset, Unknown))
+}
+
+/// Port 443 is dropped, port 80 is open (A4).
+fn only_port_443_dropped() -> Scenario {
+    let rule = format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --dport 443 -j DROP");
+    Scenario::of(Visit::mirror().meets(rule.clone()), blocked(TcpTimeout, Ip))
+        .twin(Visit::to(&format!("http://{MIRROR}/")).meets(rule), OK)
+}
+
+/// One of two addresses is a black hole: visitors wait, then reach the other.
+fn first_of_two_addresses_dropped() -> Scenario {
+    Scenario::of(Visit::to("https://two.lab.test/").meets(drop_all(SECOND)).within_secs(12), OK)
+}
+
+/// One of two addresses refuses: visitors reach the other.
+fn first_of_two_addresses_refused() -> Scenario {
+    Scenario::of(Visit::to("https://two.lab.test/").meets(reject(SECOND, "tcp-reset")), OK)
+}
+
+/// Both addresses are black holes (A4).
+fn both_addresses_dropped() -> Scenario {
+    let visit = Visit::to("https://two.lab.test/").meets(drop_all(SECOND)).meets(drop_all(ORIGIN));
+    Scenario::of(visit.clone(), blocked(TcpTimeout, Ip))
+        .twin(Visit { url: "https://landing.lab.test/".to_owned(), ..visit }, OK)
+}
+
+/// IPv6 is a black hole and IPv4 is open: visitors fall back.
+fn ipv6_alone_dropped() -> Scenario {
+    Scenario::of(Visit::to("https://dual.lab.test/").meets(drop_v6()), OK)
+}
+
+/// The mirror has no other address than the black hole (A4).
+fn ipv6_mirror_dropped() -> Scenario {
+    let visit = Visit::to("https://six.lab.test/");
+    Scenario::of(visit.clone().meets(drop_v6()), blocked(TcpTimeout, Ip)).twin(visit, OK)
+}
+
+fn drop_all(address: &str) -> String {
+    format!("iptables-legacy -A FORWARD -d {address} -j DROP")
+}
+
+fn drop_v6() -> String {
+    format!("ip6tables-legacy -A FORWARD -d {ORIGIN_V6} -j DROP")
+}
+
+fn reject(address: &str, with: &str) -> String {
+    format!("iptables-legacy -A FORWARD -p tcp -d {address} -j REJECT --reject-with {with}")
+}

@@ -1,0 +1,224 @@
+//! DNS servers of the second floor: the world's honest one, and a carrier's for each way to lie. They lie about the
+//! mirror alone.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+use super::addresses::{
+    BOGON, BOGON_V6, KNOWN_STUB, MIRROR, ORIGIN, TELLING_STUB, Truth, UNKNOWN_STUB, truth,
+};
+
+/// Largest datagram read.
+const DATAGRAM_LEN_MAX: usize = 4_096;
+/// Seconds an answer may be kept.
+const TTL_SECS: u32 = 1;
+
+/// What a resolver does to the mirror's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Nothing.
+    None,
+    Nxdomain,
+    Refused,
+    Servfail,
+    Silence,
+    /// NOERROR without an address.
+    Empty,
+    /// An address of a private range.
+    Bogon,
+    /// The address of a known stub.
+    KnownStub,
+    /// An address nobody knows, with a page that says nothing known.
+    UnknownStub,
+    /// An address nobody knows, with a known stub's page.
+    TellingStub,
+    /// The true IPv4 address and a false IPv6 one.
+    FalseAaaa,
+    /// The true address first, a false one second.
+    SecondFalse,
+    /// A false answer, then the true one: an injection that won its race.
+    Race,
+}
+
+impl Lie {
+    /// Every way to lie.
+    pub const ALL: [Self; 13] = [
+        Self::None,
+        Self::Nxdomain,
+        Self::Refused,
+        Self::Servfail,
+        Self::Silence,
+        Self::Empty,
+        Self::Bogon,
+        Self::KnownStub,
+        Self::UnknownStub,
+        Self::TellingStub,
+        Self::FalseAaaa,
+        Self::SecondFalse,
+        Self::Race,
+    ];
+
+    /// The carrier's resolver that lies so.
+    pub fn resolver(self) -> Ipv4Addr {
+        // The cast keeps the order of the declaration.
+        Ipv4Addr::new(198, 18, 0, 60 + self as u8)
+    }
+}
+
+/// Starts a resolver on `address`, port 53, over UDP and TCP.
+pub async fn start(address: IpAddr, lie: Lie, tasks: &mut JoinSet<()>) -> io::Result<()> {
+    let address = SocketAddr::new(address, 53);
+    let (udp, tcp) = (UdpSocket::bind(address).await?, TcpListener::bind(address).await?);
+    tasks.spawn(async move {
+        let mut datagram = vec![0; DATAGRAM_LEN_MAX];
+        loop {
+            // An error here is the ICMP echo of an earlier answer.
+            let Ok((len, peer)) = udp.recv_from(&mut datagram).await else { continue };
+            for answer in answers(&datagram[..len], lie) {
+                let _gone = udp.send_to(&answer, peer).await;
+            }
+        }
+    });
+    tasks.spawn(async move {
+        let mut clients = JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            if let Ok((stream, _)) = tcp.accept().await {
+                clients.spawn(async move { drop(serve_client(stream, lie).await) });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Length-prefixed messages (RFC 1035, 4.2.2), until the client leaves.
+async fn serve_client(mut stream: TcpStream, lie: Lie) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let mut query = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut query).await?;
+        for answer in answers(&query, lie) {
+            let len = u16::try_from(answer.len()).map_err(io::Error::other)?;
+            stream.write_all(&[&len.to_be_bytes()[..], &answer].concat()).await?;
+        }
+    }
+}
+
+/// The datagrams sent back, in order.
+fn answers(query: &[u8], lie: Lie) -> Vec<Vec<u8>> {
+    let Ok(query) = Message::from_vec(query) else { return Vec::new() };
+    let Some(question) = query.queries.first().cloned() else { return Vec::new() };
+    let name = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
+    let is_told = if name == MIRROR { false_replies(lie) } else { Vec::new() };
+    let mut replies: Vec<Reply> = is_told;
+    let is_silent = name == MIRROR && lie == Lie::Silence;
+    if !is_silent && (replies.is_empty() || lie == Lie::Race) {
+        replies.push(true_reply(&name));
+    }
+    replies.iter().filter_map(|reply| message(&query, &question, reply).to_vec().ok()).collect()
+}
+
+/// A response, before the question picks its records.
+struct Reply {
+    code: ResponseCode,
+    alias: Option<&'static str>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Reply {
+    fn code(code: ResponseCode) -> Self {
+        Self { code, alias: None, addresses: Vec::new() }
+    }
+
+    fn addresses(addresses: Vec<IpAddr>) -> Self {
+        Self { code: ResponseCode::NoError, alias: None, addresses }
+    }
+}
+
+fn false_replies(lie: Lie) -> Vec<Reply> {
+    let origin = || ORIGIN.parse().ok();
+    let reply = match lie {
+        Lie::None | Lie::Silence => return Vec::new(),
+        Lie::Nxdomain => Reply::code(ResponseCode::NXDomain),
+        Lie::Refused => Reply::code(ResponseCode::Refused),
+        Lie::Servfail => Reply::code(ResponseCode::ServFail),
+        Lie::Empty => Reply::code(ResponseCode::NoError),
+        Lie::Bogon => Reply::addresses(vec![BOGON.into()]),
+        Lie::Race | Lie::UnknownStub => Reply::addresses(vec![UNKNOWN_STUB.into()]),
+        Lie::KnownStub => Reply::addresses(vec![KNOWN_STUB.into()]),
+        Lie::TellingStub => Reply::addresses(vec![TELLING_STUB.into()]),
+        Lie::FalseAaaa => Reply::addresses(origin().into_iter().chain([BOGON_V6.into()]).collect()),
+        Lie::SecondFalse => Reply::addresses(origin().into_iter().chain([BOGON.into()]).collect()),
+    };
+    vec![reply]
+}
+
+fn true_reply(name: &str) -> Reply {
+    match truth(name) {
+        Some(Truth::Addresses(_)) => Reply::addresses(super::addresses::addresses(name)),
+        Some(Truth::AliasOnly(alias)) => Reply { alias: Some(alias), ..Reply::code(ResponseCode::NoError) },
+        None => Reply::code(ResponseCode::NXDomain),
+    }
+}
+
+fn message(query: &Message, question: &Query, reply: &Reply) -> Message {
+    let mut message = Message::response(query.metadata.id, query.metadata.op_code);
+    message.metadata.response_code = reply.code;
+    message.metadata.recursion_desired = query.metadata.recursion_desired;
+    message.metadata.recursion_available = true;
+    let mut add = |data| {
+        message.add_answer(Record::from_rdata(question.name().clone(), TTL_SECS, data));
+    };
+    if let Some(alias) = reply.alias.and_then(|alias| Name::from_ascii(alias).ok()) {
+        add(RData::CNAME(CNAME(alias)));
+    }
+    for address in &reply.addresses {
+        match (address, question.query_type()) {
+            (IpAddr::V4(v4), RecordType::A) => add(RData::A(A(*v4))),
+            (IpAddr::V6(v6), RecordType::AAAA) => add(RData::AAAA(AAAA(*v6))),
+            _ => {}
+        }
+    }
+    message.add_query(question.clone());
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(name: &str, kind: RecordType, lie: Lie) -> Vec<(ResponseCode, usize)> {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        let read = |bytes: &Vec<u8>| {
+            let answer = Message::from_vec(bytes).unwrap();
+            (answer.metadata.response_code, answer.answers.len())
+        };
+        answers(&message.to_vec().unwrap(), lie).iter().map(read).collect()
+    }
+
+    #[test]
+    fn each_lie_is_told_of_the_mirror_alone() {
+        let check = |lie, expected: &[(ResponseCode, usize)]| {
+            assert_eq!(ask(MIRROR, RecordType::A, lie), expected, "{lie:?}");
+            let other = ask("neighbour.lab.test", RecordType::A, lie);
+            assert_eq!(other, [(ResponseCode::NoError, 1)], "{lie:?}");
+        };
+        check(Lie::None, &[(ResponseCode::NoError, 1)]);
+        check(Lie::Nxdomain, &[(ResponseCode::NXDomain, 0)]);
+        check(Lie::Silence, &[]);
+        check(Lie::Empty, &[(ResponseCode::NoError, 0)]);
+        check(Lie::SecondFalse, &[(ResponseCode::NoError, 2)]);
+        check(Lie::Race, &[(ResponseCode::NoError, 1), (ResponseCode::NoError, 1)]);
+        assert_eq!(ask(MIRROR, RecordType::AAAA, Lie::FalseAaaa), [(ResponseCode::NoError, 1)]);
+        assert_eq!(ask("alias.lab.test", RecordType::A, Lie::None), [(ResponseCode::NoError, 1)]);
+        assert_eq!(ask("nowhere.lab.test", RecordType::A, Lie::None), [(ResponseCode::NXDomain, 0)]);
+    }
+}
