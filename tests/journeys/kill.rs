@@ -33,6 +33,8 @@ const WINDOW: usize = 64;
 const ACKS_BEFORE_KILL_MAX: u64 = 200;
 /// Further delay of a kill: a random place between two acknowledgements.
 const DELAY_MAX_MICROS: u64 = 30_000;
+/// One in so many restarts is killed again while it reads its journal.
+const STARTS_SURVIVED: u64 = 4;
 /// How long anything may take before the journey is called stuck.
 const STUCK: Duration = Duration::from_secs(60);
 /// Between attempts to reach a collector that is being restarted.
@@ -108,8 +110,14 @@ async fn play_round(kills: u64, dice: &mut Dice) -> (usize, usize) {
                 victim.start_again().unwrap();
             }
             _ => {
-                fleet.collector_mut().kill().await.unwrap();
-                fleet.collector_mut().serve_again().await.unwrap();
+                let collector = fleet.collector_mut();
+                collector.kill().await.unwrap();
+                if dice.below(STARTS_SURVIVED) == 0 {
+                    collector.start_again().unwrap();
+                    tokio::time::sleep(Duration::from_micros(dice.below(DELAY_MAX_MICROS))).await;
+                    collector.kill().await.unwrap();
+                }
+                collector.serve_again().await.unwrap();
             }
         }
         fleet.require_running().unwrap();

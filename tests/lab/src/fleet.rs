@@ -92,9 +92,14 @@ impl Collector {
         Ok(self.process.kill().await?)
     }
 
-    /// Serves the same directory again, after [`Collector::kill`], and waits until it answers.
+    /// Serves the same directory again, after [`Collector::kill`]; does not wait until it answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process.start_again()
+    }
+
+    /// The same, and waits until it answers.
     pub async fn serve_again(&mut self) -> Result<()> {
-        self.process.start_again()?;
+        self.start_again()?;
         self.wait_until_serving().await
     }
 

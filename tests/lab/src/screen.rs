@@ -140,7 +140,11 @@ fn size() -> (u16, u16) {
 
 fn table(rows: &[MarketRow]) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL).set_content_arrangement(ContentArrangement::Disabled).enforce_styling();
+    table
+        .load_style(UTF8_FULL)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(size().0)
+        .enforce_styling();
     table.set_header(["market", "mirror", "decision", "carriers"]);
     for row in rows {
         let mut cells = vec![
