@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use crate::record::{
     Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ReferenceCheck, ResolverKind,
-    TlsHandshake, TlsOutcome,
+    TcpConnect, TlsHandshake, TlsOutcome,
 };
-use crate::target::{Mirror, ReferenceSide};
+use crate::target::{Mirror, ReferenceSide, Sha256};
 
 /// Whether the probe saw the mirror as itself, on its main arm.
 pub fn has_reached(record: &ProbeRecord, mirror: Option<&Mirror>) -> bool {
@@ -64,7 +64,7 @@ pub(super) fn last_exchange(record: &ProbeRecord, arm: Arm) -> Option<&HttpExcha
 
 /// Whether an exchange ran under the mirror's key: a pinned one, or any a browser accepts where none is pinned.
 /// Plain HTTP has no key: there only the canary speaks.
-pub(super) fn is_authentic(record: &ProbeRecord, exchange: &HttpExchange, mirror: Option<&Mirror>) -> bool {
+pub(crate) fn is_authentic(record: &ProbeRecord, exchange: &HttpExchange, mirror: Option<&Mirror>) -> bool {
     if !exchange.url.is_https() {
         return exchange.canary_found == Some(true) || !record.url.is_https();
     }
@@ -89,6 +89,37 @@ pub(super) fn has_own_key(tls: &TlsHandshake, mirror: Option<&Mirror>) -> bool {
 /// The handshakes of the main arm with the mirror's own name.
 pub(super) fn main_handshakes(record: &ProbeRecord) -> impl Iterator<Item = &TlsHandshake> {
     record.tls.iter().filter(|tls| tls.arm == Arm::Main)
+}
+
+/// The connection attempts of the main arm's last leg: after the last redirect, where there was one.
+pub(super) fn last_leg_connects(record: &ProbeRecord) -> impl Iterator<Item = &TcpConnect> {
+    let start = last_leg_start_micros(record);
+    record.tcp.iter().filter(move |tcp| tcp.arm == Arm::Main && tcp.span.start_micros >= start)
+}
+
+/// The handshakes of the main arm's last leg.
+pub(super) fn last_leg_handshakes(record: &ProbeRecord) -> impl Iterator<Item = &TlsHandshake> {
+    let start = last_leg_start_micros(record);
+    main_handshakes(record).filter(move |tls| tls.span.start_micros >= start)
+}
+
+/// When the last answer sent the visitor on; 0 if none did.
+fn last_leg_start_micros(record: &ProbeRecord) -> u64 {
+    let is_redirect = |exchange: &&HttpExchange| {
+        exchange.outcome == HttpOutcome::Complete
+            && exchange.status.is_some_and(|status| (300..400).contains(&status))
+    };
+    last_exchange(record, Arm::Main)
+        .filter(is_redirect)
+        .map_or(0, |exchange| exchange.span.start_micros + exchange.span.duration_micros)
+}
+
+/// The mirror's own key where it was shown under a chain that browsers refuse, and why they do.
+pub(super) fn refused_chain(record: &ProbeRecord, mirror: Option<&Mirror>) -> Option<(Sha256, ChainFault)> {
+    let exchange = reached_by(record, mirror, Arm::Main)?;
+    let tls = record.tls.iter().rfind(|tls| carried(tls, exchange))?;
+    let fault = tls.chain_fault.clone().filter(|fault| *fault != ChainFault::Valid)?;
+    Some((tls.chain.first()?.spki_sha256, fault))
 }
 
 /// Answers for the mirror's own host from one kind of resolver.

@@ -1,8 +1,8 @@
 //! The table of rules. Each is a small question; the order carries the meaning.
 
 use super::facts::{
-    has_own_key, has_reached, is_authentic, last_exchange, main_handshakes, own_answers, reached_by,
-    reason_unreached, references, true_addresses,
+    has_own_key, has_reached, is_authentic, last_exchange, last_leg_connects, last_leg_handshakes,
+    main_handshakes, own_answers, reached_by, reason_unreached, references, refused_chain, true_addresses,
 };
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_MISSING, Case, Conclusion, Rule};
@@ -20,6 +20,7 @@ const NET4PEOPLE: &str = "net4people/bbs";
 
 pub(super) const TABLE: &[Rule] = &[
     Rule { id: "quic.timeout", source: "RFC 9000; net4people/bbs", apply: quic_timeout },
+    Rule { id: "origin.certificate", source: DESIGN, apply: origin_certificate },
     Rule { id: "identity.reached", source: DESIGN, apply: identity_reached },
     Rule { id: "network.captive_portal", source: OONI, apply: captive_portal },
     Rule { id: "network.whitelist", source: NET4PEOPLE, apply: whitelist },
@@ -30,6 +31,7 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "http.stub_page", source: "OONI blocking fingerprints", apply: http_stub_page },
     Rule { id: "tls.state_ca", source: "OONI 2024 on Kazakhstan; browsers' block lists", apply: state_ca },
     Rule { id: CONTROL_MISSING, source: "design: no control, no block", apply: control_missing },
+    Rule { id: "control.ill", source: "design: no control, no block", apply: control_ill },
     Rule { id: "control.failed", source: "design: no control, no block", apply: control_failed },
     Rule { id: "dns.no_address", source: OONI, apply: dns_no_address },
     Rule { id: "dns.bogon", source: OONI, apply: dns_bogon },
@@ -40,6 +42,7 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "origin.refused", source: DESIGN, apply: origin_refused },
     Rule { id: "transfer.freeze", source: NET4PEOPLE, apply: transfer_freeze },
     Rule { id: "http.cut", source: OONI, apply: http_cut },
+    Rule { id: "http.broken_redirect", source: OONI, apply: http_broken_redirect },
     Rule { id: "http.foreign_redirect", source: OONI, apply: http_foreign_redirect },
     Rule { id: "http.other_page", source: OONI, apply: http_other_page },
     Rule { id: "contradictory", source: "design: not enough evidence is an answer", apply: contradictory },
@@ -59,6 +62,16 @@ fn quic_timeout(case: &Case<'_>) -> Found {
         trigger: Some(Trigger::Unknown),
         basis: vec!["QUIC is silent here and answers the control; the page loads over TCP".into()],
     })
+}
+
+/// The mirror's own key, under a certificate that browsers refuse. Seen here alone it may be this agent's clock or roots.
+fn origin_certificate(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    let (own, fault) = refused_chain(case.record, case.mirror)?;
+    let (same, _) = refused_chain(control, case.mirror).filter(|(same, _)| same == &own)?;
+    let basis =
+        format!("browsers refuse the mirror's own certificate ({fault:?}, key {same}), the control's too");
+    Conclusion::of(Outcome::Down, vec![basis])
 }
 
 fn identity_reached(case: &Case<'_>) -> Found {
@@ -115,7 +128,15 @@ fn http_stub_redirect(case: &Case<'_>) -> Found {
 }
 
 fn http_stub_page(case: &Case<'_>) -> Found {
-    let basis = format!("the page is a known stub{}", named(&stub_page(case)?));
+    let (exchange, found) = stub_page(case)?;
+    let basis = format!("the page is a known stub{}", named(&found));
+    let answered = exchange.address.ip();
+    if exchange.url.host() == case.record.url.host()
+        && foreign_addresses(case).is_some_and(|addresses| addresses.contains(&answered))
+    {
+        let led = format!("the resolver answers {answered}, where it stands");
+        return Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![led, basis]);
+    }
     Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![basis])
 }
 
@@ -135,6 +156,15 @@ fn control_missing(case: &Case<'_>) -> Found {
     }
 }
 
+fn control_ill(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    let asked = control.references.len();
+    let ill = asked > 0 && control.references.iter().all(|check| !check.reached);
+    (ill && !has_reached(control, case.mirror))
+        .then(|| format!("the control's own network is ill: none of {asked} reference hosts answers it"))
+        .and_then(|basis| Conclusion::of(Outcome::Insufficient, vec![basis]))
+}
+
 fn control_failed(case: &Case<'_>) -> Found {
     let (_, control) = case.control?;
     let reason = reason_unreached(control, case.mirror)?;
@@ -142,6 +172,7 @@ fn control_failed(case: &Case<'_>) -> Found {
 }
 
 fn dns_no_address(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
     if case.record.url.literal_address().is_some()
         || !case.record.resolved(ResolverKind::System).is_empty()
         || own_answers(case.record, ResolverKind::System).next().is_none()
@@ -162,11 +193,19 @@ fn dns_no_address(case: &Case<'_>) -> Found {
         (Mechanism::DnsServfail, "fails (SERVFAIL)")
     } else if silent {
         (Mechanism::DnsTimeout, "does not answer")
+    } else if own_answers(case.record, ResolverKind::System).all(is_empty_answer)
+        && !true_addresses(control, case.mirror).is_empty()
+    {
+        (Mechanism::DnsInjectionOther, "knows the name and gives no address")
     } else {
         return None;
     };
     let basis = format!("the system's resolver {what}; the control reached the mirror");
     Conclusion::blocked(mechanism, Trigger::Name, vec![basis])
+}
+
+fn is_empty_answer(outcome: &DnsOutcome) -> bool {
+    matches!(outcome, DnsOutcome::Answer { rcode: 0, addresses, .. } if addresses.is_empty())
 }
 
 /// The addresses of the system's resolver, if none of them is one the mirror is known under.
@@ -200,7 +239,7 @@ fn dns_other_address(case: &Case<'_>) -> Found {
 }
 
 fn tcp_unconnected(case: &Case<'_>) -> Found {
-    let attempts: Vec<_> = case.record.tcp.iter().filter(|tcp| tcp.arm == Arm::Main).collect();
+    let attempts: Vec<_> = last_leg_connects(case.record).collect();
     if attempts.is_empty() || attempts.iter().any(|tcp| tcp.outcome == TcpOutcome::Connected) {
         return None;
     }
@@ -219,10 +258,10 @@ fn tcp_unconnected(case: &Case<'_>) -> Found {
 }
 
 fn tls_cut(case: &Case<'_>) -> Found {
-    if main_handshakes(case.record).any(|tls| matches!(tls.outcome, TlsOutcome::Completed { .. })) {
+    if last_leg_handshakes(case.record).any(|tls| matches!(tls.outcome, TlsOutcome::Completed { .. })) {
         return None;
     }
-    let (tls, mechanism) = main_handshakes(case.record).find_map(|tls| {
+    let (tls, mechanism) = last_leg_handshakes(case.record).find_map(|tls| {
         let mechanism = match tls.outcome {
             TlsOutcome::Timeout => Mechanism::TlsTimeout,
             TlsOutcome::Reset => Mechanism::TlsReset,
@@ -267,9 +306,15 @@ fn tls_other_key(case: &Case<'_>) -> Found {
 
 fn origin_refused(case: &Case<'_>) -> Found {
     let exchange = last_exchange(case.record, Arm::Main)?;
-    let status = exchange.status.filter(|status| matches!(status, 403 | 429 | 451 | 503))?;
+    let status = exchange.status?;
+    let basis = match status {
+        403 | 429 | 451 | 503 => format!("the origin itself answers {status} here, and serves the control"),
+        200..=299 if exchange.outcome == HttpOutcome::Complete && exchange.canary_found == Some(false) => {
+            "the origin itself shows another page here than to the control".to_owned()
+        }
+        _ => return None,
+    };
     let authentic = exchange.url.is_https() && is_authentic(case.record, exchange, case.mirror);
-    let basis = format!("the origin itself answers {status} here, and serves the control");
     authentic.then(|| Conclusion::of(Outcome::Refused, vec![basis])).flatten()
 }
 
@@ -294,6 +339,13 @@ fn http_cut(case: &Case<'_>) -> Found {
     );
     let trigger = if exchange.url.is_https() { Trigger::Unknown } else { Trigger::Host };
     Conclusion::blocked(mechanism, trigger, vec![basis])
+}
+
+fn http_broken_redirect(case: &Case<'_>) -> Found {
+    let exchange = last_exchange(case.record, Arm::Main).filter(|exchange| !exchange.url.is_https())?;
+    let HttpOutcome::RedirectRefused(reason) = &exchange.outcome else { return None };
+    let basis = format!("plain HTTP is redirected where no visitor can go ({reason}); the control was not");
+    Conclusion::blocked(Mechanism::HttpRedirect, Trigger::Host, vec![basis])
 }
 
 fn http_foreign_redirect(case: &Case<'_>) -> Found {

@@ -35,9 +35,9 @@ pub(super) fn stub_redirect(case: &Case<'_>) -> Option<(TargetUrl, Match)> {
     })
 }
 
-/// The row that knows a page as a stub. The mirror's own page, under its own key, may say what it likes.
-pub(super) fn stub_page(case: &Case<'_>) -> Option<Match> {
-    strange_exchanges(case).find_map(|exchange| confirmed(case, &page_sightings(exchange)))
+/// The page that a row knows as a stub. The mirror's own page, under its own key, may say what it likes.
+pub(super) fn stub_page<'a>(case: &Case<'a>) -> Option<(&'a HttpExchange, Match)> {
+    strange_exchanges(case).find_map(|exchange| Some((exchange, confirmed(case, &page_sightings(exchange))?)))
 }
 
 /// What the fingerprints hint at without confirming, and what they know not to be a block; for people.

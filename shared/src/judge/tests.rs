@@ -177,7 +177,17 @@ fn dns_lies_are_told_apart() {
     check("dns.stub_address blocked dns.injection.blockpage name", lie(answer(0, &["95.167.13.50"])));
     check("dns.bogon blocked dns.injection.bogon name", lie(answer(0, &["127.0.0.1"])));
     check("dns.other_address blocked dns.injection.other name", lie(answer(0, &["9.9.9.10"])));
-    check("contradictory insufficient", lie(answer(0, &[])));
+    check("dns.no_address blocked dns.injection.other name", lie(answer(0, &[])));
+    check("contradictory insufficient", lie(DnsOutcome::Failed("garbage".into())));
+    // A known page at a false address is the resolver's doing.
+    check("http.stub_page blocked dns.injection.blockpage name", |r| {
+        r.url = url("http://mirror.example/");
+        r.dns[0].outcome = answer(0, &["9.9.9.10"]);
+        r.tls.clear();
+        r.http = vec![http("http://mirror.example/", 200, false)];
+        r.http[0].address = socket("9.9.9.10");
+        r.http[0].excerpt = "включен в ЕДИНЫЙ РЕЕСТР доменных имен".into();
+    });
 }
 
 #[test]
@@ -203,6 +213,33 @@ fn tls_cuts_name_their_trigger() {
     check("tls.cut blocked tls.reset sni", |r| cut(r, TlsOutcome::Reset, Some(done())));
     check("tls.cut blocked tls.eof sni", |r| cut(r, TlsOutcome::Eof, Some(done())));
     check("contradictory insufficient", |r| cut(r, TlsOutcome::Protocol("garbage".into()), None));
+}
+
+#[test]
+fn a_block_on_the_second_hop_is_a_block() {
+    let sent_on = |r: &mut ProbeRecord| {
+        r.http[0] = http("https://mirror.example/", 302, false);
+        r.http[0].headers = vec![("location".into(), "https://landing.example/".into())];
+        r.http[0].span = Span { start_micros: 10, duration_micros: 10 };
+    };
+    let landing = socket("198.51.100.8");
+    let connect = |outcome| TcpConnect {
+        arm: Arm::Main,
+        address: landing,
+        span: Span { start_micros: 30, duration_micros: 1 },
+        outcome,
+    };
+    check("tcp.unconnected blocked tcp.timeout ip", |r| {
+        sent_on(r);
+        r.tcp.push(connect(TcpOutcome::Timeout));
+    });
+    check("tls.cut blocked tls.reset unknown", |r| {
+        sent_on(r);
+        r.tcp.push(connect(TcpOutcome::Connected));
+        let mut cut = tls(Arm::Main, TlsOutcome::Reset);
+        (cut.address, cut.sni, cut.span.start_micros) = (landing, Some("landing.example".into()), 40);
+        r.tls.push(cut);
+    });
 }
 
 #[test]
@@ -249,6 +286,13 @@ fn http_interference_is_told_apart() {
         plain(|x| x.excerpt = "… включен в ЕДИНЫЙ РЕЕСТР доменных имен …".into()),
     );
     check("http.other_page blocked http.blockpage host", plain(|x| x.excerpt = "Доступ ограничен".into()));
+    check(
+        "http.broken_redirect blocked http.redirect host",
+        plain(|x| {
+            x.status = Some(302);
+            x.outcome = HttpOutcome::RedirectRefused("more than 10 redirects".into());
+        }),
+    );
     check("http.cut blocked http.reset host", plain(|x| x.outcome = HttpOutcome::Reset));
     check(
         "network.captive_portal restricted",
@@ -335,8 +379,8 @@ fn transfers_and_origins_are_told_apart() {
     });
     check("http.cut blocked http.eof unknown", |r| r.http[0].outcome = HttpOutcome::Eof);
     check("origin.refused refused", |r| r.http[0] = http("https://mirror.example/", 403, false));
-    // The origin's own page may quote a register; under its own key that is no stub.
-    check("contradictory insufficient", |r| {
+    // The origin's own page may quote a register; under its own key that is no stub, but it is not the control's page.
+    check("origin.refused refused", |r| {
         r.http[0].canary_found = Some(false);
         r.http[0].excerpt = "включен в ЕДИНЫЙ РЕЕСТР доменных имен".into();
     });
@@ -363,6 +407,37 @@ fn no_control_and_a_failing_control_are_two_things() {
     // A known stub needs no control.
     failed.dns[0].outcome = answer(0, &["95.167.13.50"]);
     assert_eq!(summary(&verdict(&failed, None)), "dns.stub_address blocked dns.injection.blockpage name");
+}
+
+#[test]
+fn a_control_without_a_network_says_nothing_of_the_mirror() {
+    let (mut failed, mut ill) = (healthy(), healthy());
+    cut(&mut failed, TlsOutcome::Timeout, None);
+    cut(&mut ill, TlsOutcome::Timeout, None);
+    ill.references.iter_mut().for_each(|check| check.reached = false);
+    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.ill insufficient");
+    ill.references[0].reached = true;
+    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.failed down");
+}
+
+#[test]
+fn a_certificate_that_browsers_refuse_everywhere_is_the_site_s_fault() {
+    let (mut mirror, fingerprints) = (mirror(), Fingerprints::built_in());
+    mirror.key_pins = vec![Sha256([1; 32])];
+    let mut record = healthy();
+    record.tls[0].chain_fault = Some(ChainFault::Expired);
+    let judged = |control: &ProbeRecord| {
+        summary(&judge(&Case {
+            record: &record,
+            control: Some((Sha256([9; 32]), control)),
+            mirror: Some(&mirror),
+            fingerprints: &fingerprints,
+            country: None,
+        }))
+    };
+    assert_eq!(judged(&record.clone()), "origin.certificate down");
+    // Here alone: this agent's clock or roots.
+    assert_eq!(judged(&healthy()), "identity.reached ok");
 }
 
 #[test]
