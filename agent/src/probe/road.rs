@@ -13,6 +13,7 @@ use zerkalo_core::target::{TargetError, TargetUrl};
 use super::clock::StepClock;
 use super::connect::Ranges;
 use super::http::{Ask, HttpConnection, header};
+use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
 use super::tls::{self, Hello};
 use super::{Assignment, ProbeSettings, connect, dns, is_name_suspect, quic};
@@ -72,14 +73,21 @@ impl<'a> Road<'a> {
 
     /// As a visitor's browser goes. Whether the visit brought what a visitor wants.
     pub async fn main_arm(&mut self) -> bool {
-        let addresses = match self.assignment.url.literal_address() {
-            Some(address) => vec![address],
-            None => {
-                self.ask_for_mirror().await;
-                self.answered(ResolverKind::System, &self.assignment.url.host())
-            }
+        if let Some(address) = self.assignment.url.literal_address() {
+            return self.try_addresses(Arm::Main, &[address]).await;
+        }
+        let host = self.assignment.url.host();
+        let questions = match self.settings.resolvers.public {
+            Some(server) => dns::questions(ResolverKind::Public, server, &host).to_vec(),
+            None => Vec::new(),
         };
-        self.try_addresses(Arm::Main, &addresses).await
+        // No visitor waits for the public resolver: its silence must not use up the visit's time.
+        let public = dns::ask_all(questions, self.settings.caps.dns, self.clock);
+        let (answers, is_wanted) = tokio::join!(public, self.visit_as_resolved(&host));
+        // Beside the other answers for the mirror, before those for redirects.
+        let place = self.facts.dns.iter().take_while(|step| step.name == host).count();
+        self.facts.dns.splice(place..place, answers);
+        is_wanted
     }
 
     /// The addresses only the public resolver knows.
@@ -124,43 +132,23 @@ impl<'a> Road<'a> {
         }
     }
 
-    /// Asks the first system resolver and the public one, all questions at once; the second system resolver only where
-    /// the first gave no answer, as stub resolvers do.
-    async fn ask_for_mirror(&mut self) {
-        let host = self.assignment.url.host();
-        let resolvers = &self.settings.resolvers;
-        let mut questions = Vec::new();
-        for server in resolvers.system.iter().take(1) {
-            questions.extend(dns::questions(ResolverKind::System, *server, &host));
-        }
-        if let Some(server) = resolvers.public {
-            questions.extend(dns::questions(ResolverKind::Public, server, &host));
-        }
-        let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
-        self.facts.dns.extend(answers);
-        self.ask_second_resolver(&host).await;
+    /// Goes where the system's resolvers say.
+    async fn visit_as_resolved(&mut self, host: &str) -> bool {
+        self.ask_system(host).await;
+        let addresses = self.answered(ResolverKind::System, host);
+        self.try_addresses(Arm::Main, &addresses).await
     }
 
-    /// Asks the system's resolvers about the host of a redirect.
-    async fn ask_for_redirect(&mut self, host: &str) {
-        if let Some(server) = self.settings.resolvers.system.first() {
+    /// Asks the system's resolvers: the second only where the first gave no answer, as stub resolvers do.
+    async fn ask_system(&mut self, host: &str) {
+        for server in self.settings.resolvers.system.iter().take(SYSTEM_MAX) {
             let questions = dns::questions(ResolverKind::System, *server, host).to_vec();
             let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
+            let is_answered = answers.iter().any(|step| matches!(step.outcome, DnsOutcome::Answer { .. }));
             self.facts.dns.extend(answers);
-            self.ask_second_resolver(host).await;
-        }
-    }
-
-    async fn ask_second_resolver(&mut self, host: &str) {
-        let is_answered = self.facts.dns.iter().any(|step| {
-            step.resolver == ResolverKind::System
-                && step.name == host
-                && matches!(step.outcome, DnsOutcome::Answer { .. })
-        });
-        if let (false, Some(second)) = (is_answered, self.settings.resolvers.system.get(1)) {
-            let questions = dns::questions(ResolverKind::System, *second, host).to_vec();
-            let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
-            self.facts.dns.extend(answers);
+            if is_answered {
+                break;
+            }
         }
     }
 
@@ -247,7 +235,7 @@ impl<'a> Road<'a> {
             None => {
                 let host = next.host();
                 if !self.facts.dns.iter().any(|step| step.name == host) {
-                    self.ask_for_redirect(&host).await;
+                    self.ask_system(&host).await;
                 }
                 self.answered(ResolverKind::System, &host)
             }

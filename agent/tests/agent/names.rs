@@ -147,3 +147,14 @@ async fn a_closed_port_is_a_refusal_and_the_next_address_is_tried() {
     assert_eq!(outcomes, [TcpOutcome::Refused, TcpOutcome::Connected]);
     assert!(measured.is_reached);
 }
+
+#[tokio::test]
+async fn the_visit_does_not_wait_for_a_silent_public_resolver() {
+    let record = measure_with(truth(), Reply::Silence).await;
+    let is_public = |step: &&zerkalo_core::record::DnsExchange| step.resolver == ResolverKind::Public;
+    let silence = record.dns.iter().find(is_public).unwrap();
+    assert_eq!(silence.outcome, DnsOutcome::Timeout);
+    let [step] = &record.http[..] else { panic!("{record:?}") };
+    assert!(step.span.start_micros < silence.span.start_micros + silence.span.duration_micros, "{record:?}");
+    assert_eq!((step.arm, step.canary_found), (Arm::Main, Some(true)));
+}
