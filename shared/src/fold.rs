@@ -180,13 +180,19 @@ impl Fold {
         self.cells.values_mut().flat_map(BTreeMap::values_mut).for_each(|cell| cell.forget(agent));
     }
 
+    /// What is known of a mirror ends when the list drops it or gives it another URL.
     fn put_list(&mut self, signed: SignedList, list: MirrorList) {
-        self.cells.retain(|mirror, _| list.mirror(mirror).is_some());
+        let old = self.list.take().map(|(_, list)| list);
+        let stays = |id: &MirrorId| {
+            let url = |list: &MirrorList| list.mirror(id).map(|mirror| mirror.url.clone());
+            url(&list).is_some_and(|new| old.as_ref().and_then(url) == Some(new))
+        };
+        self.cells.retain(|mirror, _| stays(mirror));
         self.markets.retain(|(market, mirror), _| {
-            list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
+            stays(mirror) && list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
         });
-        self.docket.retain(|mirror| list.mirror(mirror).is_some());
-        self.wishes.retain(|mirror| list.mirror(mirror).is_some());
+        self.docket.retain(stays);
+        self.wishes.retain(stays);
         self.list = Some((signed, list));
     }
 

@@ -68,6 +68,10 @@ impl Fold {
     /// Takes an admitted record in.
     pub(super) fn judge_record(&mut self, signed: &SignedRecord, facts: &ProbeRecord) {
         let Some(mirror) = facts.mirror.clone() else { return };
+        // A record spooled before the list gave the mirror another URL says nothing about the new one.
+        if self.list().and_then(|list| list.mirror(&mirror)).is_none_or(|listed| listed.url != facts.url) {
+            return;
+        }
         let measured = self.place_in_time(signed.hash(), facts);
         match self.agents.get(&signed.agent).map(|agent| agent.enrolment.station.clone()) {
             Some(Station::Control) => {

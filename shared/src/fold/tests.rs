@@ -274,6 +274,22 @@ fn a_first_failure_asks_the_control_and_a_first_block_the_carrier() {
     assert_eq!(asked(&mut state), Vec::<String>::new(), "nobody is asked twice in a row");
 }
 
+#[test]
+fn records_of_a_url_the_list_no_longer_names_say_nothing() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    let mut moved = mirror();
+    moved.url = crate::target::TargetUrl::parse("https://new.example/").unwrap();
+    let list = MirrorList { version: 2, issued_at: journal.now, mirrors: vec![moved], references: vec![] };
+    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+    (0..5).for_each(|_| journal.round([Nxdomain; 4], Fine));
+    let (state, decisions) = fold(&journal.entries);
+    assert_eq!(actions(&decisions), [Action::Keep], "decided about the old URL");
+    let row = &state.matrix(state.at()).rows[0];
+    assert_eq!(row.action, None);
+    assert!(row.carriers.iter().all(|carrier| carrier.cells.is_empty()), "{row:?}");
+}
+
 fn any_sees() -> impl Strategy<Value = Sees> {
     prop_oneof![Just(Fine), Just(Nxdomain), Just(HelloDropped), Just(Whitelist)]
 }
