@@ -2,7 +2,7 @@
 
 ARGS ?=
 
-.PHONY: help demo test bench lint advisories
+.PHONY: help demo test lab bench lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -15,6 +15,11 @@ test: ## install what the tests need (Debian, as root; else say what is missing)
 	@tests/prepare
 	cargo build --workspace --bins
 	cargo test --workspace
+
+lab: ## simulated censors in network namespaces (root): every scenario; report in target/lab/confusion.md; ARGS="--only TEXT"
+	@tests/prepare
+	cargo build --bins -p zerkalo-agent -p zerkalo-lab
+	target/debug/zerkalo-netlab $(ARGS)
 
 bench: ## verify, judge, fold, frames (criterion), then ingest over mTLS (release)
 	@echo "machine: $$(uname -n), $$(nproc) cores, $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"

@@ -10,3 +10,4 @@ mod replay;
 mod ledger;
 mod kill;
 mod load;
+mod lab;

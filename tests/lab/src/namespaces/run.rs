@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::certificates::Certificates;
 use super::families;
-use super::namespace;
+use super::namespace::{self, Namespace};
 use super::scenario::{Expected, Scenario, Visit};
 use super::topology::Topology;
 use super::visit::{Visited, visit};
@@ -58,7 +58,22 @@ pub fn missing() -> Vec<String> {
     if std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) != 0) {
         missing.push("root".to_owned());
     }
+    if missing.is_empty()
+        && let Err(error) = trial()
+    {
+        missing.push(format!("a kernel that lets it filter packets in namespaces ({error:#})"));
+    }
     missing
+}
+
+/// Containers may be root and still may not.
+fn trial() -> Result<()> {
+    Namespace::create("trial")?.shell(
+        "nft list ruleset
+         iptables-legacy -A FORWARD -p tcp -m string --algo bm --string x -m connbytes --connbytes 1: --connbytes-dir reply --connbytes-mode bytes -j DROP
+         ip link add trial type veth peer name other",
+    )?;
+    Ok(())
 }
 
 /// A visit that waits for a topology.

@@ -1,0 +1,36 @@
+//! A few scenarios of the lab's second floor, with their healthy twins: the agent as built, in network namespaces. `make
+//! lab` plays them all.
+
+use zerkalo_lab::namespaces::{confusion, run};
+
+use crate::programs;
+
+/// One of each family.
+const SAMPLE: [&str; 7] = [
+    "nxdomain",
+    "syn_answered_by_a_reset",
+    "reset_after_the_hello",
+    "state_authority",
+    "origin_answers_451",
+    "freeze_after_24_kb",
+    "whitelist_mode",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_of_censors_is_told_apart_and_leaves_nothing_behind() {
+    let missing = run::missing();
+    if !missing.is_empty() {
+        eprintln!("!!! SKIPPED: the lab's second floor needs {}", missing.join(", "));
+        return;
+    }
+    let _stage = programs::stage().await;
+    let findings = run::play(2, |name| SAMPLE.contains(&name), |_| {}).await.unwrap();
+    assert_eq!(findings.len(), 2 * SAMPLE.len());
+    let wrong: Vec<String> =
+        findings.iter().filter(|finding| finding.is_failure()).map(confusion::line).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let own = format!("zkl-{}-", std::process::id());
+    let left = std::fs::read_dir("/run/netns").unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
