@@ -30,7 +30,8 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
         ),
         Why::RedCarriers => {
             let (red, needed) = (input.count(CellState::Red), needed(action, input));
-            format!("{red} of {total} carriers of {market} are red; {action} needs {needed}")
+            let verb = if red == 1 { "is" } else { "are" };
+            format!("{red} of {total} carriers of {market} {verb} red; {action} needs {needed}")
         }
         Why::Confirmed => format!(
             "{} of {total} carriers of {market} are still red after the hold of {} s, confirmed by fresh records",
@@ -81,6 +82,9 @@ fn describe(carrier: &CarrierView) -> String {
             let how =
                 if mechanisms.is_empty() { String::new() } else { format!(" by {}", mechanisms.join(", ")) };
             match cell.state {
+                CellState::Suspect if cell.flagged == 0 => {
+                    format!("a first {} owner of {} sees it blocked", cell.access, cell.owners)
+                }
                 CellState::Red | CellState::Suspect => {
                     format!("{} of {} {} owners see it blocked{how}", cell.flagged, cell.owners, cell.access)
                 }
