@@ -5,6 +5,7 @@ pub mod words;
 pub mod address;
 pub mod target;
 pub mod record;
+pub mod page;
 pub mod evidence;
 pub mod admission;
 pub mod journal;

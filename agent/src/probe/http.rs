@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use zerkalo_core::page;
 use zerkalo_core::record::{Arm, BODY_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HttpExchange, HttpOutcome};
 use zerkalo_core::target::{Sha256, TargetUrl};
 
 use super::clock::{StepClock, micros};
-use super::page;
 use super::tap::{End, Tap, Tapped};
 use super::text::cut;
 use super::tls::TlsConnection;

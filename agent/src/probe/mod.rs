@@ -9,7 +9,6 @@ pub mod connect;
 pub mod tap;
 pub mod chain;
 pub mod tls;
-pub mod page;
 pub mod http;
 pub mod quic_socket;
 pub mod quic;

@@ -35,7 +35,7 @@ pub fn rows(text: &[u8], path: &Path) -> Result<Vec<Entry>> {
             return Ok(entries);
         }
         let line = record.position().map_or(line, csv::Position::line);
-        // Some lists carry cut characters; what was lost matches nothing.
+        // Some lists carry cut characters; a pattern that lost some is refused as a row.
         entries.push(Entry { line, row: columns.row(&StringRecord::from_byte_record_lossy(record.clone())) });
     }
 }

@@ -51,6 +51,8 @@ pub enum RowError {
     Name,
     #[error("the pattern is missing; it would match everything")]
     NoPattern,
+    #[error("characters of the pattern are lost (U+FFFD): it would match any page of another character set")]
+    LostCharacters,
     #[error("the pattern has {len} bytes; the limit is {PATTERN_LEN_MAX}")]
     LongPattern { len: usize },
     #[error("{0:?} is no pattern type: expected full, prefix, contains or regexp")]
@@ -146,6 +148,9 @@ impl Row {
         }
         if text.pattern.is_empty() {
             return Err(RowError::NoPattern);
+        }
+        if text.pattern.contains('\u{fffd}') {
+            return Err(RowError::LostCharacters);
         }
         if text.pattern.len() > PATTERN_LEN_MAX {
             return Err(RowError::LongPattern { len: text.pattern.len() });

@@ -160,6 +160,7 @@ fn what_is_no_row_says_why() {
     };
     check(" nat body contains RU 5 x", "name");
     check("r nat body contains RU 5 ", "match everything");
+    check("r fp body contains RU 5 x\u{fffd}", "U+FFFD");
     check("r nat body glob RU 5 x", "\"glob\"");
     check("r nat body regexp RU 5 (x", "unclosed group");
     check("r nat body regexp RU 5 (x{1000}){1000}", "size limit");

@@ -137,6 +137,10 @@ fn http_stub_page(case: &Case<'_>) -> Found {
         let led = format!("the resolver answers {answered}, where it stands");
         return Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![led, basis]);
     }
+    if exchange.url.host() != case.record.url.host() {
+        let led = format!("the visit leads to {}", exchange.url);
+        return Conclusion::blocked(Mechanism::HttpRedirect, Trigger::Host, vec![led, basis]);
+    }
     Conclusion::blocked(Mechanism::HttpBlockpage, Trigger::Host, vec![basis])
 }
 

@@ -285,6 +285,13 @@ fn http_interference_is_told_apart() {
         "http.stub_page blocked http.blockpage host",
         plain(|x| x.excerpt = "… включен в ЕДИНЫЙ РЕЕСТР доменных имен …".into()),
     );
+    check(
+        "http.stub_page blocked http.redirect host",
+        plain(|x| {
+            x.url = url("http://unlisted.example/");
+            x.excerpt = "… включен в ЕДИНЫЙ РЕЕСТР доменных имен …".into();
+        }),
+    );
     check("http.other_page blocked http.blockpage host", plain(|x| x.excerpt = "Доступ ограничен".into()));
     check(
         "http.broken_redirect blocked http.redirect host",

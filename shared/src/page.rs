@@ -1,8 +1,6 @@
 //! What is kept of a page: its title, its beginning as text, whether the canary stands in it. Judges nothing.
 
-use zerkalo_core::record::EXCERPT_LEN_MAX;
-
-use super::text::cut;
+use crate::record::EXCERPT_LEN_MAX;
 
 /// Bytes of a page searched for its title and its character set.
 const HEAD_LEN_MAX: usize = 64 * 1024;
@@ -30,15 +28,20 @@ pub fn title(body: &[u8], content_type: Option<&str>) -> Option<String> {
     Some(title)
 }
 
-/// The page's beginning as text.
+/// The page's beginning as text, as a record keeps it.
 pub fn excerpt(body: &[u8], content_type: Option<&str>) -> String {
     let head = &body[..body.len().min(EXCERPT_LEN_MAX)];
-    let mut excerpt: String = text(head, charset(body, content_type))
+    let mut excerpt: String = decoded(head, content_type)
         .chars()
         .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect();
     cut(&mut excerpt, EXCERPT_LEN_MAX);
     excerpt
+}
+
+/// A page as text; what is no character of its set becomes U+FFFD.
+pub fn decoded(body: &[u8], content_type: Option<&str>) -> String {
+    text(body, charset(body, content_type))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,14 @@ fn windows_1251(byte: u8) -> char {
         0..=0x7f => char::from(byte),
         0x80..=0xbf => WINDOWS_1251.chars().nth(usize::from(byte - 0x80)).unwrap_or('\u{fffd}'),
         0xc0..=0xff => char::from_u32(0x410 + u32::from(byte - 0xc0)).unwrap_or('\u{fffd}'),
+    }
+}
+
+/// Cuts to at most `len_max` bytes, at a character's border.
+pub(crate) fn cut(text: &mut String, len_max: usize) {
+    if text.len() > len_max {
+        let border = (0..=len_max).rev().find(|index| text.is_char_boundary(*index));
+        text.truncate(border.unwrap_or(0));
     }
 }
 
