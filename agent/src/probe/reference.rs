@@ -9,7 +9,7 @@ use zerkalo_core::target::{Reference, TargetUrl};
 use zerkalo_core::words::UnixMillis;
 
 use super::clock::StepClock;
-use super::http::{Ask, HttpConnection};
+use super::http::{Ask, HttpConnection, header};
 use super::text::cut;
 use super::tls::{self, Hello};
 use super::{ProbeSettings, connect, dns};
@@ -113,5 +113,11 @@ async fn reach_at(
         Ok(mut connection) => connection.exchange(ask, caps.http, clock).await,
         Err(step) => *step,
     };
-    step.status.map(drop).ok_or_else(|| format!("HTTP: {:?}", step.outcome))
+    // Captive portals answer in everybody's name, and send away.
+    let location = header(&step.headers, "location").and_then(|location| url.join(location).ok());
+    match (step.status, location) {
+        (None, _) => Err(format!("HTTP: {:?}", step.outcome)),
+        (Some(300..=399), Some(next)) if next.host() != url.host() => Err(format!("HTTP: sent to {next}")),
+        (Some(_), _) => Ok(()),
+    }
 }

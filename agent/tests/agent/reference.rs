@@ -26,6 +26,12 @@ async fn a_reference_must_answer_as_itself() {
         http_server(always(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec(), After::Continue))
             .await;
     let garbage = http_server(always(b"no HTTP\r\n\r\n".to_vec(), After::Close)).await;
+    let sent_to = |location: &str| {
+        let head = format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        always(head.into_bytes(), After::Continue)
+    };
+    let portal = http_server(sent_to("http://login.portal.example/")).await;
+    let tidy = http_server(sent_to("/index.html")).await;
     let replies = [
         ("ref.example", Reply::Addresses(vec![loopback(2)])),
         ("false.example", Reply::Addresses(vec![loopback(3)])),
@@ -39,6 +45,8 @@ async fn a_reference_must_answer_as_itself() {
         reference(&format!("http://{garbage}/")),
         reference("https://unknown.example/"),
         reference(&format!("https://{closed}/")),
+        reference(&format!("http://{portal}/")),
+        reference(&format!("http://{tidy}/")),
     ];
     let checks = check_all(&settings, &references, UnixMillis(7)).await;
     let check = |index: usize, failure: Option<&str>| {
@@ -52,5 +60,7 @@ async fn a_reference_must_answer_as_itself() {
     check(3, Some("HTTP"));
     check(4, Some("rcode 3"));
     check(5, Some("TCP: Refused"));
+    check(6, Some("HTTP: sent to http://login.portal.example/"));
+    check(7, None);
     assert!(checks.iter().all(|check| check.checked_at == UnixMillis(7)));
 }
