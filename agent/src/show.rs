@@ -118,9 +118,21 @@ fn tcp_line(step: &TcpConnect) -> Line {
 
 fn tls_line(step: &TlsHandshake) -> Line {
     let what = format!("tls {}", step.sni.as_deref().unwrap_or("(no name)"));
-    let details =
-        step.chain.iter().map(|certificate| format!("{} <- {}", certificate.subject, certificate.issuer));
-    Line { details: details.collect(), ..line(1, step.span, what, tls_text(step)) }
+    let mut details: Vec<String> = step
+        .chain
+        .iter()
+        .map(|certificate| format!("{} <- {}", certificate.subject, certificate.issuer))
+        .collect();
+    if let (TlsOutcome::Timeout | TlsOutcome::Reset | TlsOutcome::Eof, Some(transport)) =
+        (&step.outcome, step.transport)
+    {
+        let (acked, retransmits) = (transport.bytes_acked.min(step.hello_len), transport.retransmits);
+        details.push(format!(
+            "hello of {} bytes, {acked} acknowledged, {retransmits} retransmits",
+            step.hello_len
+        ));
+    }
+    Line { details, ..line(1, step.span, what, tls_text(step)) }
 }
 
 fn http_line(step: &HttpExchange) -> Line {

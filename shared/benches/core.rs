@@ -229,6 +229,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         alpn: Some("h2".to_owned()),
     };
     let page = HttpExchange {
+        transport: None,
         arm: Arm::Main,
         url: url.clone(),
         address,
@@ -253,8 +254,16 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         duration_micros: 100_000,
         agent_version: "0.1.0".to_owned(),
         dns: vec![dns(ResolverKind::System), dns(ResolverKind::Public)],
-        tcp: vec![TcpConnect { arm: Arm::Main, address, span, outcome: TcpOutcome::Connected }],
+        tcp: vec![TcpConnect {
+            transport: None,
+            arm: Arm::Main,
+            address,
+            span,
+            outcome: TcpOutcome::Connected,
+        }],
         tls: vec![TlsHandshake {
+            hello_len: 0,
+            transport: None,
             arm: Arm::Main,
             address,
             sni: Some(url.host()),

@@ -123,6 +123,21 @@ pub struct TcpConnect {
     pub address: SocketAddr,
     pub span: Span,
     pub outcome: TcpOutcome,
+    /// `None` where the kernel does not tell, and in records of older agents.
+    pub transport: Option<Transport>,
+}
+
+/// What the kernel knew of a connection at the end of a step (TCP_INFO); counts since the connection began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transport {
+    /// Bytes of ours that the peer, or a box that plays it, acknowledged.
+    pub bytes_acked: u64,
+    /// Bytes of the peer that reached the kernel; an orderly end counts as one.
+    pub bytes_received: u64,
+    /// Segments sent, SYNs too, and not acknowledged at that instant.
+    pub unacked_segments: u32,
+    /// Segments sent again, SYNs too.
+    pub retransmits: u32,
 }
 
 /// How a connection attempt ended.
@@ -149,9 +164,13 @@ pub struct TlsHandshake {
     /// The host name in the ClientHello; `None` for an address.
     pub sni: Option<String>,
     pub span: Span,
+    /// Bytes sent before the first one came back: the ClientHello. 0 in records of older agents.
+    pub hello_len: u64,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub outcome: TlsOutcome,
+    /// See [`TcpConnect::transport`].
+    pub transport: Option<Transport>,
     /// As sent by the server, leaf first, whatever the outcome.
     pub chain: Vec<Certificate>,
     /// What a browser would say of the chain; `None` if no chain came.
@@ -230,6 +249,8 @@ pub struct HttpExchange {
     /// The page's beginning as text, kept where the canary was not found.
     pub excerpt: String,
     pub outcome: HttpOutcome,
+    /// See [`TcpConnect::transport`].
+    pub transport: Option<Transport>,
 }
 
 /// How an exchange ended.

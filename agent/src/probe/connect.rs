@@ -5,12 +5,13 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use zerkalo_core::address;
-use zerkalo_core::record::{Arm, TcpConnect, TcpOutcome};
+use zerkalo_core::record::{Arm, TcpConnect, TcpOutcome, Transport};
 
 use super::clock::StepClock;
+use super::gauge::Gauge;
 
 /// Where probes may go: a setting of the host, which nothing remote can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,29 @@ pub async fn connect(
     clock: StepClock,
 ) -> (TcpConnect, Option<TcpStream>) {
     let since = Instant::now();
-    let (outcome, stream) = match forbidden(address, ranges) {
-        Some(range) => (TcpOutcome::Forbidden(range.to_owned()), None),
-        None => match timeout_at(clock.until(cap), TcpStream::connect(address)).await {
-            Err(_) => (TcpOutcome::Timeout, None),
-            Ok(Err(error)) => (outcome_of(&error, address), None),
-            Ok(Ok(stream)) => match stream.set_nodelay(true) {
-                Ok(()) => (TcpOutcome::Connected, Some(stream)),
-                // The kernel says EINVAL where the peer reset the connection in between.
-                Err(_) => (TcpOutcome::Reset, None),
-            },
+    let (outcome, transport, stream) = match forbidden(address, ranges) {
+        Some(range) => (TcpOutcome::Forbidden(range.to_owned()), None, None),
+        None => dial(address, clock.until(cap)).await,
+    };
+    (TcpConnect { arm, address, span: clock.span(since), outcome, transport }, stream)
+}
+
+async fn dial(address: SocketAddr, until: Instant) -> (TcpOutcome, Option<Transport>, Option<TcpStream>) {
+    let socket = match if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() } {
+        Ok(socket) => socket,
+        Err(error) => return (outcome_of(&error, address), None, None),
+    };
+    let gauge = Gauge::on(&socket);
+    let (outcome, stream) = match timeout_at(until, socket.connect(address)).await {
+        Err(_) => (TcpOutcome::Timeout, None),
+        Ok(Err(error)) => (outcome_of(&error, address), None),
+        Ok(Ok(stream)) => match stream.set_nodelay(true) {
+            Ok(()) => (TcpOutcome::Connected, Some(stream)),
+            // The kernel says EINVAL where the peer reset the connection in between.
+            Err(_) => (TcpOutcome::Reset, None),
         },
     };
-    (TcpConnect { arm, address, span: clock.span(since), outcome }, stream)
+    (outcome, gauge.and_then(|gauge| gauge.read()), stream)
 }
 
 /// The special range that forbids `address`, if one does.

@@ -140,6 +140,8 @@ mod tests {
             },
         };
         let tls = TlsHandshake {
+            hello_len: 0,
+            transport: None,
             arm: Arm::Main,
             address,
             sni: Some(text(253)),
@@ -151,6 +153,7 @@ mod tests {
             chain_fault: Some(ChainFault::Other(text(512))),
         };
         let http = HttpExchange {
+            transport: None,
             arm: Arm::Main,
             url: url.clone(),
             address,

@@ -105,7 +105,8 @@ impl HttpConnection {
             Err(error) => {
                 let protocol = if is_h2 { "h2" } else { "h1" };
                 let outcome = outcome_of(&error, &tap);
-                Err(Box::new(exchange_of(ask, address, protocol, Answer::default(), outcome, since, clock)))
+                let step = exchange_of(ask, address, protocol, Answer::default(), outcome, since, clock);
+                Err(Box::new(HttpExchange { transport: tap.transport(), ..step }))
             }
         }
     }
@@ -142,7 +143,8 @@ impl HttpConnection {
             },
         };
         self.is_idle = answer.is_whole;
-        exchange_of(ask, self.address, self.protocol(), answer, outcome, since, clock)
+        let step = exchange_of(ask, self.address, self.protocol(), answer, outcome, since, clock);
+        HttpExchange { transport: self.tap.transport(), ..step }
     }
 
     fn protocol(&self) -> &'static str {
@@ -259,6 +261,7 @@ fn exchange_of(
         excerpt,
         headers: answer.headers,
         outcome,
+        transport: None,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod text;
 pub mod resolvers;
 pub mod dns;
+pub mod gauge;
 pub mod connect;
 pub mod tap;
 pub mod chain;

@@ -1,13 +1,17 @@
 //! A connection that counts: bytes out, bytes in, and how it ended, as the socket said it. Layers above (TLS, HTTP)
-//! wrap and blur errors; the tap keeps the plain fact.
+//! wrap and blur errors; the tap keeps the plain fact, and asks the kernel for what only it knows (`gauge.rs`).
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zerkalo_core::record::Transport;
+
+use super::gauge::Gauge;
 
 /// How the socket ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +26,21 @@ pub enum End {
 #[derive(Debug, Default)]
 pub struct Tap {
     sent: AtomicU64,
+    first_flight: AtomicU64,
     received: AtomicU64,
     end: AtomicU8,
+    gauge: Option<Gauge>,
 }
 
 impl Tap {
     /// Bytes handed to the socket.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes handed to the socket before the first one came back.
+    pub fn first_flight(&self) -> u64 {
+        self.first_flight.load(Ordering::Relaxed)
     }
 
     /// Bytes that came from the socket.
@@ -44,6 +55,11 @@ impl Tap {
             2 => Some(End::Reset),
             _ => None,
         }
+    }
+
+    /// What the kernel knows of the connection at this instant.
+    pub fn transport(&self) -> Option<Transport> {
+        self.gauge.as_ref()?.read()
     }
 
     fn note_end(&self, end: End) {
@@ -70,10 +86,10 @@ pub struct Tapped<S> {
     tap: Arc<Tap>,
 }
 
-impl<S> Tapped<S> {
+impl<S: AsFd> Tapped<S> {
     /// Puts a tap on `stream`.
     pub fn new(stream: S) -> (Self, Arc<Tap>) {
-        let tap = Arc::new(Tap::default());
+        let tap = Arc::new(Tap { gauge: Gauge::on(&stream), ..Tap::default() });
         (Self { stream, tap: tap.clone() }, tap)
     }
 }
@@ -106,6 +122,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
         match &result {
             Poll::Ready(Ok(written)) => {
                 self.tap.sent.fetch_add(*written as u64, Ordering::Relaxed);
+                if self.tap.received() == 0 {
+                    self.tap.first_flight.fetch_add(*written as u64, Ordering::Relaxed);
+                }
             }
             Poll::Ready(Err(error)) => self.tap.note_error(error),
             Poll::Pending => {}

@@ -61,6 +61,7 @@ pub async fn handshake(
         (Err(_), _) => (TlsOutcome::Failed(format!("{:?} is no name for TLS", hello.host)), None),
         (_, Err(error)) => (TlsOutcome::Failed(error.to_string()), None),
     };
+    let transport = tap.transport();
     let (chain, chain_fault) =
         recorder.seen().map_or((Vec::new(), None), |(chain, fault)| (chain, Some(fault)));
     let step = TlsHandshake {
@@ -68,9 +69,11 @@ pub async fn handshake(
         address: hello.address,
         sni,
         span: clock.span(since),
+        hello_len: tap.first_flight(),
         bytes_sent: tap.sent(),
         bytes_received: tap.received(),
         outcome,
+        transport,
         chain,
         chain_fault,
     };

@@ -37,6 +37,12 @@ async fn a_healthy_mirror_shows_its_chain_and_its_canary() {
     let [leaf] = &tls.chain[..] else { panic!("{tls:?}") };
     assert!(leaf.der.is_empty() && leaf.issuer.contains("Test Root") && leaf.not_after > leaf.not_before);
     assert!(tls.bytes_sent > 200 && tls.bytes_received > 200);
+    assert!(tls.hello_len > 200 && tls.hello_len < tls.bytes_sent, "{tls:?}");
+    let [connected, shaken, read] =
+        [record.tcp[0].transport, tls.transport, record.http[0].transport].map(Option::unwrap);
+    assert_eq!((connected.bytes_acked, connected.bytes_received), (0, 0));
+    assert!(shaken.bytes_acked >= tls.hello_len && shaken.bytes_received >= tls.bytes_received, "{shaken:?}");
+    assert!(read.bytes_received > 20_000 && read.bytes_acked > shaken.bytes_acked, "{read:?}");
     let [http] = &record.http[..] else { panic!("{record:?}") };
     assert_eq!(
         (http.status, &http.outcome, http.canary_found),
@@ -52,6 +58,9 @@ async fn a_swallowed_hello_is_a_timeout_with_no_byte_received_and_the_neutral_na
     let main = step(&record, Arm::Main);
     assert_eq!((&main.outcome, main.bytes_received), (&TlsOutcome::Timeout, 0));
     assert!(main.bytes_sent > 200 && main.chain.is_empty() && main.chain_fault.is_none());
+    let transport = main.transport.unwrap();
+    assert_eq!((main.hello_len, transport.bytes_acked), (main.bytes_sent, main.bytes_sent));
+    assert_eq!((transport.bytes_received, transport.unacked_segments), (0, 0), "{transport:?}");
     let neutral = step(&record, Arm::NeutralSni);
     assert_eq!((neutral.sni.as_deref(), neutral.address), (Some("neutral.example"), main.address));
     assert!(matches!(neutral.outcome, TlsOutcome::Completed { .. }));

@@ -36,6 +36,7 @@ pub fn reached() -> ProbeRecord {
     record.tls.truncate(1);
     record.tcp.truncate(1);
     record.http = vec![HttpExchange {
+        transport: None,
         arm: Arm::Main,
         url,
         address: address(),
@@ -70,8 +71,11 @@ pub fn silenced() -> ProbeRecord {
             ttl_min_secs: 60,
         },
     };
-    let tcp = |arm| TcpConnect { arm, address: address(), span, outcome: TcpOutcome::Connected };
+    let tcp =
+        |arm| TcpConnect { transport: None, arm, address: address(), span, outcome: TcpOutcome::Connected };
     let tls = |arm, sni: &str, outcome| TlsHandshake {
+        hello_len: 0,
+        transport: None,
         arm,
         address: address(),
         sni: Some(sni.to_owned()),

@@ -444,6 +444,7 @@ pub fn facts(mirror: &str) -> ProbeRecord {
         tcp: vec![],
         tls: vec![],
         http: vec![HttpExchange {
+            transport: None,
             arm: Arm::Main,
             url: url(mirror),
             address: "192.0.2.1:80".parse().unwrap(),

@@ -121,12 +121,22 @@ fn dns(exchange: wire::DnsExchange) -> Decoded<core::DnsExchange> {
     })
 }
 
+fn transport(transport: wire::Transport) -> core::Transport {
+    core::Transport {
+        bytes_acked: transport.bytes_acked,
+        bytes_received: transport.bytes_received,
+        unacked_segments: transport.unacked_segments,
+        retransmits: transport.retransmits,
+    }
+}
+
 fn tcp(connect: wire::TcpConnect) -> Decoded<core::TcpConnect> {
     use wire::tcp_connect::Outcome;
     Ok(core::TcpConnect {
         arm: arm(connect.arm())?,
         address: parsed("tcp.address", &connect.address)?,
         span: span(connect.span),
+        transport: connect.transport.map(transport),
         outcome: match required("tcp.outcome", connect.outcome)? {
             Outcome::Connected(_) => core::TcpOutcome::Connected,
             Outcome::Timeout(_) => core::TcpOutcome::Timeout,
@@ -146,8 +156,10 @@ fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
         address: parsed("tls.address", &handshake.address)?,
         sni: non_empty(handshake.sni),
         span: span(handshake.span),
+        hello_len: handshake.hello_len,
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
+        transport: handshake.transport.map(transport),
         outcome: match required("tls.outcome", handshake.outcome)? {
             Outcome::Completed(done) => core::TlsOutcome::Completed {
                 version: done.version,
@@ -210,6 +222,7 @@ fn http(exchange: wire::HttpExchange) -> Decoded<core::HttpExchange> {
         title: exchange.title,
         canary_found: exchange.canary_found,
         excerpt: exchange.excerpt,
+        transport: exchange.transport.map(transport),
         outcome: match required("http.outcome", exchange.outcome)? {
             Outcome::Complete(_) => core::HttpOutcome::Complete,
             Outcome::Timeout(_) => core::HttpOutcome::Timeout,

@@ -28,15 +28,19 @@ fn full() -> ProbeRecord {
         span,
         outcome,
     };
-    let tcp = |outcome| TcpConnect { arm: Arm::OtherResolver, address, span, outcome };
+    let transport =
+        Some(Transport { bytes_acked: 1, bytes_received: 2, unacked_segments: 3, retransmits: 4 });
+    let tcp = |outcome| TcpConnect { arm: Arm::OtherResolver, address, span, outcome, transport };
     let tls = |outcome, chain_fault| TlsHandshake {
         arm: Arm::NeutralSni,
         address,
         sni: Some("mirror.example".into()),
         span,
+        hello_len: 1,
         bytes_sent: 1,
         bytes_received: 2,
         outcome,
+        transport,
         chain: vec![certificate.clone()],
         chain_fault,
     };
@@ -55,6 +59,7 @@ fn full() -> ProbeRecord {
         canary_found: Some(false),
         excerpt: "Доступ ограничен".into(),
         outcome,
+        transport,
     };
     let quic = |outcome| QuicHandshake {
         address,
@@ -148,6 +153,18 @@ fn every_fact_survives_protobuf_and_json() {
     let json = to_json(&record);
     assert!(json.contains("\"schema\": \"zerkalo.record.v1\""), "{json}");
     assert_eq!(from_json(&json).unwrap(), record);
+}
+
+#[test]
+fn a_record_of_an_older_agent_is_read_without_what_it_did_not_know() {
+    let (mut record, mut message) = (full(), wire::ProbeRecord::from(&full()));
+    message.tcp.iter_mut().for_each(|step| step.transport = None);
+    message.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
+    message.http.iter_mut().for_each(|step| step.transport = None);
+    record.tcp.iter_mut().for_each(|step| step.transport = None);
+    record.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
+    record.http.iter_mut().for_each(|step| step.transport = None);
+    assert_eq!(decode(&message.encode_to_vec()).unwrap(), record);
 }
 
 #[test]

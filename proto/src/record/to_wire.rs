@@ -81,12 +81,22 @@ fn dns(exchange: &core::DnsExchange) -> wire::DnsExchange {
     }
 }
 
+fn transport(transport: core::Transport) -> wire::Transport {
+    wire::Transport {
+        bytes_acked: transport.bytes_acked,
+        bytes_received: transport.bytes_received,
+        unacked_segments: transport.unacked_segments,
+        retransmits: transport.retransmits,
+    }
+}
+
 fn tcp(connect: &core::TcpConnect) -> wire::TcpConnect {
     use wire::tcp_connect::Outcome;
     wire::TcpConnect {
         arm: arm(connect.arm),
         address: connect.address.to_string(),
         span: span(connect.span),
+        transport: connect.transport.map(transport),
         outcome: Some(match &connect.outcome {
             core::TcpOutcome::Connected => Outcome::Connected(PLAIN),
             core::TcpOutcome::Timeout => Outcome::Timeout(PLAIN),
@@ -106,8 +116,10 @@ fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
         address: handshake.address.to_string(),
         sni: handshake.sni.clone().unwrap_or_default(),
         span: span(handshake.span),
+        hello_len: handshake.hello_len,
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
+        transport: handshake.transport.map(transport),
         outcome: Some(match &handshake.outcome {
             core::TlsOutcome::Completed { version, cipher_suite, alpn } => {
                 Outcome::Completed(wire::TlsCompleted {
@@ -173,6 +185,7 @@ fn http(exchange: &core::HttpExchange) -> wire::HttpExchange {
         title: exchange.title.clone(),
         canary_found: exchange.canary_found,
         excerpt: exchange.excerpt.clone(),
+        transport: exchange.transport.map(transport),
         outcome: Some(match &exchange.outcome {
             core::HttpOutcome::Complete => Outcome::Complete(PLAIN),
             core::HttpOutcome::Timeout => Outcome::Timeout(PLAIN),

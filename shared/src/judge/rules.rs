@@ -7,7 +7,8 @@ use super::facts::{
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_MISSING, Case, Conclusion, Rule};
 use crate::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsOutcome,
+    Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsHandshake,
+    TlsOutcome,
 };
 use crate::target::ReferenceSide;
 use crate::verdict::{Mechanism, Outcome, Trigger};
@@ -104,8 +105,9 @@ fn whitelist(case: &Case<'_>) -> Found {
 fn shutdown(case: &Case<'_>) -> Found {
     let asked = case.record.references.len();
     let none = asked > 0 && case.record.references.iter().all(|check| !check.reached);
-    none.then(|| format!("none of {asked} reference hosts answers"))
-        .and_then(|basis| Conclusion::of(Outcome::Restricted, vec![basis]))
+    let failures = case.record.references.iter().filter_map(|check| check.failure.clone());
+    none.then(|| std::iter::once(format!("none of {asked} reference hosts answers")).chain(failures).collect())
+        .and_then(|basis| Conclusion::of(Outcome::Restricted, basis))
 }
 
 fn host_interceptor(case: &Case<'_>) -> Found {
@@ -278,6 +280,7 @@ fn tls_cut(case: &Case<'_>) -> Found {
         "TCP connects to {}; after {} bytes of ClientHello and {} bytes back TLS ended with {:?}",
         tls.address, tls.bytes_sent, tls.bytes_received, tls.outcome
     )];
+    basis.extend(fate_of_hello(tls));
     let neutral =
         case.record.tls.iter().find(|other| other.arm == Arm::NeutralSni && other.address == tls.address);
     let trigger = match neutral.map(|other| &other.outcome) {
@@ -292,6 +295,22 @@ fn tls_cut(case: &Case<'_>) -> Found {
         None => Trigger::Unknown,
     };
     Conclusion::blocked(mechanism, trigger, basis)
+}
+
+/// Whether the ClientHello arrived, as far as the kernel knows: swallowed on its way, or acknowledged and then ignored.
+fn fate_of_hello(tls: &TlsHandshake) -> Option<String> {
+    let transport = tls.transport.filter(|_| tls.hello_len > 0)?;
+    let (len, acked) = (tls.hello_len, transport.bytes_acked.min(tls.hello_len));
+    Some(if acked < len {
+        let retransmits = transport.retransmits;
+        format!(
+            "of the {len} bytes of ClientHello {acked} were acknowledged, after {retransmits} retransmits"
+        )
+    } else if tls.bytes_received == 0 {
+        format!("all {len} bytes of ClientHello were acknowledged, then no byte came")
+    } else {
+        format!("all {len} bytes of ClientHello were acknowledged")
+    })
 }
 
 fn tls_other_key(case: &Case<'_>) -> Found {
@@ -324,8 +343,14 @@ fn origin_refused(case: &Case<'_>) -> Found {
 
 fn transfer_freeze(case: &Case<'_>) -> Found {
     let exchange = last_exchange(case.record, Arm::Main)?;
-    let frozen = exchange.outcome == HttpOutcome::Timeout && FREEZE_OFFSETS.contains(&exchange.body_len);
-    let basis = format!("the transfer stalls after {} bytes, without an end", exchange.body_len);
+    // A TLS record shows nothing of its 16 KB until all have come: what the kernel got tells the offset better.
+    let received = exchange.transport.map_or(exchange.body_len, |transport| transport.bytes_received);
+    let frozen = exchange.outcome == HttpOutcome::Timeout
+        && [exchange.body_len, received].iter().any(|offset| FREEZE_OFFSETS.contains(offset));
+    let basis = format!(
+        "the transfer stalls after {} bytes of the page, {received} in all, without an end",
+        exchange.body_len
+    );
     frozen.then(|| Conclusion::blocked(Mechanism::TransferFreeze, Trigger::Ip, vec![basis])).flatten()
 }
 

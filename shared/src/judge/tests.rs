@@ -50,6 +50,8 @@ fn done() -> TlsOutcome {
 fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
     let whole = matches!(outcome, TlsOutcome::Completed { .. });
     TlsHandshake {
+        hello_len: 0,
+        transport: None,
         arm,
         address: socket(OWN),
         sni: Some("mirror.example".into()),
@@ -64,6 +66,7 @@ fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
 
 fn http(at: &str, status: u16, canary: bool) -> HttpExchange {
     HttpExchange {
+        transport: None,
         arm: Arm::Main,
         url: url(at),
         address: socket(OWN),
@@ -107,6 +110,7 @@ pub(crate) fn healthy() -> ProbeRecord {
             outcome: answer(0, &[OWN]),
         }],
         tcp: vec![TcpConnect {
+            transport: None,
             arm: Arm::Main,
             address: socket(OWN),
             span: Span::default(),
@@ -224,6 +228,7 @@ fn a_block_on_the_second_hop_is_a_block() {
     };
     let landing = socket("198.51.100.8");
     let connect = |outcome| TcpConnect {
+        transport: None,
         arm: Arm::Main,
         address: landing,
         span: Span { start_micros: 30, duration_micros: 1 },
@@ -240,6 +245,27 @@ fn a_block_on_the_second_hop_is_a_block() {
         (cut.address, cut.sni, cut.span.start_micros) = (landing, Some("landing.example".into()), 40);
         r.tls.push(cut);
     });
+}
+
+#[test]
+fn a_hello_never_acknowledged_and_one_then_ignored_differ() {
+    let check = |bytes_acked, bytes_received, expected: &str| {
+        let mut record = healthy();
+        cut(&mut record, TlsOutcome::Timeout, None);
+        record.tls[0].hello_len = 517;
+        record.tls[0].bytes_received = bytes_received;
+        record.tls[0].transport =
+            Some(Transport { bytes_acked, bytes_received, unacked_segments: 1, retransmits: 4 });
+        let verdict = verdict(&record, Some(&healthy()));
+        assert!(verdict.basis.iter().any(|line| line == expected), "{verdict:?}");
+    };
+    check(0, 0, "of the 517 bytes of ClientHello 0 were acknowledged, after 4 retransmits");
+    check(517, 0, "all 517 bytes of ClientHello were acknowledged, then no byte came");
+    check(518, 7, "all 517 bytes of ClientHello were acknowledged");
+    // A record without the kernel's word keeps silent about it.
+    let mut record = healthy();
+    cut(&mut record, TlsOutcome::Timeout, None);
+    assert!(!verdict(&record, Some(&healthy())).basis.iter().any(|line| line.contains("acknowledged")));
 }
 
 #[test]
@@ -383,6 +409,13 @@ fn transfers_and_origins_are_told_apart() {
     check("http.cut blocked http.timeout unknown", |r| {
         r.http[0].outcome = HttpOutcome::Timeout;
         r.http[0].body_len = 0;
+    });
+    // The kernel got what TLS could not show yet.
+    check("transfer.freeze blocked transfer.freeze ip", |r| {
+        r.http[0].outcome = HttpOutcome::Timeout;
+        r.http[0].body_len = 0;
+        r.http[0].transport =
+            Some(Transport { bytes_acked: 600, bytes_received: 16_900, unacked_segments: 0, retransmits: 0 });
     });
     check("http.cut blocked http.eof unknown", |r| r.http[0].outcome = HttpOutcome::Eof);
     check("origin.refused refused", |r| r.http[0] = http("https://mirror.example/", 403, false));

@@ -44,6 +44,7 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
             .flat_map(|kind| [dns(kind, QueryType::A), dns(kind, QueryType::Aaaa)])
             .collect(),
         tcp: vec![TcpConnect {
+            transport: None,
             arm: Arm::Main,
             address: address(),
             span: SPAN,
@@ -84,6 +85,8 @@ fn tls() -> TlsHandshake {
         alpn: Some("h2".to_owned()),
     };
     TlsHandshake {
+        hello_len: 0,
+        transport: None,
         arm: Arm::Main,
         address: address(),
         sni: Some(url().host()),
@@ -99,6 +102,7 @@ fn tls() -> TlsHandshake {
 fn http() -> HttpExchange {
     let headers = ["content-type", "date", "server", "etag", "cache-control"];
     HttpExchange {
+        transport: None,
         arm: Arm::Main,
         url: url(),
         address: address(),
