@@ -5,7 +5,7 @@
 //! subscriber 198.18.0.2 -- 198.18.0.1 censor 198.18.1.1 -- 198.18.1.2 world 198.18.2.1 -- 198.18.2.2 control
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -15,6 +15,7 @@ use super::names::{self, Lie};
 use super::namespace::{Inhabitants, Namespace};
 use super::scenario::{Place, Rule};
 use super::{middlebox, world};
+use crate::process::Home;
 use tokio::task::JoinSet;
 
 /// Takes back what rules did in any namespace.
@@ -37,7 +38,7 @@ pub struct Topology {
     censor: Namespace,
     world: Namespace,
     control: Namespace,
-    home: tempfile::TempDir,
+    home: Home,
 }
 
 impl Topology {
@@ -50,7 +51,7 @@ impl Topology {
             censor: create("censor")?,
             world: create("world")?,
             control: create("control")?,
-            home: tempfile::Builder::new().prefix("zerkalo-netlab-").tempdir()?,
+            home: Home::create()?,
         };
         topology.wire().context("the namespaces cannot be wired")?;
         std::fs::write(topology.root_pem(), &certificates.root_pem)?;
@@ -65,11 +66,6 @@ impl Topology {
     /// The file with the root of the public CAs.
     pub fn root_pem(&self) -> PathBuf {
         self.home.path().join("root.pem")
-    }
-
-    /// Where agents may write.
-    pub fn home(&self) -> &Path {
-        self.home.path()
     }
 
     /// One of the four.

@@ -11,6 +11,8 @@ pub(super) const ALL: &[Entry] = named![
     wrong_name_certificate_of_the_site,
     self_signed_certificate_of_the_site,
     internationalised_name,
+    alias_without_address,
+    unknown_name,
     site_down,
     control_missing,
     control_missing_at_a_known_stub,
@@ -37,6 +39,16 @@ fn self_signed_certificate_of_the_site() -> Scenario {
 /// A name with letters beyond ASCII is a name.
 fn internationalised_name() -> Scenario {
     Scenario::of(Visit::to("https://зеркало.lab.test/"), OK)
+}
+
+/// The site's name points to another that has no address.
+fn alias_without_address() -> Scenario {
+    Scenario::of(Visit::to("https://alias.lab.test/"), DOWN).twin(Visit::mirror(), OK)
+}
+
+/// The site's owner let the name go.
+fn unknown_name() -> Scenario {
+    Scenario::of(Visit::to("https://gone.lab.test/"), DOWN).twin(Visit::mirror(), OK)
 }
 
 /// The site's server is gone.
