@@ -151,3 +151,51 @@ fn share(part: u32, whole: u32) -> String {
 fn duration_text(finding: &Finding) -> String {
     format!("{:.2} s", finding.visited.duration.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespaces::scenario::{Expected, OK, blocked};
+    use crate::namespaces::visit::Visited;
+    use zerkalo_core::verdict::Verdict;
+    use zerkalo_core::words::UnixMillis;
+
+    /// A visit that was found blocked by a reset.
+    fn finding(expected: Expected, planned: Option<&'static str>) -> Finding {
+        let verdict = Verdict {
+            outcome: Outcome::Blocked,
+            mechanism: Some(Mechanism::TlsReset),
+            trigger: Some(Trigger::Unknown),
+            rule: "tls.cut".to_owned(),
+            rules_version: RULES_VERSION.to_owned(),
+            basis: vec![],
+            control: None,
+        };
+        let record = zerkalo_proto::record::decode(&crate::sample::body(UnixMillis(1))).unwrap();
+        let visited = Visited { verdict, record, duration: std::time::Duration::from_secs(1), bytes: 9 };
+        Finding { family: "TLS", name: "trick".to_owned(), expected, planned, visited }
+    }
+
+    #[test]
+    fn a_wrong_verdict_fails_the_run_and_a_planned_one_does_not() {
+        let check = |expected, planned, right, failure| {
+            let finding = finding(expected, planned);
+            assert_eq!((finding.is_right(), finding.is_failure()), (right, failure), "{expected:?}");
+        };
+        check(blocked(Mechanism::TlsReset, Trigger::Unknown), None, true, false);
+        check(blocked(Mechanism::TlsReset, Trigger::Sni), None, false, true);
+        check(blocked(Mechanism::TlsTimeout, Trigger::Unknown), None, false, true);
+        check(OK, None, false, true);
+        check(OK, Some("not yet"), false, false);
+    }
+
+    #[test]
+    fn precision_and_recall_are_counted_by_leaf() {
+        let right = blocked(Mechanism::TlsReset, Trigger::Unknown);
+        let text =
+            report(&[finding(right, None), finding(right, None), finding(OK, None), finding(OK, Some("y"))]);
+        assert!(text.contains("| tls.reset | 2 | 3 | 67 % | 100 % |"), "{text}");
+        assert!(text.contains("| ok | 1 | 0 | - | 0 % |"), "{text}");
+        assert!(text.contains("2 of 3 visits right; 1 more are planned"), "{text}");
+    }
+}
