@@ -103,11 +103,13 @@ fn whitelist(case: &Case<'_>) -> Found {
 }
 
 fn shutdown(case: &Case<'_>) -> Found {
-    let asked = case.record.references.len();
-    let none = asked > 0 && case.record.references.iter().all(|check| !check.reached);
-    let failures = case.record.references.iter().filter_map(|check| check.failure.clone());
-    none.then(|| std::iter::once(format!("none of {asked} reference hosts answers")).chain(failures).collect())
-        .and_then(|basis| Conclusion::of(Outcome::Restricted, basis))
+    let references = &case.record.references;
+    if references.is_empty() || references.iter().any(|check| check.reached) {
+        return None;
+    }
+    let mut basis = vec![format!("none of {} reference hosts answers", references.len())];
+    basis.extend(references.iter().filter_map(|check| check.failure.clone()));
+    Conclusion::of(Outcome::Restricted, basis)
 }
 
 fn host_interceptor(case: &Case<'_>) -> Found {
