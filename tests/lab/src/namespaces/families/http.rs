@@ -1,6 +1,8 @@
 //! HTTP: the censor reads the request, or the site itself turns the visitor away.
 
-use zerkalo_core::verdict::Mechanism::{HttpBlockpage, HttpRedirect, HttpReset, HttpTimeout, TlsReset};
+use zerkalo_core::verdict::Mechanism::{
+    HttpBlockpage, HttpEof, HttpRedirect, HttpReset, HttpTimeout, TlsReset,
+};
 use zerkalo_core::verdict::Trigger::{Host, Unknown};
 
 use super::{Entry, named};
@@ -19,6 +21,7 @@ pub(super) const ALL: &[Entry] = named![
     forged_redirect_loop,
     reset_on_host,
     silence_on_host,
+    fin_on_host,
     block_on_the_second_hop,
     second_hop_dropped_by_address,
     origin_answers_451,
@@ -77,6 +80,11 @@ fn reset_on_host() -> Scenario {
 /// The request never arrives.
 fn silence_on_host() -> Scenario {
     Scenario::of(Visit::plain_mirror().meets(format!("{} -j DROP", on_host())), blocked(HttpTimeout, Host))
+}
+
+/// The connection is closed after the request.
+fn fin_on_host() -> Scenario {
+    answered(Trick::Fin, blocked(HttpEof, Host))
 }
 
 /// The mirror passes; the page it leads to is reset by name.

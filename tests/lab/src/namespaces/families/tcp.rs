@@ -1,6 +1,6 @@
 //! TCP: the censor acts on the mirror's address, whatever is said over it.
 
-use zerkalo_core::verdict::Mechanism::{TcpRefused, TcpTimeout, TcpUnreachable, TlsReset};
+use zerkalo_core::verdict::Mechanism::{TcpRefused, TcpReset, TcpTimeout, TcpUnreachable, TlsReset};
 use zerkalo_core::verdict::Trigger::{Ip, Unknown};
 
 use super::{Entry, named};
@@ -12,6 +12,7 @@ pub(super) const ALL: &[Entry] = named![
     syn_answered_by_a_reset,
     syn_answered_by_port_unreachable,
     syn_answered_by_host_unreachable,
+    reset_as_soon_as_connected,
     reset_once_connected,
     only_port_443_dropped,
     first_of_two_addresses_dropped,
@@ -40,6 +41,14 @@ fn syn_answered_by_port_unreachable() -> Scenario {
 /// ICMP host unreachable answers the SYN (A4).
 fn syn_answered_by_host_unreachable() -> Scenario {
     Scenario::of(Visit::mirror().meets(reject(ORIGIN, "icmp-host-unreachable")), blocked(TcpUnreachable, Ip))
+}
+
+/// A reset follows the SYN-ACK, before anything is said (A4).
+fn reset_as_soon_as_connected() -> Scenario {
+    let rule = format!(
+        "iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --tcp-flags SYN,PSH,ACK ACK -j REJECT --reject-with tcp-reset"
+    );
+    Scenario::of(Visit::mirror().meets(rule), blocked(TcpReset, Ip))
 }
 
 /// The connection is reset at the first packet with data, whatever it says: the neutral name fares no better.
