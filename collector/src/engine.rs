@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use zerkalo_core::evidence::{ChainLink, PublicKey, SignedList, SignedRecord};
+use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
 use zerkalo_core::journal::Enrolment;
+use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
+use zerkalo_proto::record::DecodeError;
 
 use crate::clock;
 use crate::journal::JournalError;
@@ -47,11 +49,26 @@ pub enum EngineError {
 #[error("the collector is stopping; try again in a moment")]
 pub struct Stopping;
 
+/// A record as it came: what needs no knowledge of the others is checked before the one writer sees it.
+#[derive(Debug)]
+pub struct Arrival {
+    pub checked: CheckedRecord,
+    pub facts: Result<Box<ProbeRecord>, DecodeError>,
+}
+
+impl Arrival {
+    /// Checks the signature and reads the body.
+    pub fn new(record: SignedRecord, key: &PublicKey) -> Self {
+        let facts = zerkalo_proto::record::decode(&record.body).map(Box::new);
+        Self { checked: CheckedRecord::new(record, key), facts }
+    }
+}
+
 /// A batch of one agent's stream, in the order sent.
 #[derive(Debug)]
 pub struct RecordBatch {
     pub agent: AgentId,
-    pub records: Vec<SignedRecord>,
+    pub records: Vec<Arrival>,
     /// Set once a record of this stream stopped it: what it still has in the queue is dropped unseen.
     pub ended: Arc<AtomicBool>,
 }
@@ -221,6 +238,16 @@ impl Engine {
 }
 
 impl RecordBatch {
+    /// Epoch and sequence of the first record; zeros if there is none.
+    fn first(&self) -> (u64, u64) {
+        let first = self.records.first().map(|arrival| arrival.checked.record());
+        first.map_or((0, 0), |record| (record.epoch, record.sequence))
+    }
+
+    fn body_len(&self) -> usize {
+        self.records.iter().map(|arrival| arrival.checked.record().body.len()).sum()
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! The uplink: one stream an agent, records up, acks and lists down.
 //!
-//! Who speaks is said by the client certificate alone. A stream parses and hands over; whether a record is admitted is
-//! the engine's business. Each stream has its own small bounds, so one slow agent slows no other.
+//! Who speaks is said by the client certificate alone. A stream parses, checks signatures and hands over; whether a record
+//! is admitted is the engine's business. Each stream has its own small bounds, so one slow agent slows no other.
 
 mod stream;
 
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
+use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
 use zerkalo_proto::agent_v1::{StreamRequest, StreamResponse};
@@ -44,7 +45,7 @@ impl UplinkService for Uplink {
         &self,
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let agent = self.agent(&request).map_err(|(code, detail)| {
+        let (agent, key) = self.agent(&request).map_err(|(code, detail)| {
             count(&self.metrics.requests_refused, code);
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
@@ -52,6 +53,7 @@ impl UplinkService for Uplink {
         let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let stream = Stream {
             agent: agent.clone(),
+            key,
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
             responses,
@@ -68,17 +70,23 @@ impl UplinkService for Uplink {
 }
 
 impl Uplink {
-    /// The enrolled agent behind the client certificate.
-    fn agent(&self, request: &Request<Streaming<StreamRequest>>) -> Result<AgentId, (&'static str, String)> {
+    /// The enrolled agent behind the client certificate, and its record key.
+    fn agent(
+        &self,
+        request: &Request<Streaming<StreamRequest>>,
+    ) -> Result<(AgentId, PublicKey), (&'static str, String)> {
         let certificates = request.peer_certs();
         let leaf = certificates.as_ref().and_then(|chain| chain.first());
         let leaf =
             leaf.ok_or(("certificate_missing", "enrol first, then connect with the certificate".to_owned()))?;
         let agent = authority::agent_of(leaf)
             .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
-        match self.engine.read(|fold| fold.agents().get(&agent).map(|known| known.revoked)) {
-            Some(false) => Ok(agent),
-            Some(true) => {
+        match self
+            .engine
+            .read(|fold| fold.agents().get(&agent).map(|known| (known.revoked, known.enrolment.key)))
+        {
+            Some((false, key)) => Ok((agent, key)),
+            Some((true, _)) => {
                 Err(("agent_revoked", format!("{agent} was revoked; ask the operator for a new token")))
             }
             None => {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::evidence::{BODY_LEN_MAX, ChainLink, PublicKey, SignedRecord};
+use crate::evidence::{BODY_LEN_MAX, ChainLink, CheckedRecord};
 use crate::record::ProbeRecord;
 use crate::target::{MirrorList, Sha256};
 use crate::words::UnixMillis;
@@ -130,9 +130,10 @@ impl ChainHead {
     }
 }
 
-/// Checks signature and chain of `record` against the agent's head. `skip_signature` is no argument on purpose: a
-/// duplicate is recognised by its hash, anything else is verified.
-pub fn place(record: &SignedRecord, head: &ChainHead, key: &PublicKey) -> Result<Place, Rejection> {
+/// Checks signature and chain of a record against its agent's head. A key used before is looked at first: a resent
+/// record is a duplicate, another one under the same key is a copied box, whatever its signature.
+pub fn place(checked: &CheckedRecord, head: &ChainHead) -> Result<Place, Rejection> {
+    let record = checked.record();
     if record.body.len() > BODY_LEN_MAX {
         return Err(Rejection::new(
             RejectionCode::FrameTooLarge,
@@ -142,7 +143,7 @@ pub fn place(record: &SignedRecord, head: &ChainHead, key: &PublicKey) -> Result
     let last = head.last;
     if record.epoch == last.epoch && record.sequence <= last.sequence && record.sequence > 0 {
         return match head.known(record.sequence) {
-            Some(hash) if *hash != record.hash() => Err(Rejection::new(
+            Some(hash) if *hash != checked.hash() => Err(Rejection::new(
                 RejectionCode::ConflictingKey,
                 format!(
                     "epoch {} sequence {} was admitted with other bytes: is this box a copy of another?",
@@ -152,7 +153,7 @@ pub fn place(record: &SignedRecord, head: &ChainHead, key: &PublicKey) -> Result
             _ => Ok(Place::Duplicate),
         };
     }
-    record.verify(key).map_err(|bad| {
+    checked.signature().map_err(|bad| {
         Rejection::new(
             RejectionCode::BadSignature,
             format!("{bad} (epoch {}, sequence {})", record.epoch, record.sequence),
@@ -203,11 +204,15 @@ pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::SecretKey;
+    use crate::evidence::{SecretKey, SignedRecord};
     use crate::words::AgentId;
 
     fn sign(last: ChainLink, body: &[u8]) -> SignedRecord {
         SignedRecord::sign(&AgentId::parse("a1").unwrap(), last, body.to_vec(), &key())
+    }
+
+    fn placed(record: &SignedRecord, head: &ChainHead) -> Result<Place, Rejection> {
+        place(&CheckedRecord::new(record.clone(), &key().public()), head)
     }
 
     fn key() -> SecretKey {
@@ -220,7 +225,7 @@ mod tests {
         for n in 0..3u8 {
             let last = if n == 0 { ChainLink::start(1) } else { head.last() };
             let record = sign(last, &[n]);
-            assert_eq!(place(&record, &head, &key().public()), Ok(Place::Next));
+            assert_eq!(placed(&record, &head), Ok(Place::Next));
             head.advance(record.link());
             records.push(record);
         }
@@ -231,7 +236,7 @@ mod tests {
     fn a_chain_admits_only_what_follows() {
         let (head, records) = three();
         let check = |record: &SignedRecord, expected: Result<Place, RejectionCode>| {
-            assert_eq!(place(record, &head, &key().public()).map_err(|r| r.code), expected);
+            assert_eq!(placed(record, &head).map_err(|r| r.code), expected);
         };
         check(&sign(head.last(), b"next"), Ok(Place::Next));
         check(&records[2], Ok(Place::Duplicate));

@@ -83,6 +83,10 @@ impl PublicKey {
     pub fn to_hex(self) -> String {
         hex::encode(self.to_bytes())
     }
+
+    fn verify_strict(&self, bytes: &[u8], signature: &[u8; 64]) -> Result<(), BadSignature> {
+        self.0.verify_strict(bytes, &Signature::from_bytes(signature)).map_err(|_| BadSignature)
+    }
 }
 
 /// An Ed25519 secret key; never prints.
@@ -155,9 +159,49 @@ impl SignedRecord {
 
     /// Checks the signature, strictly (RFC 8032 with cofactorless equation and no weak keys).
     pub fn verify(&self, key: &PublicKey) -> Result<(), BadSignature> {
-        key.0
-            .verify_strict(&self.signing_bytes(), &Signature::from_bytes(&self.signature))
-            .map_err(|_| BadSignature)
+        key.verify_strict(&self.signing_bytes(), &self.signature)
+    }
+}
+
+/// A record with its hash and the answer of its signature: computed once, wherever there is a core to spare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedRecord {
+    record: SignedRecord,
+    hash: Sha256,
+    signature: Result<(), BadSignature>,
+}
+
+impl CheckedRecord {
+    /// Checks the signature under the agent's key.
+    pub fn new(record: SignedRecord, key: &PublicKey) -> Self {
+        let bytes = record.signing_bytes();
+        let signature = key.verify_strict(&bytes, &record.signature);
+        Self { hash: Sha256::of(&bytes), signature, record }
+    }
+
+    /// The record, whether its signature holds or not.
+    pub fn record(&self) -> &SignedRecord {
+        &self.record
+    }
+
+    /// Gives the record back.
+    pub fn into_record(self) -> SignedRecord {
+        self.record
+    }
+
+    /// Its hash.
+    pub fn hash(&self) -> Sha256 {
+        self.hash
+    }
+
+    /// The place in the chain after it.
+    pub fn link(&self) -> ChainLink {
+        ChainLink { epoch: self.record.epoch, sequence: self.record.sequence, hash: self.hash }
+    }
+
+    /// Whether the signature holds.
+    pub fn signature(&self) -> Result<(), BadSignature> {
+        self.signature
     }
 }
 

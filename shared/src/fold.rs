@@ -96,11 +96,12 @@ impl Fold {
             }
             Event::Record { signed, facts } => {
                 let Some(agent) = self.agents.get_mut(&signed.agent) else { return Vec::new() };
-                agent.head.advance(signed.link());
+                let link = signed.link();
+                agent.head.advance(link);
                 agent.records += 1;
                 agent.last_record_at = Some(self.at);
                 let mirror = facts.mirror.clone();
-                self.judge_record(signed, facts);
+                self.judge_record(&signed.agent, link.hash, facts);
                 return mirror.map(|mirror| self.decide(Some(&mirror))).unwrap_or_default();
             }
             Event::Refused { signed, .. } => {

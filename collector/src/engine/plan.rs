@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
-use zerkalo_core::evidence::SignedRecord;
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry};
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
 
-use super::{ChangeRefusal, OpenedList, RecordBatch, RecordsAnswer, Refusal};
+use super::{Arrival, ChangeRefusal, OpenedList, RecordBatch, RecordsAnswer, Refusal};
 use crate::clock;
 
 /// Room for the digits behind the carrier in an agent's name.
@@ -54,17 +53,17 @@ impl<'a> Plan<'a> {
         self.push(Event::Tick);
     }
 
-    /// Places a batch; its answer holds only if the plan is carried out.
-    pub fn records(&mut self, batch: &RecordBatch) -> RecordsAnswer {
+    /// Places a batch, emptying it; its answer holds only if the plan is carried out.
+    pub fn records(&mut self, batch: &mut RecordBatch) -> RecordsAnswer {
         let mut answer = RecordsAnswer::default();
-        let Some(agent) = self.fold.agents().get(&batch.agent) else {
+        if !self.fold.agents().contains_key(&batch.agent) {
             return answer;
-        };
-        let key = agent.enrolment.key;
-        for record in &batch.records {
-            let refusal = match self.record(&batch.agent, record, &key) {
+        }
+        for arrival in std::mem::take(&mut batch.records) {
+            let (epoch, sequence) = (arrival.checked.record().epoch, arrival.checked.record().sequence);
+            let refusal = match self.record(&batch.agent, arrival) {
                 Ok(()) => None,
-                Err(rejection) => Some(self.refuse(record, rejection)),
+                Err(rejection) => Some(self.refuse(epoch, sequence, rejection)),
             };
             let stops = refusal.as_ref().is_some_and(|refusal| refusal.stops_stream);
             answer.refusals.extend(refusal);
@@ -109,14 +108,10 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn record(
-        &mut self,
-        agent: &AgentId,
-        record: &SignedRecord,
-        key: &zerkalo_core::evidence::PublicKey,
-    ) -> Result<(), Rejection> {
-        if record.agent != *agent {
-            let detail = format!("the record is of {}, the certificate of {agent}", record.agent);
+    fn record(&mut self, agent: &AgentId, arrival: Arrival) -> Result<(), Rejection> {
+        let Arrival { checked, facts } = arrival;
+        if checked.record().agent != *agent {
+            let detail = format!("the record is of {}, the certificate of {agent}", checked.record().agent);
             return Err(Rejection::new(RejectionCode::WrongAgent, detail));
         }
         let head = match self.heads.entry(agent.clone()) {
@@ -126,32 +121,33 @@ impl<'a> Plan<'a> {
                 entry.insert(known.unwrap_or_default())
             }
         };
-        if admission::place(record, head, key)? == Place::Duplicate {
+        if admission::place(&checked, head)? == Place::Duplicate {
             self.tally.duplicates += 1;
             return Ok(());
         }
-        head.advance(record.link());
-        let facts = zerkalo_proto::record::decode(&record.body)
+        head.advance(checked.link());
+        let facts = facts
             .map_err(|error| Rejection::new(RejectionCode::Malformed, error.to_string()))
             .and_then(|facts| admission::accept(&facts, self.list(), self.at).map(|()| facts));
+        let signed = checked.into_record();
         match facts {
             Ok(facts) => {
                 self.tally.admitted += 1;
-                self.push(Event::Record { signed: record.clone(), facts: Box::new(facts) });
+                self.push(Event::Record { signed, facts });
                 Ok(())
             }
             Err(rejection) => {
-                self.push(Event::Refused { signed: record.clone(), code: rejection.code });
+                self.push(Event::Refused { signed, code: rejection.code });
                 Err(rejection)
             }
         }
     }
 
-    fn refuse(&mut self, record: &SignedRecord, rejection: Rejection) -> Refusal {
+    fn refuse(&mut self, epoch: u64, sequence: u64, rejection: Rejection) -> Refusal {
         self.tally.refused.push(rejection.code.as_str());
         Refusal {
-            epoch: record.epoch,
-            sequence: record.sequence,
+            epoch,
+            sequence,
             code: rejection.code.as_str(),
             detail: rejection.detail,
             stops_stream: rejection.code.stops_stream(),

@@ -163,7 +163,10 @@ struct Writer {
 /// An answer that must wait for the sync.
 enum Reply {
     Records {
+        /// Emptied by the plan.
         batch: RecordBatch,
+        /// Epoch and sequence of its first record.
+        first: (u64, u64),
         answer: RecordsAnswer,
         to: oneshot::Sender<RecordsAnswer>,
     },
@@ -244,12 +247,13 @@ impl Writer {
     fn plan(&self, plan: &mut Plan<'_>, request: Request) -> Option<Reply> {
         match request {
             Request::Records { batch, .. } if batch.has_ended() => None,
-            Request::Records { batch, reply } => {
-                let answer = plan.records(&batch);
+            Request::Records { mut batch, reply } => {
+                let first = batch.first();
+                let answer = plan.records(&mut batch);
                 if answer.refusals.iter().any(|refusal| refusal.stops_stream) {
                     batch.ended.store(true, Ordering::Relaxed);
                 }
-                Some(Reply::Records { batch, answer, to: reply })
+                Some(Reply::Records { batch, first, answer, to: reply })
             }
             Request::Enrol { claim, reply } => match self.plan_enrolment(plan, &claim) {
                 Ok((enrolment, token)) => Some(Reply::Enrolled {
@@ -358,13 +362,12 @@ impl Writer {
 
     fn refuse_full(&self, reply: Reply) {
         match reply {
-            Reply::Records { batch, to, .. } => {
+            Reply::Records { batch, first: (epoch, sequence), to, .. } => {
                 batch.ended.store(true, Ordering::Relaxed);
                 count(&self.parts.metrics.records_refused, STORAGE_FULL);
-                let first = batch.records.first();
                 let refusal = Refusal {
-                    epoch: first.map_or(0, |record| record.epoch),
-                    sequence: first.map_or(0, |record| record.sequence),
+                    epoch,
+                    sequence,
                     code: STORAGE_FULL,
                     detail: "the collector's disk is full; keep the records and try again later".to_owned(),
                     stops_stream: true,
@@ -422,7 +425,7 @@ async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Option<Duratio
 
 fn weight(request: &Request) -> usize {
     match request {
-        Request::Records { batch, .. } => batch.records.iter().map(|record| record.body.len()).sum(),
+        Request::Records { batch, .. } => batch.body_len(),
         _ => 0,
     }
 }

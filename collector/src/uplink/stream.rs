@@ -1,6 +1,7 @@
 //! One agent's stream, from Hello to the end.
 //!
-//! Batches go to the engine as they come, a few at a time; their answers go back in the same order.
+//! Records are checked here, agents side by side; batches go to the engine as they come, a few at a time, and their
+//! answers go back in the same order.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +13,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tonic::{Code as Grpc, Status, Streaming};
 use zerkalo_core::admission::RejectionCode;
+use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fold::Wish;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
@@ -22,7 +24,7 @@ use zerkalo_proto::evidence::{list_to_wire, record_from_wire};
 
 use super::FRAME_LEN_MAX;
 use crate::clock;
-use crate::engine::{Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
+use crate::engine::{Arrival, Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
 use crate::metrics::{Metrics, count};
 use crate::stop::StopSignal;
 
@@ -36,6 +38,8 @@ const SEND_WAIT: Duration = Duration::from_secs(60);
 /// What a stream needs.
 pub struct Stream {
     pub agent: AgentId,
+    /// What the agent's records are signed with.
+    pub key: PublicKey,
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
     pub responses: mpsc::Sender<Result<StreamResponse, Status>>,
@@ -186,6 +190,9 @@ impl Stream {
             }
         }
         if !records.is_empty() {
+            let key = self.key;
+            let arrivals = || records.into_iter().map(|record| Arrival::new(record, &key)).collect();
+            let records = tokio::task::block_in_place(arrivals);
             let batch = RecordBatch { agent: self.agent.clone(), records, ended: ended.clone() };
             let stopping = |_| End::Told {
                 grpc: Grpc::Unavailable,

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Fold;
 use crate::cell::{Evidence, News};
-use crate::evidence::SignedRecord;
 use crate::judge::{CONTROL_MISSING, Case, judge};
 use crate::record::ProbeRecord;
 use crate::target::Sha256;
@@ -66,14 +65,14 @@ impl Docket {
 
 impl Fold {
     /// Takes an admitted record in.
-    pub(super) fn judge_record(&mut self, signed: &SignedRecord, facts: &ProbeRecord) {
+    pub(super) fn judge_record(&mut self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) {
         let Some(mirror) = facts.mirror.clone() else { return };
         // A record spooled before the list gave the mirror another URL says nothing about the new one.
         if self.list().and_then(|list| list.mirror(&mirror)).is_none_or(|listed| listed.url != facts.url) {
             return;
         }
-        let measured = self.place_in_time(signed.hash(), facts);
-        match self.agents.get(&signed.agent).map(|agent| agent.enrolment.station.clone()) {
+        let measured = self.place_in_time(hash, facts);
+        match self.agents.get(agent).map(|agent| agent.enrolment.station.clone()) {
             Some(Station::Control) => {
                 let controls = self.docket.controls.entry(mirror.clone()).or_default();
                 controls.push_back(measured);
@@ -83,13 +82,13 @@ impl Fold {
                 self.judge_waiting(&mirror);
             }
             Some(Station::Field { carrier, .. }) => {
-                let alone = self.verdict(&signed.agent, &measured, &mirror, None);
+                let alone = self.verdict(agent, &measured, &mirror, None);
                 let wait = self
                     .settings
                     .policy_of_carrier(&carrier)
                     .map_or(0, |policy| policy.cell.control_wait_secs);
                 let until = measured.began_at.plus_secs(wait);
-                self.file(Waiting { agent: signed.agent.clone(), measured, until }, &mirror, alone);
+                self.file(Waiting { agent: agent.clone(), measured, until }, &mirror, alone);
             }
             None => {}
         }
