@@ -114,6 +114,10 @@ impl Cell {
         if evidence.at < word.last.at {
             return News::Nothing;
         }
+        // What an owner said before a silence is no part of a row of verdicts.
+        if evidence.at >= word.last.at.plus_secs(policy.stale_after_secs) {
+            (word.flagged, word.red_streak, word.green_streak) = (false, 0, 0);
+        }
         match evidence.verdict.outcome {
             Outcome::Blocked => {
                 (word.red_streak, word.green_streak) = (word.red_streak + 1, 0);
@@ -139,21 +143,22 @@ impl Cell {
         self.owners.retain(|_, word| word.last.agent != *agent);
     }
 
-    /// Moves the latch to `now`: red by majority, released by the reversed majority after the dwell.
+    /// Moves the latch to `now`: red by majority; released by the reversed majority, or by nobody seeing a block, after
+    /// the dwell; gone when nobody votes any more.
     pub fn settle(&mut self, now: UnixMillis, policy: &CellPolicy) {
         let (voters, flagged) = self.votes(now, policy);
         let needed = majority(voters, policy);
         if flagged >= needed {
             (self.red, self.green_since) = (true, None);
-        } else if self.red {
-            if voters - flagged >= needed {
-                let since = *self.green_since.get_or_insert(now);
-                if now >= since.plus_secs(policy.green_dwell_secs) {
-                    (self.red, self.green_since) = (false, None);
-                }
-            } else {
-                self.green_since = None;
+        } else if voters == 0 {
+            (self.red, self.green_since) = (false, None);
+        } else if self.red && (flagged == 0 || voters - flagged >= needed) {
+            let since = *self.green_since.get_or_insert(now);
+            if now >= since.plus_secs(policy.green_dwell_secs) {
+                (self.red, self.green_since) = (false, None);
             }
+        } else {
+            self.green_since = None;
         }
     }
 
@@ -217,7 +222,10 @@ impl Cell {
 
     /// The next instant after `now` at which the cell may look different without new evidence.
     pub fn next_deadline(&self, now: UnixMillis, policy: &CellPolicy) -> Option<UnixMillis> {
-        let stale = self.owners.values().map(|word| word.last.at.plus_secs(policy.stale_after_secs));
+        let stale = self.owners.values().flat_map(|word| {
+            let silent = word.last.at.plus_secs(policy.stale_after_secs);
+            std::iter::once(silent).chain(blocked_until(word, policy).filter(|_| word.flagged))
+        });
         let dwell = self.green_since.map(|since| since.plus_secs(policy.green_dwell_secs));
         stale.chain(dwell).filter(|at| *at > now).min()
     }
@@ -227,13 +235,18 @@ impl Cell {
         // An owner flagged before its network fell silent does not vote while it says nothing about the mirror.
         let speaks = |word: &OwnerWord| match word.last.verdict.outcome {
             Outcome::Down | Outcome::Restricted => false,
-            Outcome::Insufficient => word.flagged,
+            // It is still what it said last, for as long as that is fresh.
+            Outcome::Insufficient => word.flagged && blocked_until(word, policy) > Some(now),
             Outcome::Ok | Outcome::Impaired | Outcome::Refused | Outcome::Blocked => true,
         };
         self.fresh(now, policy)
             .filter(|(_, word)| speaks(word))
             .fold((0, 0), |(voters, flagged), (_, word)| (voters + 1, flagged + u32::from(word.flagged)))
     }
+}
+
+fn blocked_until(word: &OwnerWord, policy: &CellPolicy) -> Option<UnixMillis> {
+    word.last_blocked.as_ref().map(|evidence| evidence.at.plus_secs(policy.stale_after_secs))
 }
 
 fn is_fresh(word: &OwnerWord, now: UnixMillis, policy: &CellPolicy) -> bool {
@@ -337,5 +350,18 @@ mod tests {
         check(&format!("ab ab bb bb ao ao bo bo {keep}"), CellState::Red);
         check(&format!("ab ab bb bb ao ao bo bo {keep} . ao bo"), CellState::Green);
         check(&format!("ab ab bb bb ao ao bo bo {keep} bb bb . ao bo bo"), CellState::Red);
+    }
+
+    #[test]
+    fn no_cell_is_red_for_ever() {
+        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
+        // Both who saw the block went away; the one who stayed sees none.
+        check(&format!("ab ab bb bb co {}", ". co ".repeat(4)), CellState::Red);
+        check(&format!("ab ab bb bb co {}", ". co ".repeat(20)), CellState::Green);
+        // Both who saw the block can no longer tell.
+        check(&format!("ab ab bb bb {}", ". ai bi ".repeat(2)), CellState::Red);
+        check(&format!("ab ab bb bb {}", ". ai bi ".repeat(4)), CellState::Insufficient);
+        // What was said before a silence does not count behind it.
+        check("ab ab bb bb . . . . ab bb", CellState::Suspect);
     }
 }

@@ -12,6 +12,8 @@ use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, OwnerId, Unix
 
 mod reasons;
 
+use reasons::Why;
+
 words!(
     /// What to do.
     Action {
@@ -103,6 +105,18 @@ impl MarketInput<'_> {
     fn fresh(&self) -> u32 {
         self.carriers.len() as u32 - self.count(CellState::Stale) - self.count(CellState::Insufficient)
     }
+
+    /// Whether at least half of the carriers that vote have fresh evidence: fewer say too little of a market.
+    fn is_covered(&self) -> bool {
+        self.fresh() * 2 >= self.carriers.len() as u32
+    }
+
+    /// Whether the mirror works on at least half of what is heard of, and is blocked nowhere.
+    fn works(&self) -> bool {
+        self.is_covered()
+            && self.count(CellState::Red) == 0
+            && self.count(CellState::Green) * 2 >= self.fresh()
+    }
 }
 
 /// A change of action, with its reasons.
@@ -155,59 +169,67 @@ impl MarketMirror {
         hold.into_iter().chain(leave).filter(|at| *at > now).min()
     }
 
+    /// Calm: few enough carriers are red, and at least half of those heard of are not blocked.
     fn measure_calm(&mut self, input: &MarketInput<'_>) {
-        let green = input.count(CellState::Green);
+        let unblocked = input.count(CellState::Green) + input.count(CellState::Refused);
         let calm = input.count(CellState::Red) <= input.policy.leave_red_carriers
-            && green * 2 > input.carriers.len() as u32;
+            && unblocked > 0
+            && unblocked * 2 >= input.fresh();
         let warned = matches!(self.action, Some(Action::Prepare | Action::Pause | Action::Rotate));
         self.calm_since = if calm && warned { self.calm_since.or(Some(input.now)) } else { None };
     }
 
-    fn desired(&self, input: &MarketInput<'_>) -> Option<(Action, reasons::Why)> {
-        use reasons::Why;
-        let policy = input.policy;
-        let red = input.count(CellState::Red);
-        let (down, restricted) = (input.count(CellState::Down), input.count(CellState::Restricted));
-        let fresh = input.fresh();
-        let recovered =
-            self.calm_since.is_some_and(|since| input.now >= since.plus_secs(policy.leave_dwell_secs));
-        if recovered {
+    fn desired(&self, input: &MarketInput<'_>) -> Option<(Action, Why)> {
+        let calm_for = |since: UnixMillis| input.now >= since.plus_secs(input.policy.leave_dwell_secs);
+        if self.calm_since.is_some_and(calm_for) {
             return Some((Action::Keep, Why::Recovered));
         }
-        if self.action == Some(Action::Rotate) {
-            return None;
+        match self.action {
+            Some(Action::Rotate) => None,
+            _ if input.count(CellState::Red) >= input.policy.pause_red_carriers => {
+                Some(self.pause_or_rotate(input))
+            }
+            Some(Action::Pause) => None,
+            _ => self.without_pause(input),
         }
-        if red >= policy.pause_red_carriers {
-            let confirmed = self.paused_at.is_some_and(|since| {
-                input.now >= since.plus_secs(policy.rotate_hold_secs)
-                    && (input.confirmed_after)(since) >= policy.pause_red_carriers
-            });
-            return Some(if confirmed && self.action == Some(Action::Pause) {
-                (Action::Rotate, Why::Confirmed)
-            } else {
-                (Action::Pause, Why::RedCarriers)
-            });
+    }
+
+    fn pause_or_rotate(&self, input: &MarketInput<'_>) -> (Action, Why) {
+        let policy = input.policy;
+        let confirmed = self.paused_at.is_some_and(|since| {
+            input.now >= since.plus_secs(policy.rotate_hold_secs)
+                && (input.confirmed_after)(since) >= policy.pause_red_carriers
+        });
+        if confirmed && self.action == Some(Action::Pause) {
+            (Action::Rotate, Why::Confirmed)
+        } else {
+            (Action::Pause, Why::RedCarriers)
         }
-        if self.action == Some(Action::Pause) {
-            return None;
-        }
-        if down * 2 > fresh {
+    }
+
+    fn without_pause(&self, input: &MarketInput<'_>) -> Option<(Action, Why)> {
+        let (fresh, restricted) = (input.fresh(), input.count(CellState::Restricted));
+        // Entered at half, left at a quarter: one carrier that comes and goes is told once.
+        let holds = |share: u32| restricted > 0 && restricted * share >= fresh;
+        if input.is_covered() && input.count(CellState::Down) * 2 > fresh {
             return Some((Action::FixOrigin, Why::ControlFails));
         }
-        if restricted > 0 && restricted * 2 >= fresh {
+        if input.is_covered() && holds(2) {
             return Some((Action::Hold, Why::NetworkState));
         }
-        if red >= policy.prepare_red_carriers {
+        if input.count(CellState::Red) >= input.policy.prepare_red_carriers {
             return Some((Action::Prepare, Why::RedCarriers));
         }
-        if self.action == Some(Action::Prepare) {
+        if fresh == 0 || (!input.is_covered() && self.action != Some(Action::Prepare)) {
+            return self.action.map(|_| (Action::Hold, Why::Silence));
+        }
+        if self.action == Some(Action::Prepare) || (self.action == Some(Action::Hold) && holds(4)) {
             return None;
         }
-        if input.count(CellState::Green) * 2 > input.carriers.len() as u32 {
-            return Some((Action::Keep, Why::Works));
+        if input.count(CellState::Refused) * 2 > fresh {
+            return Some((Action::Hold, Why::OriginRefuses));
         }
-        let blind = fresh == 0 && self.action.is_some();
-        blind.then_some((Action::Hold, Why::Silence))
+        input.works().then_some((Action::Keep, Why::Works))
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) enum Why {
     Confirmed,
     ControlFails,
     NetworkState,
+    OriginRefuses,
     Silence,
 }
 
@@ -22,7 +23,11 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
     let market = policy.market.as_str();
     let mut reasons = vec![match why {
         Why::Works => {
-            format!("the mirror works on {} of {total} carriers of {market}", input.count(CellState::Green))
+            format!(
+                "the mirror works on {} of {total} carriers of {market}{}",
+                input.count(CellState::Green),
+                unheard(input)
+            )
         }
         Why::Recovered => format!(
             "for {} s no more than {} of {total} carriers of {market} have been red: the mirror works again",
@@ -47,7 +52,17 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
              no domain needs burning",
             input.count(CellState::Restricted)
         ),
-        Why::Silence => format!("no carrier of {market} has fresh evidence"),
+        Why::OriginRefuses => format!(
+            "the origin itself refuses on {} of {total} carriers of {market}: change the CDN's or server's country rule, \
+             no domain needs burning",
+            input.count(CellState::Refused)
+        ),
+        Why::Silence => {
+            format!(
+                "too little is heard: {} of {total} carriers of {market} have fresh evidence",
+                input.fresh()
+            )
+        }
     }];
     let telling =
         |carrier: &&CarrierView| !matches!(carrier.state, CellState::Green | CellState::Insufficient);
@@ -56,6 +71,14 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
         reasons.extend(leader_warning(input));
     }
     reasons
+}
+
+/// How many carriers nothing is heard of, in words; empty if none.
+fn unheard(input: &MarketInput<'_>) -> String {
+    match input.carriers.len() as u32 - input.fresh() {
+        0 => String::new(),
+        silent => format!("; nothing fresh is heard of {silent}"),
+    }
 }
 
 fn needed(action: Action, input: &MarketInput<'_>) -> u32 {

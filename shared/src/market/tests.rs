@@ -15,6 +15,7 @@ fn carriers(states: &str, policy: &Policy) -> Vec<CarrierView> {
         's' => CellState::Suspect,
         'r' => CellState::Restricted,
         'd' => CellState::Down,
+        'f' => CellState::Refused,
         't' => CellState::Stale,
         '-' => CellState::Insufficient,
         other => panic!("{other}"),
@@ -56,7 +57,7 @@ fn check(script: &str, expected: &str) {
 
 #[test]
 fn the_playbook_is_followed() {
-    check("0:---- 5:gg-- 9:gggg", "9:keep");
+    check("0:---- 3:g--- 5:gg-- 9:gggg", "5:keep");
     check("0:gggg 10:Rggg 20:RRRg 210:RRRg!", "0:keep 10:prepare 20:pause 210:rotate");
     check("0:gggg 10:gRgg", "0:keep 10:prepare");
     check("0:RRRR 180:RRRR!", "0:pause 180:rotate");
@@ -86,5 +87,22 @@ fn states_of_network_and_origin_burn_nothing() {
     check("0:gggg 10:dddd 20:gggg", "0:keep 10:fix_origin 20:keep");
     check("0:gggg 10:tttt 20:gggg", "0:keep 10:hold 20:keep");
     check("0:tttt", "");
+    check("0:gggg 10:ffff 20:gggg", "0:keep 10:hold 20:keep");
+    check("0:gggg 10:gttt 20:ggtt", "0:keep 10:hold 20:keep");
+    check("0:d---", "");
     check("0:gggg 10:sggg", "0:keep");
+}
+
+#[test]
+fn carriers_without_agents_hold_nothing_up() {
+    check("0:gg-- 10:RR-- 500:RR--! 600:gg-- 2400:gg--", "0:keep 10:pause 500:rotate 2400:keep");
+    check("0:gggg 10:RRgg 20:ggss 1820:ggss", "0:keep 10:pause 1820:keep");
+    check("0:gggg 10:dddd 20:ggss", "0:keep 10:fix_origin 20:keep");
+    check("0:gggg 10:rrrr 20:ggtt", "0:keep 10:hold 20:keep");
+}
+
+#[test]
+fn a_network_that_comes_and_goes_is_told_once() {
+    check("0:gg-- 10:rg-- 20:gg-- 30:rg--", "0:keep 10:hold 20:keep 30:hold");
+    check("0:gggg 10:rrgg 20:rggg 30:rrgg 40:rggg", "0:keep 10:hold");
 }
