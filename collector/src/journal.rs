@@ -2,10 +2,11 @@
 //!
 //! Segments are `00000001.zkj`, `00000002.zkj` and so on; their content is described in zerkalo-core, journal.rs, and
 //! encoded by zerkalo-proto. Only whole, synced entries are ever reported as written. A torn end of the last segment is
-//! what a crash leaves and is cut off; damage anywhere else is refused, for it would be silent loss.
+//! what a crash leaves: it is saved beside the segment as `00000001.torn-OFFSET` and cut off. Damage anywhere else is
+//! refused, for it would be silent loss.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -255,8 +256,10 @@ fn open_last(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(File,
     let (bytes, end) = read_segment(path, visit)?;
     let file = File::options().write(true).open(path).map_err(io_error("open", path))?;
     if end < bytes.len() || bytes.len() < MAGIC.len() {
+        let saved = save_torn(path, end, &bytes[end..])?;
         tracing::warn!(
-            file = %path.display(), offset = end, lost_bytes = bytes.len() - end,
+            file = %path.display(), offset = end, cut_bytes = bytes.len() - end,
+            saved = saved.map(|saved| saved.display().to_string()),
             "cut off a torn end that was never acknowledged"
         );
         file.set_len(end as u64).map_err(io_error("truncate", path))?;
@@ -267,6 +270,41 @@ fn open_last(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(File,
     // What is read back may never have been synced; it is built upon from here on, so it must stay.
     file.sync_all().map_err(|source| JournalError::Sync { path: path.to_owned(), source })?;
     Ok((file, end.max(MAGIC.len()) as u64))
+}
+
+/// Keeps what is about to be cut off in a synced file of its own; zeros hold nothing and are not kept. Another end torn
+/// at the same place before is left alone.
+fn save_torn(segment: &Path, offset: usize, torn: &[u8]) -> Result<Option<PathBuf>, JournalError> {
+    if torn.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let first = segment.with_extension(format!("torn-{offset}"));
+    let others = (2..).map(|count: u64| segment.with_extension(format!("torn-{offset}-{count}")));
+    for path in std::iter::once(first).chain(others) {
+        let save = || {
+            let mut file = File::options().create_new(true).write(true).open(&path)?;
+            file.write_all(torn)?;
+            file.sync_all()?;
+            path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        };
+        let source = match save() {
+            Ok(()) => return Ok(Some(path)),
+            // A crash came between saving it and cutting it off.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => match std::fs::read(&path) {
+                Ok(known) if known == torn => return Ok(Some(path)),
+                _ => continue,
+            },
+            Err(source) => source,
+        };
+        // Half a copy is none; the segment is still whole.
+        let _ = std::fs::remove_file(&path);
+        return Err(if is_full(&source) {
+            JournalError::Full { path, source }
+        } else {
+            JournalError::Io { what: "make", path, source }
+        });
+    }
+    Ok(None)
 }
 
 /// Hands every entry of a segment to `visit`; gives the bytes and the offset behind the last whole frame.
@@ -291,7 +329,7 @@ fn read_segment(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(Ve
                 offset = next;
             }
             Found::End | Found::Torn => return Ok((bytes, offset)),
-            Found::Corrupt => return Err(corrupt(offset, "a frame's checksum is wrong".to_owned())),
+            Found::Corrupt => return Err(corrupt(offset, "a frame's length or checksum is wrong".to_owned())),
         }
     }
 }
@@ -350,6 +388,43 @@ mod tests {
             drop(journal);
             assert_eq!(open(dir.path(), SEGMENT_LEN_MAX).1, [&seen[..], &[9]].concat());
         }
+    }
+
+    #[test]
+    fn a_flipped_length_in_the_last_segment_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), SEGMENT_LEN_MAX);
+        journal.append(&[tick(1), tick(2), tick(3)]).unwrap();
+        drop(journal);
+        let path = segment_path(dir.path(), 1);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[MAGIC.len() + 2] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Journal::open(dir.path(), |_| {}).unwrap_err();
+        assert!(matches!(error, JournalError::Corrupt { offset: 8, .. }), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_torn_end_is_saved_beside_its_segment_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), SEGMENT_LEN_MAX));
+        let path = segment_path(dir.path(), 1);
+        let tear = |torn: &[u8]| {
+            std::fs::write(&path, [&MAGIC[..], torn].concat()).unwrap();
+            drop(open(dir.path(), SEGMENT_LEN_MAX));
+            assert_eq!(std::fs::read(&path).unwrap(), MAGIC);
+        };
+        let saved = |name: &str| std::fs::read(dir.path().join(name)).ok();
+        tear(&[0, 0, 0, 9, 1]);
+        tear(&[0, 0, 0, 9, 1]);
+        assert_eq!(saved("00000001.torn-8"), Some(vec![0, 0, 0, 9, 1]));
+        assert_eq!(saved("00000001.torn-8-2"), None);
+        tear(&[0, 0, 0, 9, 2]);
+        assert_eq!(saved("00000001.torn-8"), Some(vec![0, 0, 0, 9, 1]));
+        assert_eq!(saved("00000001.torn-8-2"), Some(vec![0, 0, 0, 9, 2]));
+        tear(&[0; 16]);
+        assert_eq!(saved("00000001.torn-8-3"), None);
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub const MAGIC: &[u8; 8] = b"ZKJRNL\x00\x01";
 pub const FRAME_HEADER_LEN: usize = 8;
 /// Largest payload, in bytes: a mirror list of 1,000 mirrors fits.
 pub const PAYLOAD_LEN_MAX: usize = 4 * 1024 * 1024;
+/// Bytes checksummed at most in the search for a whole frame behind a torn one: half a second. Random bytes need a
+/// few kilobytes; only an end made up of forged lengths comes near.
+const SEARCH_LEN_MAX: usize = 1024 * 1024 * 1024;
 
 /// One thing that happened, and when the collector wrote it down. Instants never fall.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,9 +81,9 @@ pub enum Found<'a> {
     Frame { payload: &'a [u8], next: usize },
     /// The end, exactly at a frame's border.
     End,
-    /// A frame cut short by the end of the file: what a crash leaves, never acknowledged.
+    /// A frame cut short by the end of the file, and no whole one behind it: what a crash leaves, never acknowledged.
     Torn,
-    /// A frame whose checksum or length is wrong.
+    /// A frame whose checksum or length is wrong, though whole frames may follow.
     Corrupt,
 }
 
@@ -90,18 +93,42 @@ pub fn read_frame(segment: &[u8], offset: usize) -> Found<'_> {
     if rest.is_empty() {
         return Found::End;
     }
-    let Some((header, body)) = rest.split_at_checked(FRAME_HEADER_LEN) else { return Found::Torn };
-    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let len = word(0) as usize;
+    let Some((len, checksum, body)) = split_header(rest) else { return Found::Torn };
     if len == 0 || len > PAYLOAD_LEN_MAX {
         // Zeros to the end are space the file system gave but the crash left unwritten.
         return if rest.iter().all(|byte| *byte == 0) { Found::Torn } else { Found::Corrupt };
     }
-    let Some(payload) = body.get(..len) else { return Found::Torn };
-    if crc32c::crc32c(payload) != word(4) {
-        return if body.len() == len { Found::Torn } else { Found::Corrupt };
+    match body.get(..len) {
+        Some(payload) if crc32c::crc32c(payload) == checksum => {
+            Found::Frame { payload, next: offset + FRAME_HEADER_LEN + len }
+        }
+        Some(_) if body.len() > len => Found::Corrupt,
+        // It seems to end with the file or beyond it; yet a damaged length says the same of a frame among others.
+        _ if may_hold_frame(body) => Found::Corrupt,
+        _ => Found::Torn,
     }
-    Found::Frame { payload, next: offset + FRAME_HEADER_LEN + len }
+}
+
+/// Length, checksum, and everything behind the header.
+fn split_header(rest: &[u8]) -> Option<(usize, u32, &[u8])> {
+    let (len, rest) = rest.split_first_chunk()?;
+    let (checksum, body) = rest.split_first_chunk()?;
+    Some((u32::from_be_bytes(*len) as usize, u32::from_be_bytes(*checksum), body))
+}
+
+/// Whether a whole frame stands anywhere in `bytes`, or the search would take too long: damage is assumed then, for
+/// nothing is cut off a damaged segment.
+fn may_hold_frame(bytes: &[u8]) -> bool {
+    let mut searched = 0;
+    for start in 0..bytes.len() {
+        let Some((len, checksum, body)) = split_header(&bytes[start..]) else { return false };
+        let Some(payload) = body.get(..len).filter(|payload| !payload.is_empty()) else { continue };
+        searched += len;
+        if searched > SEARCH_LEN_MAX || crc32c::crc32c(payload) == checksum {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -126,6 +153,15 @@ mod tests {
                 end => return (payloads, end),
             }
         }
+    }
+
+    #[test]
+    fn a_search_that_would_take_forever_takes_the_end_for_damage() {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&(PAYLOAD_LEN_MAX as u32).to_be_bytes());
+        // Every fourth offset claims one megabyte.
+        bytes.extend(std::iter::repeat_n([0, 0x10, 0, 0], 1_000_000).flatten());
+        assert_eq!(read_frame(&bytes, MAGIC.len()), Found::Corrupt);
     }
 
     proptest! {
@@ -153,7 +189,11 @@ mod tests {
             let (read, end) = read_all(&bytes);
             prop_assert!(read.len() < payloads.len());
             prop_assert!(read[..] == payloads[..read.len()]);
-            prop_assert!(matches!(end, Found::Torn | Found::Corrupt));
+            if read.len() + 1 < payloads.len() {
+                prop_assert_eq!(end, Found::Corrupt);
+            } else {
+                prop_assert!(matches!(end, Found::Torn | Found::Corrupt));
+            }
         }
     }
 }
