@@ -329,7 +329,9 @@ fn read_segment(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(Ve
                 offset = next;
             }
             Found::End | Found::Torn => return Ok((bytes, offset)),
-            Found::Corrupt => return Err(corrupt(offset, "a frame's length or checksum is wrong".to_owned())),
+            Found::Corrupt => {
+                return Err(corrupt(offset, "a frame's length or checksum is wrong".to_owned()));
+            }
         }
     }
 }
