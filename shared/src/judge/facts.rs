@@ -86,6 +86,17 @@ pub(super) fn has_own_key(tls: &TlsHandshake, mirror: Option<&Mirror>) -> bool {
     }
 }
 
+/// Whether the mirror itself answered at that address: its name was asked for there, and its key shown.
+pub(super) fn is_own_edge(record: &ProbeRecord, mirror: Option<&Mirror>, address: IpAddr) -> bool {
+    let host = record.url.host();
+    main_handshakes(record).any(|tls| {
+        tls.address.ip() == address
+            && tls.sni.as_ref() == Some(&host)
+            && matches!(tls.outcome, TlsOutcome::Completed { .. })
+            && has_own_key(tls, mirror)
+    })
+}
+
 /// The handshakes of the main arm with the mirror's own name.
 pub(super) fn main_handshakes(record: &ProbeRecord) -> impl Iterator<Item = &TlsHandshake> {
     record.tls.iter().filter(|tls| tls.arm == Arm::Main)

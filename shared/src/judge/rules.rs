@@ -1,8 +1,8 @@
 //! The table of rules. Each is a small question; the order carries the meaning.
 
 use super::facts::{
-    has_own_key, has_reached, is_authentic, last_exchange, last_leg_connects, last_leg_handshakes,
-    main_handshakes, own_answers, reached_by, reason_unreached, references, refused_chain, true_addresses,
+    has_own_key, has_reached, is_authentic, is_own_edge, last_exchange, last_leg_connects,
+    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, references, refused_chain, true_addresses,
 };
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_MISSING, Case, Conclusion, Rule};
@@ -220,6 +220,10 @@ fn is_empty_answer(outcome: &DnsOutcome) -> bool {
 fn foreign_addresses(case: &Case<'_>) -> Option<Vec<std::net::IpAddr>> {
     let (_, control) = case.control?;
     let resolved = case.record.resolved(ResolverKind::System);
+    // The resolver led to the mirror itself, if to an edge that nobody listed.
+    if resolved.iter().any(|address| is_own_edge(case.record, case.mirror, *address)) {
+        return None;
+    }
     let known = true_addresses(control, case.mirror);
     let disjoint = !resolved.is_empty() && resolved.iter().all(|address| !known.contains(address));
     disjoint.then_some(resolved)

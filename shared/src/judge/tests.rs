@@ -1,5 +1,7 @@
 //! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
 
+mod identity;
+
 use super::*;
 use crate::record::*;
 use crate::target::{ReferenceSide, TargetUrl};

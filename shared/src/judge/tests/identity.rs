@@ -1,0 +1,33 @@
+//! The mirror's own key at addresses nobody listed, and pages nobody searched for the canary.
+
+use super::*;
+
+/// The mirror met at an address that neither the operator nor the control knows.
+fn at_an_edge(change: fn(&mut HttpExchange)) -> impl Fn(&mut ProbeRecord) {
+    move |r: &mut ProbeRecord| {
+        let edge = socket("9.9.9.10");
+        r.dns[0].outcome = answer(0, &["9.9.9.10"]);
+        (r.tcp[0].address, r.tls[0].address, r.http[0].address) = (edge, edge, edge);
+        r.http[0].canary_found = Some(false);
+        change(&mut r.http[0]);
+    }
+}
+
+#[test]
+fn an_edge_under_the_mirror_s_own_key_is_no_lie_of_the_resolver() {
+    check("origin.refused refused", at_an_edge(|x| x.status = Some(403)));
+    check("origin.refused refused", at_an_edge(|_| {}));
+    let freeze: fn(&mut HttpExchange) = |x| (x.outcome, x.body_len) = (HttpOutcome::Timeout, 17_000);
+    check("transfer.freeze blocked transfer.freeze ip", at_an_edge(freeze));
+    check("contradictory insufficient", at_an_edge(|x| x.status = Some(404)));
+    // Another key there, or another name under a good key: that is somebody else.
+    let lie = "dns.other_address blocked dns.injection.other name";
+    check(lie, |r| {
+        at_an_edge(|_| {})(r);
+        r.tls[0].chain_fault = Some(ChainFault::UnknownIssuer);
+    });
+    check(lie, |r| {
+        at_an_edge(|x| x.url = url("https://stub.example/"))(r);
+        r.tls[0].sni = Some("stub.example".into());
+    });
+}
