@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use owo_colors::OwoColorize;
 use zerkalo_core::record::{
-    Arm, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType, QuicHandshake,
-    QuicOutcome, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord,
+    QueryType, QuicHandshake, QuicOutcome, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome,
+    TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::ReferenceSide;
 
@@ -108,8 +109,24 @@ fn dns_line(step: &DnsExchange) -> Line {
         QueryType::A => "A",
         QueryType::Aaaa => "AAAA",
     };
-    let what = format!("dns {query} {} @ {resolver} {}", step.name, step.server);
-    line(0, step.span, what, dns_text(&step.outcome))
+    let by = match step.transport {
+        DnsTransport::Udp => "",
+        DnsTransport::Tcp => " by TCP",
+    };
+    let what = format!("dns {query} {} @ {resolver} {}{by}", step.name, step.server);
+    let details = step.others.iter().map(other_answer_text).collect();
+    Line { details, ..line(0, step.span, what, dns_text(&step.outcome)) }
+}
+
+fn other_answer_text(other: &DnsOtherAnswer) -> String {
+    let stray = if other.matches_question { "" } else { " (stray)" };
+    let outcome = DnsOutcome::Answer {
+        rcode: other.rcode,
+        addresses: other.addresses.clone(),
+        cnames: Vec::new(),
+        ttl_min_secs: other.ttl_min_secs,
+    };
+    format!("also answered at {}: {}{stray}", duration_text(other.arrived_micros), dns_text(&outcome).1)
 }
 
 fn tcp_line(step: &TcpConnect) -> Line {

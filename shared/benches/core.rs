@@ -11,8 +11,8 @@ use zerkalo_core::fold::{Fold, default_settings};
 use zerkalo_core::journal::{Enrolment, Event, Found, JournalEntry, MAGIC, frame, read_frame};
 use zerkalo_core::judge::{Case, judge};
 use zerkalo_core::record::{
-    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord,
-    QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome,
+    ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
 use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station, UnixMillis};
@@ -211,6 +211,8 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
     let span = Span { start_micros: 1_000, duration_micros: 20_000 };
     let url = mirror().url;
     let dns = |resolver| DnsExchange {
+        transport: DnsTransport::Udp,
+        others: vec![],
         resolver,
         server: "9.9.9.9:53".parse().unwrap(),
         name: url.host(),

@@ -21,6 +21,12 @@ pub const BODY_LEN_MAX: u64 = 256 * 1024;
 /// Most redirects followed.
 pub const REDIRECTS_MAX: usize = 10;
 
+/// Most other answers kept of one question.
+pub const DNS_OTHERS_MAX: usize = 8;
+/// When an unanswered question is sent again for the first time, after its beginning. What is answered before was asked
+/// once, so that a second answer to it is somebody else's.
+pub const DNS_RESEND_AFTER_MICROS: u64 = 1_000_000;
+
 /// Why the probe ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -89,15 +95,40 @@ pub enum QueryType {
     Aaaa,
 }
 
+/// What carried a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DnsTransport {
+    /// A truncated answer is fetched by TCP, as stub resolvers do.
+    Udp,
+    Tcp,
+}
+
 /// One question to one resolver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsExchange {
     pub resolver: ResolverKind,
     pub server: SocketAddr,
+    pub transport: DnsTransport,
     pub name: String,
     pub query: QueryType,
     pub span: Span,
     pub outcome: DnsOutcome,
+    /// Answers that came beside the one taken, within two seconds after it; capped by [`DNS_OTHERS_MAX`].
+    pub others: Vec<DnsOtherAnswer>,
+}
+
+/// An answer from the server's address that was not the one taken: a stray before it, a second one after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsOtherAnswer {
+    /// Microseconds from the probe's beginning to its arrival.
+    pub arrived_micros: u64,
+    /// Whether it bore the message id and the question that were sent.
+    pub matches_question: bool,
+    /// RFC 1035 response code.
+    pub rcode: u16,
+    pub addresses: Vec<IpAddr>,
+    /// Lowest TTL among the answers, in seconds.
+    pub ttl_min_secs: u32,
 }
 
 /// How a question ended.
@@ -314,7 +345,7 @@ impl ProbeRecord {
         self.started_at.plus_millis(self.duration_micros.div_ceil(1000))
     }
 
-    /// Whether every list of steps is within [`STEPS_MAX`].
+    /// Whether every list of steps is within [`STEPS_MAX`], and every list of other answers within [`DNS_OTHERS_MAX`].
     pub fn is_bounded(&self) -> bool {
         [
             self.dns.len(),
@@ -326,6 +357,7 @@ impl ProbeRecord {
         ]
         .iter()
         .all(|len| *len <= STEPS_MAX)
+            && self.dns.iter().all(|exchange| exchange.others.len() <= DNS_OTHERS_MAX)
     }
 
     /// The addresses a resolver gave for the URL's own host, in the order received.

@@ -1,5 +1,6 @@
 //! DNS steps: one question to one resolver at a time, with the whole answer as a fact. No cache, no search list, no
-//! hosts file: a visitor's resolver is what is measured. Reading the system's resolver list is `resolvers.rs`.
+//! hosts file: a visitor's resolver is what is measured. Reading the system's resolver list is `resolvers.rs`, listening
+//! on for further answers `late.rs`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,14 +11,20 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
-use zerkalo_core::record::{DnsExchange, DnsOutcome, QueryType, ResolverKind};
+use zerkalo_core::record::{
+    DNS_OTHERS_MAX, DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport,
+    QueryType, ResolverKind,
+};
 
+use super::StepCaps;
 use super::clock::StepClock;
+use super::late::{Heard, Listener, answers, heard};
 
 /// When an unanswered question is sent again, after its beginning: one lost datagram is no silence.
-const RESEND_AFTER: [Duration; 2] = [Duration::from_millis(1_000), Duration::from_millis(2_500)];
+const RESEND_AFTER: [Duration; 2] =
+    [Duration::from_micros(DNS_RESEND_AFTER_MICROS), Duration::from_millis(2_500)];
 /// Largest datagram read: more than any resolver sends without EDNS.
-const DATAGRAM_LEN_MAX: usize = 4_096;
+pub(super) const DATAGRAM_LEN_MAX: usize = 4_096;
 /// Addresses kept of one answer: hostile answers carry thousands.
 const ADDRESSES_MAX: usize = 32;
 /// Aliases kept of one answer.
@@ -32,45 +39,105 @@ pub struct Question {
     pub query: QueryType,
 }
 
+/// A question's end, and the ear left on its socket.
+#[derive(Debug)]
+pub struct Asked {
+    pub exchange: DnsExchange,
+    /// `None` where nothing came that could be beaten to it.
+    pub listener: Option<Listener>,
+}
+
 /// Asks both address questions of `name`.
 pub fn questions(resolver: ResolverKind, server: SocketAddr, name: &str) -> [Question; 2] {
     [QueryType::A, QueryType::Aaaa].map(|query| Question { resolver, server, name: name.to_owned(), query })
 }
 
-/// Asks all questions at once; answers stand in the order of the questions.
-pub async fn ask_all(questions: Vec<Question>, cap: Duration, clock: StepClock) -> Vec<DnsExchange> {
-    futures::future::join_all(questions.into_iter().map(|question| ask(question, cap, clock))).await
+/// Asks all questions at once, by UDP; answers stand in the order of the questions.
+pub async fn ask_all(questions: Vec<Question>, caps: StepCaps, clock: StepClock) -> Vec<Asked> {
+    futures::future::join_all(questions.into_iter().map(|question| ask(question, caps, clock))).await
 }
 
-async fn ask(question: Question, cap: Duration, clock: StepClock) -> DnsExchange {
-    let (since, until) = (Instant::now(), clock.until(cap));
-    let outcome = match timeout_at(until, exchange(&question, since)).await {
-        Ok(Ok(answer)) => read_answer(&answer),
-        Ok(Err(failure)) => DnsOutcome::Failed(failure),
-        Err(_) => DnsOutcome::Timeout,
+/// Asks all questions at once, by TCP: who answers UDP in another's name seldom answers this.
+pub async fn ask_all_by_tcp(questions: Vec<Question>, cap: Duration, clock: StepClock) -> Vec<DnsExchange> {
+    let asked = questions.into_iter().map(|question| async move {
+        let (since, until) = (Instant::now(), clock.until(cap));
+        let outcome = match timeout_at(until, exchange_by_tcp(&question)).await {
+            Ok(Ok(answer)) => read_answer(&answer),
+            Ok(Err(failure)) => DnsOutcome::Failed(failure),
+            Err(_) => DnsOutcome::Timeout,
+        };
+        exchange_of(question, DnsTransport::Tcp, since, outcome, Vec::new(), clock)
+    });
+    futures::future::join_all(asked).await
+}
+
+/// What became of a datagram's question.
+struct Answered {
+    socket: UdpSocket,
+    query: Message,
+    outcome: DnsOutcome,
+}
+
+async fn ask(question: Question, caps: StepCaps, clock: StepClock) -> Asked {
+    let (since, until) = (Instant::now(), clock.until(caps.dns));
+    let mut strays = Vec::new();
+    let answered = timeout_at(until, exchange(&question, since, clock, &mut strays)).await;
+    let (outcome, listener) = match answered {
+        Ok(Ok(Answered { socket, query, outcome })) => {
+            (outcome, Some(Listener::start(question.clone(), socket, query, caps.late, clock)))
+        }
+        Ok(Err(failure)) => (DnsOutcome::Failed(failure), None),
+        Err(_) => (DnsOutcome::Timeout, None),
     };
+    let exchange = exchange_of(question, DnsTransport::Udp, since, outcome, strays, clock);
+    Asked { exchange, listener }
+}
+
+fn exchange_of(
+    question: Question,
+    transport: DnsTransport,
+    since: Instant,
+    outcome: DnsOutcome,
+    others: Vec<DnsOtherAnswer>,
+    clock: StepClock,
+) -> DnsExchange {
     let Question { resolver, server, name, query } = question;
-    DnsExchange { resolver, server, name, query, span: clock.span(since), outcome }
+    DnsExchange { resolver, server, transport, name, query, span: clock.span(since), outcome, others }
 }
 
 /// Sends the question until an answer to it comes; never gives up by itself.
-async fn exchange(question: &Question, since: Instant) -> Result<Message, String> {
-    let query = query_of(question)?;
-    let bytes = query.to_vec().map_err(|error| format!("the question cannot be encoded: {error}"))?;
+async fn exchange(
+    question: &Question,
+    since: Instant,
+    clock: StepClock,
+    strays: &mut Vec<DnsOtherAnswer>,
+) -> Result<Answered, String> {
+    let (query, bytes) = query_of(question)?;
     let socket = ask_socket(question.server).await.map_err(|error| format!("cannot be sent: {error}"))?;
     socket.send(&bytes).await.map_err(|error| format!("cannot be sent: {error}"))?;
-    let answer = tokio::select! {
-        answer = receive(&socket, &query) => answer?,
+    let received = tokio::select! {
+        received = receive(&socket, &query, clock, strays) => received.map_err(|error| error.to_string())?,
         never = resend(&socket, &bytes, since) => match never {},
     };
-    if answer.metadata.truncation {
+    let outcome = match received {
+        Err(unreadable) => DnsOutcome::Failed(format!("the answer cannot be read: {unreadable}")),
         // A truncated answer is still an answer, where TCP is closed.
-        return Ok(ask_by_tcp(question.server, &query, &bytes).await.unwrap_or(answer));
-    }
-    Ok(answer)
+        Ok(answer) if answer.metadata.truncation => {
+            let whole = ask_by_tcp(question.server, &query, &bytes).await;
+            read_answer(&whole.unwrap_or(answer))
+        }
+        Ok(answer) => read_answer(&answer),
+    };
+    Ok(Answered { socket, query, outcome })
 }
 
-fn query_of(question: &Question) -> Result<Message, String> {
+async fn exchange_by_tcp(question: &Question) -> Result<Message, String> {
+    let (query, bytes) = query_of(question)?;
+    ask_by_tcp(question.server, &query, &bytes).await.map_err(|error| error.to_string())
+}
+
+/// The question as a message, and as the bytes of it.
+fn query_of(question: &Question) -> Result<(Message, Vec<u8>), String> {
     let mut name = Name::from_ascii(&question.name).map_err(|error| format!("no DNS name: {error}"))?;
     name.set_fqdn(true);
     let record_type = match question.query {
@@ -80,7 +147,8 @@ fn query_of(question: &Question) -> Result<Message, String> {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(name, record_type));
-    Ok(message)
+    let bytes = message.to_vec().map_err(|error| format!("the question cannot be encoded: {error}"))?;
+    Ok((message, bytes))
 }
 
 async fn ask_socket(server: SocketAddr) -> io::Result<UdpSocket> {
@@ -100,41 +168,54 @@ async fn resend(socket: &UdpSocket, bytes: &[u8], since: Instant) -> std::conver
     std::future::pending().await
 }
 
-async fn receive(socket: &UdpSocket, query: &Message) -> Result<Message, String> {
+/// The answer, or why it cannot be read: garbage under our id ends the wait. Strays before it are kept.
+async fn receive(
+    socket: &UdpSocket,
+    query: &Message,
+    clock: StepClock,
+    strays: &mut Vec<DnsOtherAnswer>,
+) -> io::Result<Result<Message, String>> {
     let mut buffer = vec![0; DATAGRAM_LEN_MAX];
     loop {
-        let len = socket.recv(&mut buffer).await.map_err(|error| error.to_string())?;
-        match Message::from_vec(&buffer[..len]) {
-            Ok(answer) if answers(&answer, query) => return Ok(answer),
-            Ok(_) => {}
-            // Garbage under our id ends the wait; other garbage is not for us.
-            Err(error) if buffer[..len].starts_with(&query.metadata.id.to_be_bytes()) => {
-                return Err(format!("the answer cannot be read: {error}"));
+        let len = socket.recv(&mut buffer).await?;
+        match heard(&buffer[..len], query) {
+            Heard::Answer(answer) => return Ok(Ok(answer)),
+            Heard::Unreadable(why) => return Ok(Err(why)),
+            Heard::Stray(stray) if strays.len() < DNS_OTHERS_MAX => {
+                strays.push(other_answer(&stray, query, clock));
             }
-            Err(_) => {}
+            Heard::Stray(_) | Heard::Noise => {}
         }
     }
 }
 
-fn answers(answer: &Message, query: &Message) -> bool {
-    let same_question = answer.queries.is_empty() || answer.queries == query.queries;
-    answer.metadata.id == query.metadata.id
-        && answer.metadata.message_type == hickory_proto::op::MessageType::Response
-        && same_question
+async fn ask_by_tcp(server: SocketAddr, query: &Message, bytes: &[u8]) -> io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    let len = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&len.to_be_bytes(), bytes].concat()).await?;
+    let len = stream.read_u16().await?;
+    let mut buffer = vec![0; usize::from(len)];
+    stream.read_exact(&mut buffer).await?;
+    let answer = Message::from_vec(&buffer).map_err(io::Error::other)?;
+    if answers(&answer, query) { Ok(answer) } else { Err(io::Error::other("an answer to another question")) }
 }
 
-async fn ask_by_tcp(server: SocketAddr, query: &Message, bytes: &[u8]) -> Option<Message> {
-    let mut stream = TcpStream::connect(server).await.ok()?;
-    stream.set_nodelay(true).ok()?;
-    let len = u16::try_from(bytes.len()).ok()?;
-    stream.write_all(&[&len.to_be_bytes(), bytes].concat()).await.ok()?;
-    let len = stream.read_u16().await.ok()?;
-    let mut buffer = vec![0; usize::from(len)];
-    stream.read_exact(&mut buffer).await.ok()?;
-    Message::from_vec(&buffer).ok().filter(|answer| answers(answer, query))
+/// An answer beside the one taken, that came just now.
+pub(super) fn other_answer(message: &Message, query: &Message, clock: StepClock) -> DnsOtherAnswer {
+    let (rcode, addresses, _, ttl_min_secs) = content(message);
+    let arrived_micros = clock.elapsed_micros();
+    let matches_question = answers(message, query);
+    DnsOtherAnswer { arrived_micros, matches_question, rcode, addresses, ttl_min_secs }
 }
 
 fn read_answer(message: &Message) -> DnsOutcome {
+    let (rcode, addresses, cnames, ttl_min_secs) = content(message);
+    DnsOutcome::Answer { rcode, addresses, cnames, ttl_min_secs }
+}
+
+/// Response code, addresses, aliases and lowest TTL.
+fn content(message: &Message) -> (u16, Vec<IpAddr>, Vec<String>, u32) {
     let (mut addresses, mut cnames, mut ttl_min_secs) = (Vec::new(), Vec::new(), u32::MAX);
     for record in &message.answers {
         match &record.data {
@@ -150,5 +231,5 @@ fn read_answer(message: &Message) -> DnsOutcome {
     }
     addresses.truncate(ADDRESSES_MAX);
     cnames.truncate(CNAMES_MAX);
-    DnsOutcome::Answer { rcode: u16::from(message.metadata.response_code), addresses, cnames, ttl_min_secs }
+    (u16::from(message.metadata.response_code), addresses, cnames, ttl_min_secs)
 }

@@ -76,6 +76,8 @@ fn shed_excerpts(record: &mut ProbeRecord) {
 fn shed_answers(record: &mut ProbeRecord) {
     record.dns.truncate(EXCHANGES_LEFT);
     for step in &mut record.dns {
+        step.others.truncate(STEPS_LEFT);
+        step.others.iter_mut().for_each(|other| other.addresses.truncate(STEPS_LEFT));
         if let DnsOutcome::Answer { addresses, cnames, .. } = &mut step.outcome {
             addresses.truncate(EXCHANGES_LEFT);
             cnames.truncate(STEPS_LEFT);
@@ -103,8 +105,8 @@ fn shed_leaves(record: &mut ProbeRecord) {
 mod tests {
     use super::*;
     use zerkalo_core::record::{
-        Arm, Cause, Certificate, ChainFault, DnsExchange, HttpExchange, HttpOutcome, QueryType, ResolverKind,
-        Span, TlsHandshake, TlsOutcome,
+        Arm, Cause, Certificate, ChainFault, DnsExchange, DnsTransport, HttpExchange, HttpOutcome, QueryType,
+        ResolverKind, Span, TlsHandshake, TlsOutcome,
     };
     use zerkalo_core::target::{Sha256, TargetUrl};
     use zerkalo_core::words::UnixMillis;
@@ -127,6 +129,8 @@ mod tests {
             der: vec![3; 2_048],
         };
         let dns = DnsExchange {
+            transport: DnsTransport::Udp,
+            others: vec![],
             resolver: ResolverKind::System,
             server: address,
             name: text(253),

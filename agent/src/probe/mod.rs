@@ -5,6 +5,7 @@ pub mod clock;
 pub mod text;
 pub mod resolvers;
 pub mod dns;
+pub mod late;
 pub mod gauge;
 pub mod connect;
 pub mod tap;
@@ -26,11 +27,15 @@ use zerkalo_core::words::{MirrorId, UnixMillis};
 use chain::Trust;
 use clock::StepClock;
 use connect::Ranges;
+use late::Patience;
 use resolvers::Resolvers;
 use road::Road;
 
 /// Longest DNS exchange: what stub resolvers wait.
 const DNS_CAP: Duration = Duration::from_secs(5);
+/// How long further answers to an answered question are listened for: injected and true answers lie milliseconds apart,
+/// distant resolvers included.
+const LATE_CAP: Duration = Duration::from_secs(2);
 /// Longest connection attempt: three SYNs.
 const CONNECT_CAP: Duration = Duration::from_secs(8);
 /// Longest handshake: several retransmissions of a dropped ClientHello.
@@ -44,6 +49,7 @@ const QUIC_CAP: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub struct StepCaps {
     pub dns: Duration,
+    pub late: Duration,
     pub connect: Duration,
     pub tls: Duration,
     pub http: Duration,
@@ -52,7 +58,14 @@ pub struct StepCaps {
 
 impl Default for StepCaps {
     fn default() -> Self {
-        Self { dns: DNS_CAP, connect: CONNECT_CAP, tls: TLS_CAP, http: HTTP_CAP, quic: QUIC_CAP }
+        Self {
+            dns: DNS_CAP,
+            late: LATE_CAP,
+            connect: CONNECT_CAP,
+            tls: TLS_CAP,
+            http: HTTP_CAP,
+            quic: QUIC_CAP,
+        }
     }
 }
 
@@ -98,19 +111,18 @@ pub struct Measured {
     pub is_reached: bool,
 }
 
-/// Measures. Always ends: within twice `settings.timeout` and the QUIC cap.
+/// Measures. Always ends: within twice `settings.timeout`, the QUIC cap, and the cap of late answers where the visit
+/// failed.
 pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_at: UnixMillis) -> Measured {
     let clock = StepClock::start(settings.timeout);
     let mut road = Road::new(settings, assignment, clock);
     let is_reached = road.main_arm().await;
     if !is_reached {
         road.renew(settings.timeout);
-        road.other_resolver_arm().await;
-        if assignment.neutral == Neutral::Allowed {
-            road.neutral_arm().await;
-        }
+        road.comparing_arms().await;
     }
     road.quic_step().await;
+    road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
     let facts = road.into_facts();
     let mut record = ProbeRecord {
         mirror: assignment.mirror.clone(),

@@ -9,6 +9,7 @@ use zerkalo_core::target::{Reference, TargetUrl};
 use zerkalo_core::words::UnixMillis;
 
 use super::clock::StepClock;
+use super::echo::Known;
 use super::http::{Ask, HttpConnection, header};
 use super::text::cut;
 use super::tls::{self, Hello};
@@ -67,8 +68,8 @@ async fn resolve(settings: &ProbeSettings, url: &TargetUrl, clock: StepClock) ->
     for server in &settings.resolvers.system {
         let questions = dns::questions(ResolverKind::System, *server, &host).to_vec();
         let mut found = Vec::new();
-        for exchange in dns::ask_all(questions, settings.caps.dns, clock).await {
-            match exchange.outcome {
+        for asked in dns::ask_all(questions, settings.caps, clock).await {
+            match asked.exchange.outcome {
                 DnsOutcome::Answer { addresses, .. } if !addresses.is_empty() => found.extend(addresses),
                 DnsOutcome::Answer { rcode, .. } => failure = format!("DNS: no address (rcode {rcode})"),
                 DnsOutcome::Timeout => failure = "DNS: timeout".to_owned(),
@@ -117,7 +118,10 @@ async fn reach_at(
     let location = header(&step.headers, "location").and_then(|location| url.join(location).ok());
     match (step.status, location) {
         (None, _) => Err(format!("HTTP: {:?}", step.outcome)),
-        (Some(300..=399), Some(next)) if next.host() != url.host() => Err(format!("HTTP: sent to {next}")),
+        (Some(300..=399), Some(next)) if next.host() != url.host() => {
+            let known = Known::of_redirect(address.ip(), &next);
+            Err(known.mask_text(&format!("HTTP: sent to {next}"), FAILURE_LEN_MAX))
+        }
         (Some(_), _) => Ok(()),
     }
 }

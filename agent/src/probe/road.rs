@@ -5,18 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use zerkalo_core::record::{
-    Arm, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, QuicHandshake, REDIRECTS_MAX, ResolverKind,
-    TcpConnect, TcpOutcome, TlsHandshake,
+    Arm, DNS_OTHERS_MAX, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, QuicHandshake,
+    REDIRECTS_MAX, ResolverKind, TcpConnect, TcpOutcome, TlsHandshake,
 };
 use zerkalo_core::target::{TargetError, TargetUrl};
 
 use super::clock::StepClock;
 use super::connect::Ranges;
+use super::dns::Asked;
 use super::http::{Ask, HttpConnection, header};
+use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
 use super::tls::{self, Hello};
-use super::{Assignment, ProbeSettings, connect, dns, is_name_suspect, quic};
+use super::{Assignment, Neutral, ProbeSettings, connect, dns, is_name_suspect, quic};
 
 /// Addresses tried of one resolver's answer, one after the other.
 const ADDRESSES_MAX: usize = 4;
@@ -53,12 +55,13 @@ pub struct Road<'a> {
     assignment: &'a Assignment,
     clock: StepClock,
     facts: Facts,
+    listeners: Vec<Listener>,
 }
 
 impl<'a> Road<'a> {
     /// Before the first step.
     pub fn new(settings: &'a ProbeSettings, assignment: &'a Assignment, clock: StepClock) -> Self {
-        Self { settings, assignment, clock, facts: Facts::default() }
+        Self { settings, assignment, clock, facts: Facts::default(), listeners: Vec::new() }
     }
 
     /// Sets the deadline for the arms that follow.
@@ -77,29 +80,51 @@ impl<'a> Road<'a> {
             return self.try_addresses(Arm::Main, &[address]).await;
         }
         let host = self.assignment.url.host();
-        let questions = match self.settings.resolvers.public {
-            Some(server) => dns::questions(ResolverKind::Public, server, &host).to_vec(),
-            None => Vec::new(),
-        };
         // No visitor waits for the public resolver: its silence must not use up the visit's time.
-        let public = dns::ask_all(questions, self.settings.caps.dns, self.clock);
-        let (answers, is_wanted) = tokio::join!(public, self.visit_as_resolved(&host));
-        // Beside the other answers for the mirror, before those for redirects.
-        let place = self.facts.dns.iter().take_while(|step| step.name == host).count();
-        self.facts.dns.splice(place..place, answers);
+        let public = dns::ask_all(self.public_questions(), self.settings.caps, self.clock);
+        let (asked, is_wanted) = tokio::join!(public, self.visit_as_resolved(&host));
+        let answers = self.keep_listeners(asked);
+        self.insert_beside(&host, answers);
         is_wanted
     }
 
-    /// The addresses only the public resolver knows.
-    pub async fn other_resolver_arm(&mut self) {
+    /// The arms that tell one cause from another, the neutral name first: a censor that has just seen the own name again
+    /// may still be punishing the address.
+    pub async fn comparing_arms(&mut self) {
+        // Asked by UDP already; who answers that in the resolver's name seldom answers TCP.
+        let by_tcp = dns::ask_all_by_tcp(self.public_questions(), self.settings.caps.dns, self.clock);
+        let (answers, ()) = tokio::join!(by_tcp, self.neutral_arm());
+        self.insert_beside(&self.assignment.url.host(), answers);
+        self.other_resolver_arm().await;
+    }
+
+    /// Notes the answers that came beside those taken.
+    pub async fn hear_out(&mut self, patience: Patience) {
+        for listener in std::mem::take(&mut self.listeners) {
+            if let Some(index) = self.facts.dns.iter().position(|exchange| listener.is_of(exchange)) {
+                let others = &mut self.facts.dns[index].others;
+                others.extend(listener.hear(patience).await);
+                others.truncate(DNS_OTHERS_MAX);
+            }
+        }
+    }
+
+    /// The addresses only the public resolver knows; those it gave by TCP first, for they are harder to forge.
+    async fn other_resolver_arm(&mut self) {
         let host = self.assignment.url.host();
         let mut addresses = self.answered(ResolverKind::Public, &host);
+        let by_tcp = self.facts.dns.iter().filter(|step| step.transport == DnsTransport::Tcp);
+        let hard: Vec<IpAddr> = by_tcp.flat_map(|step| addresses_of(&step.outcome)).copied().collect();
+        addresses.sort_by_key(|address| !hard.contains(address));
         addresses.retain(|address| !self.facts.tcp.iter().any(|step| step.address.ip() == *address));
         self.try_addresses(Arm::OtherResolver, &addresses).await;
     }
 
     /// The address where the mirror's name met silence or refusal, with a name no censor looks for.
-    pub async fn neutral_arm(&mut self) {
+    async fn neutral_arm(&mut self) {
+        if self.assignment.neutral == Neutral::Spent {
+            return;
+        }
         let suspect = self.facts.tls.iter().find(|step| {
             step.sni.as_deref() == Some(self.assignment.url.host().as_str())
                 && is_name_suspect(step.arm, &step.outcome)
@@ -143,7 +168,8 @@ impl<'a> Road<'a> {
     async fn ask_system(&mut self, host: &str) {
         for server in self.settings.resolvers.system.iter().take(SYSTEM_MAX) {
             let questions = dns::questions(ResolverKind::System, *server, host).to_vec();
-            let answers = dns::ask_all(questions, self.settings.caps.dns, self.clock).await;
+            let asked = dns::ask_all(questions, self.settings.caps, self.clock).await;
+            let answers = self.keep_listeners(asked);
             let is_answered = answers.iter().any(|step| matches!(step.outcome, DnsOutcome::Answer { .. }));
             self.facts.dns.extend(answers);
             if is_answered {
@@ -152,15 +178,35 @@ impl<'a> Road<'a> {
         }
     }
 
+    /// Both address questions about the mirror for the public resolver, where there is one and a name to ask for.
+    fn public_questions(&self) -> Vec<dns::Question> {
+        let url = &self.assignment.url;
+        match (self.settings.resolvers.public, url.literal_address()) {
+            (Some(server), None) => dns::questions(ResolverKind::Public, server, &url.host()).to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn keep_listeners(&mut self, asked: Vec<Asked>) -> Vec<DnsExchange> {
+        let (exchanges, listeners): (Vec<_>, Vec<_>) =
+            asked.into_iter().map(|asked| (asked.exchange, asked.listener)).unzip();
+        self.listeners.extend(listeners.into_iter().flatten());
+        exchanges
+    }
+
+    /// Puts answers beside the other ones for the mirror, before those for redirects.
+    fn insert_beside(&mut self, host: &str, answers: Vec<DnsExchange>) {
+        let place = self.facts.dns.iter().take_while(|step| step.name == host).count();
+        self.facts.dns.splice(place..place, answers);
+    }
+
     /// Distinct addresses a resolver gave for `host`, IPv4 first.
     fn answered(&self, kind: ResolverKind, host: &str) -> Vec<IpAddr> {
         let mut found: Vec<IpAddr> = Vec::new();
         for step in self.facts.dns.iter().filter(|step| step.resolver == kind && step.name == host) {
-            if let DnsOutcome::Answer { addresses, .. } = &step.outcome {
-                for address in addresses {
-                    if !found.contains(address) {
-                        found.push(*address);
-                    }
+            for address in addresses_of(&step.outcome) {
+                if !found.contains(address) {
+                    found.push(*address);
                 }
             }
         }
@@ -289,6 +335,13 @@ impl<'a> Road<'a> {
     /// Whether every handshake of the arm that got through showed a chain a browser accepts.
     fn is_trusted(&self, arm: Arm) -> bool {
         self.facts.tls.iter().rfind(|step| step.arm == arm).is_none_or(tls::is_trusted)
+    }
+}
+
+fn addresses_of(outcome: &DnsOutcome) -> &[IpAddr] {
+    match outcome {
+        DnsOutcome::Answer { addresses, .. } => addresses,
+        DnsOutcome::Timeout | DnsOutcome::Failed(_) => &[],
     }
 }
 

@@ -3,7 +3,9 @@
 use hickory_proto::op::ResponseCode;
 use tokio::net::TcpListener;
 use zerkalo_agent::probe::connect::Ranges;
-use zerkalo_core::record::{Arm, DnsOutcome, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpOutcome};
+use zerkalo_core::record::{
+    Arm, DnsExchange, DnsOutcome, DnsTransport, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpOutcome,
+};
 
 use crate::world::*;
 
@@ -22,6 +24,13 @@ async fn measure_with(system: Reply, public: Reply) -> ProbeRecord {
     let mut settings = settings(&authority, system, Some(public));
     settings.caps.dns = IMPATIENCE;
     probe(&settings, &format!("https://{HOST}:{port}/")).await.record
+}
+
+fn exchange(record: &ProbeRecord, resolver: ResolverKind, transport: DnsTransport) -> &DnsExchange {
+    let is_wanted = |step: &&DnsExchange| {
+        (step.resolver, step.transport, step.query) == (resolver, transport, QueryType::A)
+    };
+    record.dns.iter().find(is_wanted).unwrap()
 }
 
 fn truth() -> Reply {
@@ -157,4 +166,68 @@ async fn the_visit_does_not_wait_for_a_silent_public_resolver() {
     let [step] = &record.http[..] else { panic!("{record:?}") };
     assert!(step.span.start_micros < silence.span.start_micros + silence.span.duration_micros, "{record:?}");
     assert_eq!((step.arm, step.canary_found), (Arm::Main, Some(true)));
+}
+
+#[tokio::test]
+async fn the_answer_that_came_second_is_kept_with_its_arrival() {
+    let lie = vec![loopback(9)];
+    let record = measure_with(Reply::Race(vec![lie.clone(), vec![loopback(2)], lie.clone()]), truth()).await;
+    let taken = exchange(&record, ResolverKind::System, DnsTransport::Udp);
+    let DnsOutcome::Answer { addresses, .. } = &taken.outcome else { panic!("{taken:?}") };
+    assert_eq!(addresses, &lie);
+    let heard: Vec<_> = taken.others.iter().map(|other| (other.matches_question, &other.addresses)).collect();
+    assert_eq!(heard, [(true, &vec![loopback(2)]), (true, &lie)]);
+    let taken_micros = taken.span.start_micros + taken.span.duration_micros;
+    assert!(taken.others.iter().all(|other| other.arrived_micros >= taken_micros), "{taken:?}");
+    assert_eq!((taken.others[0].rcode, taken.others[0].ttl_min_secs), (0, 30));
+}
+
+#[tokio::test]
+async fn what_came_during_a_healthy_visit_is_kept_too() {
+    let record = measure_with(Reply::Race(vec![vec![loopback(2)], vec![loopback(9)]]), truth()).await;
+    let [step] = &record.http[..] else { panic!("{record:?}") };
+    assert_eq!((step.arm, step.canary_found), (Arm::Main, Some(true)));
+    let taken = exchange(&record, ResolverKind::System, DnsTransport::Udp);
+    assert_eq!(taken.others.len(), 1, "{taken:?}");
+    assert_eq!(taken.others[0].addresses, [loopback(9)]);
+    assert!(record.dns.iter().all(|step| step.transport == DnsTransport::Udp), "{record:?}");
+}
+
+#[tokio::test]
+async fn more_answers_than_the_limit_are_not_kept() {
+    let flood = Reply::Race(vec![vec![loopback(9)]; 200]);
+    let record = measure_with(flood, truth()).await;
+    let taken = exchange(&record, ResolverKind::System, DnsTransport::Udp);
+    assert_eq!(taken.others.len(), zerkalo_core::record::DNS_OTHERS_MAX);
+}
+
+#[tokio::test]
+async fn a_stray_before_the_answer_is_kept_as_one() {
+    let record = measure_with(Reply::Stray(vec![loopback(2)]), truth()).await;
+    assert_eq!(record.resolved(ResolverKind::System), [loopback(2)]);
+    let taken = exchange(&record, ResolverKind::System, DnsTransport::Udp);
+    let [stray] = &taken.others[..] else { panic!("{taken:?}") };
+    assert!(!stray.matches_question && stray.addresses.is_empty());
+}
+
+#[tokio::test]
+async fn the_public_resolver_is_asked_by_tcp_where_the_visit_failed_and_its_addresses_are_tried() {
+    let lie = vec![loopback(9)];
+    let system = Reply::Addresses(lie.clone());
+    let record = measure_with(system, Reply::ByTransport(lie.clone(), vec![loopback(2)])).await;
+    let [udp, tcp] = [DnsTransport::Udp, DnsTransport::Tcp].map(|transport| {
+        let step = exchange(&record, ResolverKind::Public, transport);
+        let DnsOutcome::Answer { addresses, .. } = &step.outcome else { panic!("{step:?}") };
+        addresses.clone()
+    });
+    assert_eq!((udp, tcp), (lie, vec![loopback(2)]));
+    let [step] = &record.http[..] else { panic!("{record:?}") };
+    assert_eq!((step.arm, step.canary_found), (Arm::OtherResolver, Some(true)));
+}
+
+#[tokio::test]
+async fn silence_by_tcp_is_recorded_as_such() {
+    let record = measure_with(Reply::Rcode(ResponseCode::NXDomain), Reply::Silence).await;
+    let tcp = exchange(&record, ResolverKind::Public, DnsTransport::Tcp);
+    assert!(matches!(tcp.outcome, DnsOutcome::Failed(_)), "{tcp:?}");
 }

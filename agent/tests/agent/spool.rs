@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zerkalo_agent::spool::{Limits, Resumed, Spool, SpoolError};
 use zerkalo_core::admission::{ChainHead, Place, place};
-use zerkalo_core::evidence::{ChainLink, SecretKey, SignedRecord};
+use zerkalo_core::evidence::{ChainLink, CheckedRecord, SecretKey, SignedRecord};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, UnixMillis};
 
@@ -32,7 +32,7 @@ fn texts(records: &[SignedRecord]) -> Vec<&str> {
 /// Admits as a collector does; returns where its chain ends.
 fn admit(head: &mut ChainHead, records: &[SignedRecord]) -> ChainLink {
     for record in records {
-        assert_eq!(place(record, head, &key().public()), Ok(Place::Next));
+        assert_eq!(place(&CheckedRecord::new(record.clone(), &key().public()), head), Ok(Place::Next));
         head.advance(record.link());
     }
     head.last()

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For steps that are to time out.
 pub const IMPATIENCE: Duration = Duration::from_millis(700);
 
+/// How long second answers are listened for: on loopback they stand in the socket's buffer already.
+const LATE: Duration = Duration::from_millis(300);
+
 /// An address of loopback.
 pub fn loopback(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
@@ -43,6 +46,13 @@ pub enum Reply {
     Silence,
     /// Bytes under the question's id that are no DNS.
     Garbage,
+    /// Datagrams with these answers, one right after the other, as where somebody on the way answers first; the first
+    /// by TCP too.
+    Race(Vec<Vec<IpAddr>>),
+    /// A stray with another id, then the answer.
+    Stray(Vec<IpAddr>),
+    /// What UDP says, and what TCP says.
+    ByTransport(Vec<IpAddr>, Vec<IpAddr>),
     /// Too long for a datagram: whole by TCP only.
     Truncated(Vec<IpAddr>),
 }
@@ -58,7 +68,7 @@ pub async fn resolver(replies: &[(&str, Reply)]) -> SocketAddr {
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
         while let Ok((len, peer)) = udp.recv_from(&mut buffer).await {
-            if let Some(bytes) = answer(&buffer[..len], &replies, true) {
+            for bytes in answers(&buffer[..len], &replies, true) {
                 udp.send_to(&bytes, peer).await.unwrap();
             }
         }
@@ -68,7 +78,8 @@ pub async fn resolver(replies: &[(&str, Reply)]) -> SocketAddr {
             let len = stream.read_u16().await.unwrap();
             let mut question = vec![0; usize::from(len)];
             stream.read_exact(&mut question).await.unwrap();
-            let bytes = answer(&question, &by_tcp, false).unwrap();
+            // Closed where there is nothing to say.
+            let Some(bytes) = answers(&question, &by_tcp, false).into_iter().next() else { continue };
             stream.write_u16(bytes.len() as u16).await.unwrap();
             stream.write_all(&bytes).await.unwrap();
         }
@@ -85,25 +96,37 @@ async fn same_port() -> (UdpSocket, TcpListener) {
     }
 }
 
-fn answer(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> Option<Vec<u8>> {
+fn answers(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> Vec<Vec<u8>> {
     let question = Message::from_vec(question).unwrap();
+    let id = question.metadata.id;
     let query = question.queries[0].clone();
-    let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
-    answer.add_query(query.clone());
+    let with = |id, addresses: &[IpAddr]| answer(id, &query, addresses).to_vec().unwrap();
     let unknown = Reply::Rcode(ResponseCode::NXDomain);
-    let addresses = match replies.get(&query.name.to_ascii()).unwrap_or(&unknown) {
-        Reply::Silence => return None,
-        Reply::Garbage => return Some([&question.metadata.id.to_be_bytes()[..], &[0xff; 40]].concat()),
+    match replies.get(&query.name.to_ascii()).unwrap_or(&unknown) {
+        Reply::Silence => vec![],
+        Reply::Garbage => vec![[&id.to_be_bytes()[..], &[0xff; 40]].concat()],
         Reply::Rcode(rcode) => {
+            let mut answer = answer(id, &query, &[]);
             answer.metadata.response_code = *rcode;
-            &Vec::new()
+            vec![answer.to_vec().unwrap()]
         }
         Reply::Truncated(_) if is_udp => {
+            let mut answer = answer(id, &query, &[]);
             answer.metadata.truncation = true;
-            &Vec::new()
+            vec![answer.to_vec().unwrap()]
         }
-        Reply::Truncated(addresses) | Reply::Addresses(addresses) => addresses,
-    };
+        Reply::Race(all) => all.iter().map(|addresses| with(id, addresses)).collect(),
+        Reply::Stray(addresses) => vec![with(!id, &[]), with(id, addresses)],
+        Reply::ByTransport(addresses, _) if is_udp => vec![with(id, addresses)],
+        Reply::ByTransport(_, addresses) | Reply::Truncated(addresses) | Reply::Addresses(addresses) => {
+            vec![with(id, addresses)]
+        }
+    }
+}
+
+fn answer(id: u16, query: &Query, addresses: &[IpAddr]) -> Message {
+    let mut answer = Message::new(id, MessageType::Response, OpCode::Query);
+    answer.add_query(query.clone());
     if query.query_type == RecordType::A && !addresses.is_empty() {
         let alias = Name::from_ascii("front.example.").unwrap();
         answer.add_answer(Record::from_rdata(query.name.clone(), 60, RData::CNAME(CNAME(alias.clone()))));
@@ -112,7 +135,7 @@ fn answer(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> Op
             answer.add_answer(Record::from_rdata(alias.clone(), 30, RData::A(A(*v4))));
         }
     }
-    Some(answer.to_vec().unwrap())
+    answer
 }
 
 /// A CA of the test's own, trusted by the probe.
@@ -330,7 +353,14 @@ pub fn settings(authority: &Authority, system: SocketAddr, public: Option<Socket
         trust: Trust::from_pem(authority.pem.as_bytes()).unwrap(),
         neutral_sni: "neutral.example".to_owned(),
         timeout: PATIENCE,
-        caps: StepCaps { dns: PATIENCE, connect: PATIENCE, tls: PATIENCE, http: PATIENCE, quic: PATIENCE },
+        caps: StepCaps {
+            dns: PATIENCE,
+            late: LATE,
+            connect: PATIENCE,
+            tls: PATIENCE,
+            http: PATIENCE,
+            quic: PATIENCE,
+        },
     }
 }
 

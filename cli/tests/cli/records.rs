@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use zerkalo_core::record::{
-    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord,
-    QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome,
+    ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::{Sha256, TargetUrl};
 use zerkalo_core::words::UnixMillis;
@@ -59,6 +59,8 @@ pub fn reached() -> ProbeRecord {
 pub fn silenced() -> ProbeRecord {
     let span = Span { start_micros: 1_000, duration_micros: 20_000 };
     let dns = |resolver, server: &str| DnsExchange {
+        transport: DnsTransport::Udp,
+        others: vec![],
         resolver,
         server: server.parse().unwrap(),
         name: "mirror.example".to_owned(),

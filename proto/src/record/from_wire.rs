@@ -97,6 +97,11 @@ fn dns(exchange: wire::DnsExchange) -> Decoded<core::DnsExchange> {
             wire::ResolverKind::Public => core::ResolverKind::Public,
         },
         server: parsed::<SocketAddr>("dns.server", &exchange.server)?,
+        transport: match wire::DnsTransport::try_from(exchange.transport) {
+            Ok(wire::DnsTransport::Unspecified | wire::DnsTransport::Udp) => core::DnsTransport::Udp,
+            Ok(wire::DnsTransport::Tcp) => core::DnsTransport::Tcp,
+            Err(_) => return Err(DecodeError::invalid("dns.transport", exchange.transport)),
+        },
         query: match exchange.query() {
             wire::QueryType::Unspecified => return Err(DecodeError::Missing { field: "dns.query" }),
             wire::QueryType::A => core::QueryType::A,
@@ -106,18 +111,29 @@ fn dns(exchange: wire::DnsExchange) -> Decoded<core::DnsExchange> {
         outcome: match required("dns.outcome", exchange.outcome)? {
             Outcome::Answer(answer) => core::DnsOutcome::Answer {
                 rcode: small("dns.answer.rcode", answer.rcode)?,
-                addresses: answer
-                    .addresses
-                    .iter()
-                    .map(|text| parsed::<IpAddr>("dns.answer.addresses", text))
-                    .collect::<Decoded<_>>()?,
+                addresses: addresses("dns.answer.addresses", &answer.addresses)?,
                 cnames: answer.cnames,
                 ttl_min_secs: answer.ttl_min_secs,
             },
             Outcome::Timeout(_) => core::DnsOutcome::Timeout,
             Outcome::Failed(failure) => core::DnsOutcome::Failed(failure.detail),
         },
+        others: all(exchange.others, other_answer)?,
         name: exchange.name,
+    })
+}
+
+fn addresses(field: &'static str, texts: &[String]) -> Decoded<Vec<IpAddr>> {
+    texts.iter().map(|text| parsed(field, text)).collect()
+}
+
+fn other_answer(other: wire::DnsOtherAnswer) -> Decoded<core::DnsOtherAnswer> {
+    Ok(core::DnsOtherAnswer {
+        arrived_micros: other.arrived_micros,
+        matches_question: other.matches_question,
+        rcode: small("dns.others.rcode", other.rcode)?,
+        addresses: addresses("dns.others.addresses", &other.addresses)?,
+        ttl_min_secs: other.ttl_min_secs,
     })
 }
 

@@ -23,10 +23,18 @@ fn full() -> ProbeRecord {
     let dns = |resolver, outcome| DnsExchange {
         resolver,
         server: "[2001:db8::53]:53".parse().unwrap(),
+        transport: DnsTransport::Tcp,
         name: "mirror.example".into(),
         query: QueryType::Aaaa,
         span,
         outcome,
+        others: vec![DnsOtherAnswer {
+            arrived_micros: 31,
+            matches_question: true,
+            rcode: 3,
+            addresses: vec!["192.0.2.9".parse().unwrap()],
+            ttl_min_secs: 7,
+        }],
     };
     let transport =
         Some(Transport { bytes_acked: 1, bytes_received: 2, unacked_segments: 3, retransmits: 4 });
@@ -158,9 +166,11 @@ fn every_fact_survives_protobuf_and_json() {
 #[test]
 fn a_record_of_an_older_agent_is_read_without_what_it_did_not_know() {
     let (mut record, mut message) = (full(), wire::ProbeRecord::from(&full()));
+    message.dns.iter_mut().for_each(|step| (step.transport, step.others) = (0, vec![]));
     message.tcp.iter_mut().for_each(|step| step.transport = None);
     message.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
     message.http.iter_mut().for_each(|step| step.transport = None);
+    record.dns.iter_mut().for_each(|step| (step.transport, step.others) = (DnsTransport::Udp, vec![]));
     record.tcp.iter_mut().for_each(|step| step.transport = None);
     record.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
     record.http.iter_mut().for_each(|step| step.transport = None);
@@ -179,6 +189,9 @@ fn nonsense_is_refused_by_the_name_of_its_field() {
     check(&|m| m.cause = 77, "cause");
     check(&|m| m.url = "nonsense".into(), "url");
     check(&|m| m.mirror = "../m".into(), "mirror");
+    check(&|m| m.dns[0].others[0].addresses.push("there".into()), "dns.others.addresses");
+    check(&|m| m.dns[0].transport = 77, "dns.transport");
+    check(&|m| m.dns[0].others[0].rcode = 70_000, "dns.others.rcode");
     check(&|m| m.tcp[0].address = "here".into(), "tcp.address");
     check(&|m| m.tcp[0].outcome = None, "tcp.outcome");
     check(&|m| m.tls[0].chain[0].sha256.push(0), "tls.chain.sha256");

@@ -60,6 +60,12 @@ fn dns(exchange: &core::DnsExchange) -> wire::DnsExchange {
         .into(),
         server: exchange.server.to_string(),
         name: exchange.name.clone(),
+        transport: match exchange.transport {
+            core::DnsTransport::Udp => wire::DnsTransport::Udp,
+            core::DnsTransport::Tcp => wire::DnsTransport::Tcp,
+        }
+        .into(),
+        others: exchange.others.iter().map(other_answer).collect(),
         query: match exchange.query {
             core::QueryType::A => wire::QueryType::A,
             core::QueryType::Aaaa => wire::QueryType::Aaaa,
@@ -78,6 +84,16 @@ fn dns(exchange: &core::DnsExchange) -> wire::DnsExchange {
             core::DnsOutcome::Timeout => Outcome::Timeout(PLAIN),
             core::DnsOutcome::Failed(detail) => Outcome::Failed(failure(detail)),
         }),
+    }
+}
+
+fn other_answer(other: &core::DnsOtherAnswer) -> wire::DnsOtherAnswer {
+    wire::DnsOtherAnswer {
+        arrived_micros: other.arrived_micros,
+        matches_question: other.matches_question,
+        rcode: u32::from(other.rcode),
+        addresses: other.addresses.iter().map(ToString::to_string).collect(),
+        ttl_min_secs: other.ttl_min_secs,
     }
 }
 

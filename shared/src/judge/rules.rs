@@ -4,6 +4,7 @@ use super::facts::{
     has_own_key, has_reached, is_authentic, is_own_edge, last_exchange, last_leg_connects,
     last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, references, refused_chain, true_addresses,
 };
+use super::lies::{contradictions, race};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_MISSING, Case, Conclusion, Rule};
 use crate::record::{
@@ -122,7 +123,7 @@ fn host_interceptor(case: &Case<'_>) -> Found {
 fn dns_stub_address(case: &Case<'_>) -> Found {
     let (stub, found) = stub_address(case)?;
     let basis = format!("the resolver answers {stub}, a known stub address{}", named(&found));
-    Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![basis])
+    dns_blocked(case, Mechanism::DnsInjectionBlockpage, vec![basis])
 }
 
 fn http_stub_redirect(case: &Case<'_>) -> Found {
@@ -139,7 +140,7 @@ fn http_stub_page(case: &Case<'_>) -> Found {
         && foreign_addresses(case).is_some_and(|addresses| addresses.contains(&answered))
     {
         let led = format!("the resolver answers {answered}, where it stands");
-        return Conclusion::blocked(Mechanism::DnsInjectionBlockpage, Trigger::Name, vec![led, basis]);
+        return dns_blocked(case, Mechanism::DnsInjectionBlockpage, vec![led, basis]);
     }
     if exchange.url.host() != case.record.url.host() {
         let led = format!("the visit leads to {}", exchange.url);
@@ -205,18 +206,27 @@ fn dns_no_address(case: &Case<'_>) -> Found {
         && !true_addresses(control, case.mirror).is_empty()
     {
         (Mechanism::DnsInjectionOther, "knows the name and gives no address")
+    } else if race(case).is_some() {
+        (Mechanism::DnsInjectionOther, "seems to answer with garbage")
     } else {
         return None;
     };
     let basis = format!("the system's resolver {what}; the control reached the mirror");
-    Conclusion::blocked(mechanism, Trigger::Name, vec![basis])
+    dns_blocked(case, mechanism, vec![basis])
+}
+
+/// A lie about the name, with every contradiction that shows who tells it.
+fn dns_blocked(case: &Case<'_>, mechanism: Mechanism, mut basis: Vec<String>) -> Found {
+    basis.extend(contradictions(case));
+    Conclusion::blocked(mechanism, Trigger::Name, basis)
 }
 
 fn is_empty_answer(outcome: &DnsOutcome) -> bool {
     matches!(outcome, DnsOutcome::Answer { rcode: 0, addresses, .. } if addresses.is_empty())
 }
 
-/// The addresses of the system's resolver, if none of them is one the mirror is known under.
+/// The addresses of the system's resolver, if none of them is one the mirror is known under; or those of the question
+/// that somebody else answered first, whatever the other question brought.
 fn foreign_addresses(case: &Case<'_>) -> Option<Vec<std::net::IpAddr>> {
     let (_, control) = case.control?;
     let resolved = case.record.resolved(ResolverKind::System);
@@ -226,7 +236,10 @@ fn foreign_addresses(case: &Case<'_>) -> Option<Vec<std::net::IpAddr>> {
     }
     let known = true_addresses(control, case.mirror);
     let disjoint = !resolved.is_empty() && resolved.iter().all(|address| !known.contains(address));
-    disjoint.then_some(resolved)
+    if disjoint {
+        return Some(resolved);
+    }
+    race(case).map(|race| race.false_addresses.to_vec()).filter(|addresses| !addresses.is_empty())
 }
 
 fn dns_bogon(case: &Case<'_>) -> Found {
@@ -234,7 +247,7 @@ fn dns_bogon(case: &Case<'_>) -> Found {
     let ranges: Option<Vec<_>> =
         addresses.iter().map(|address| crate::address::require_public(*address).err()).collect();
     let basis = format!("the resolver answers {} ({})", addresses[0], ranges?[0]);
-    Conclusion::blocked(Mechanism::DnsInjectionBogon, Trigger::Name, vec![basis])
+    dns_blocked(case, Mechanism::DnsInjectionBogon, vec![basis])
 }
 
 fn dns_other_address(case: &Case<'_>) -> Found {
@@ -242,12 +255,14 @@ fn dns_other_address(case: &Case<'_>) -> Found {
     let elsewhere = reached_by(case.record, case.mirror, Arm::OtherResolver);
     let stated = case.mirror.is_some_and(|mirror| !mirror.expected_addresses.is_empty());
     let proof = match (elsewhere, stated) {
-        (Some(exchange), _) => format!("another resolver's address {} works", exchange.address.ip()),
-        (None, true) => "the operator states other addresses".to_owned(),
+        (Some(exchange), _) => Some(format!("another resolver's address {} works", exchange.address.ip())),
+        (None, true) => Some("the operator states other addresses".to_owned()),
+        // The contradiction itself is the proof.
+        (None, false) if race(case).is_some() => None,
         (None, false) => return None,
     };
-    let basis = vec![format!("the resolver answers {}, not the mirror's", addresses[0]), proof];
-    Conclusion::blocked(Mechanism::DnsInjectionOther, Trigger::Name, basis)
+    let basis = [Some(format!("the resolver answers {}, not the mirror's", addresses[0])), proof];
+    dns_blocked(case, Mechanism::DnsInjectionOther, basis.into_iter().flatten().collect())
 }
 
 fn tcp_unconnected(case: &Case<'_>) -> Found {

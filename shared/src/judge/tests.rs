@@ -7,7 +7,7 @@ use crate::record::*;
 use crate::target::{ReferenceSide, TargetUrl};
 use crate::words::{Country, MarketId, MirrorId, UnixMillis};
 
-const OWN: &str = "198.51.100.7";
+pub(crate) const OWN: &str = "198.51.100.7";
 
 pub(crate) fn mirror() -> Mirror {
     Mirror {
@@ -104,6 +104,8 @@ pub(crate) fn healthy() -> ProbeRecord {
         duration_micros: 1,
         agent_version: "t".into(),
         dns: vec![DnsExchange {
+            transport: DnsTransport::Udp,
+            others: vec![],
             resolver: ResolverKind::System,
             server: "192.0.2.53:53".parse().unwrap(),
             name: "mirror.example".into(),
@@ -125,7 +127,7 @@ pub(crate) fn healthy() -> ProbeRecord {
     }
 }
 
-fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
+pub(crate) fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
     let (mirror, fingerprints) = (mirror(), Fingerprints::built_in());
     let control = control.map(|control| (Sha256([9; 32]), control));
     judge(&Case { record, control, mirror: Some(&mirror), fingerprints: &fingerprints, country: None })
@@ -133,13 +135,13 @@ fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
 
 /// The verdict of a record changed by `change`, with a healthy control, as "rule outcome mechanism trigger".
 #[track_caller]
-fn check(expected: &str, change: impl Fn(&mut ProbeRecord)) {
+pub(crate) fn check(expected: &str, change: impl Fn(&mut ProbeRecord)) {
     let mut record = healthy();
     change(&mut record);
     assert_eq!(summary(&verdict(&record, Some(&healthy()))), expected);
 }
 
-fn summary(verdict: &Verdict) -> String {
+pub(crate) fn summary(verdict: &Verdict) -> String {
     let words = [
         Some(verdict.rule.clone()),
         Some(verdict.outcome.to_string()),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use zerkalo_core::record::{
-    Arm, Cause, ChainFault, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType,
-    ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord,
+    QueryType, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
@@ -69,6 +69,8 @@ fn address() -> SocketAddr {
 fn dns(resolver: ResolverKind, query: QueryType) -> DnsExchange {
     let addresses = vec![address().ip()];
     DnsExchange {
+        transport: DnsTransport::Udp,
+        others: vec![],
         resolver,
         server: SocketAddr::from(([198, 51, 100, 53], 53)),
         name: url().host(),
