@@ -27,6 +27,30 @@ use super::tls::TlsConnection;
 /// What most visitors' browsers call themselves: a probe must not be treated otherwise than they.
 const USER_AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 const ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+/// Headers kept of an answer: what rules, known stubs and people who doubt a verdict look at. None by which a site knows
+/// its visitor again, or tells him his address.
+const HEADERS_KEPT: [&str; 20] = [
+    "alt-svc",
+    "cache-control",
+    "cf-mitigated",
+    "cf-ray",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-type",
+    "date",
+    "location",
+    "proxy-agent",
+    "refresh",
+    "retry-after",
+    "server",
+    "strict-transport-security",
+    "transfer-encoding",
+    "via",
+    "x-cache",
+    "x-powered-by",
+    "x-squid-error",
+];
 /// Bytes hyper may hold of an answer's head.
 const HEAD_LEN_MAX: usize = 64 * 1024;
 
@@ -276,6 +300,7 @@ fn without_fragment(url: &str) -> &str {
 fn kept_headers(headers: &http::HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
+        .filter(|(name, _)| HEADERS_KEPT.contains(&name.as_str()))
         .take(HEADERS_MAX)
         .map(|(name, value)| {
             let mut value = String::from_utf8_lossy(value.as_bytes()).into_owned();

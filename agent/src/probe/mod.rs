@@ -16,6 +16,7 @@ pub mod quic_socket;
 pub mod quic;
 pub mod road;
 pub mod reference;
+pub mod echo;
 pub mod fit;
 
 use std::time::Duration;
@@ -139,6 +140,7 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
         quic: facts.quic,
         references: Vec::new(),
     };
+    echo::mask(&mut record);
     fit::fit(&mut record);
     Measured { record, is_reached }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use zerkalo_core::record::{BODY_LEN_MAX, HEADERS_MAX, HttpExchange, HttpOutcome, ProbeRecord};
+use zerkalo_core::target::Sha256;
 
 use crate::world::*;
 
@@ -92,7 +93,7 @@ async fn garbage_is_no_http() {
 
 #[tokio::test]
 async fn headers_without_end_are_cut_off() {
-    let many: String = (0..90).map(|n| format!("x-{n}: {}\r\n", "v".repeat(600))).collect();
+    let many: String = (0..90).map(|n| format!("via: {n} {}\r\n", "v".repeat(600))).collect();
     let step = measure_one(
         format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n").into_bytes(),
         After::Continue,
@@ -102,6 +103,37 @@ async fn headers_without_end_are_cut_off() {
     let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "v".repeat(300_000));
     let step = measure_one(endless.into_bytes(), After::Stall).await;
     assert!(matches!(step.outcome, HttpOutcome::Protocol(_)), "{:?}", step.outcome);
+}
+
+#[tokio::test]
+async fn what_tells_the_visitor_his_address_stays_out_of_the_record() {
+    let (seen, mut paths) = tokio::sync::mpsc::unbounded_channel();
+    let pages: Pages = Arc::new(move |path| {
+        let _ = seen.send(path.to_owned());
+        let echo =
+            "x-client-ip: 203.0.113.77\r\nset-cookie: ip=203.0.113.77\r\nserver: gate 203.0.113.77\r\n";
+        let body = "<title>Hello 203.0.113.77</title>Your IP: 203.0.113.77";
+        let answer = match path {
+            "/" => format!(
+                "HTTP/1.1 302 Found\r\n{echo}location: /stub?ip=203.0.113.77\r\ncontent-length: 0\r\n\r\n"
+            ),
+            _ => format!("HTTP/1.1 200 OK\r\n{echo}content-length: {}\r\n\r\n{body}", body.len()),
+        };
+        (answer.into_bytes(), After::Continue)
+    });
+    let record = measure(pages).await;
+    let [first, second] = &record.http[..] else { panic!("{record:?}") };
+    assert_eq!(
+        (paths.recv().await.unwrap(), paths.recv().await.unwrap()),
+        ("/".into(), "/stub?ip=203.0.113.77".into())
+    );
+    assert!(first.headers.contains(&("location".into(), "/stub?ip=0.0.0.0".into())), "{first:?}");
+    assert!(second.url.as_str().ends_with("/stub?ip=0.0.0.0"), "{second:?}");
+    assert!(second.headers.contains(&("server".into(), "gate [address]".into())), "{second:?}");
+    let body = "<title>Hello 203.0.113.77</title>Your IP: 203.0.113.77";
+    assert_eq!(second.body_sha256, Sha256::of(body.as_bytes()));
+    let json = zerkalo_proto::record::to_json(&record);
+    assert!(!json.contains("203.0.113.77") && !json.contains("cookie"), "{json}");
 }
 
 #[tokio::test]
