@@ -2,7 +2,8 @@
 
 use super::facts::{
     has_own_key, has_reached, is_authentic, is_own_edge, last_exchange, last_leg_connects,
-    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, references, refused_chain, true_addresses,
+    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, references,
+    refused_chain, true_addresses,
 };
 use super::lies::{contradictions, race};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
@@ -359,7 +360,16 @@ fn origin_refused(case: &Case<'_>) -> Found {
         _ => return None,
     };
     let authentic = exchange.url.is_https() && is_authentic(case.record, exchange, case.mirror);
-    authentic.then(|| Conclusion::of(Outcome::Refused, vec![basis])).flatten()
+    (authentic && is_where_the_control_goes(case, exchange))
+        .then(|| Conclusion::of(Outcome::Refused, vec![basis]))
+        .flatten()
+}
+
+/// A stub may have a certificate too: only hosts that the control is sent to are the origin's.
+fn is_where_the_control_goes(case: &Case<'_>, exchange: &HttpExchange) -> bool {
+    let host = exchange.url.host();
+    host == case.record.url.host()
+        || case.control.is_some_and(|(_, control)| control.http.iter().any(|other| other.url.host() == host))
 }
 
 fn transfer_freeze(case: &Case<'_>) -> Found {

@@ -1,5 +1,6 @@
 //! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
 
+mod gate;
 mod identity;
 
 use super::*;
@@ -423,6 +424,16 @@ fn transfers_and_origins_are_told_apart() {
     });
     check("http.cut blocked http.eof unknown", |r| r.http[0].outcome = HttpOutcome::Eof);
     check("origin.refused refused", |r| r.http[0] = http("https://mirror.example/", 403, false));
+    // A stub with a certificate of its own is not the origin.
+    for status in [200, 451] {
+        check("http.foreign_redirect blocked http.redirect host", move |r| {
+            r.url = url("http://mirror.example/");
+            r.tls[0].sni = Some("stub.example".into());
+            let mut sent = http("http://mirror.example/", 302, false);
+            sent.headers = vec![("location".into(), "https://stub.example/".into())];
+            r.http = vec![sent, http("https://stub.example/", status, false)];
+        });
+    }
     // The origin's own page may quote a register; under its own key that is no stub, but it is not the control's page.
     check("origin.refused refused", |r| {
         r.http[0].canary_found = Some(false);

@@ -31,3 +31,25 @@ fn an_edge_under_the_mirror_s_own_key_is_no_lie_of_the_resolver() {
         r.tls[0].sni = Some("stub.example".into());
     });
 }
+
+#[test]
+fn a_page_nobody_searched_for_the_canary_proves_nothing() {
+    let mut unsearched = healthy();
+    unsearched.http[0].canary_found = None;
+    let mut failed = healthy();
+    cut(&mut failed, TlsOutcome::Timeout, None);
+    let judged = |record: &ProbeRecord, control| summary(&verdict(record, control));
+    let expected = "canary.unsearched insufficient";
+    assert_eq!(judged(&unsearched, None), expected);
+    assert_eq!(judged(&unsearched, Some(&unsearched)), expected);
+    assert_eq!(judged(&unsearched, Some(&healthy())), expected);
+    assert_eq!(judged(&failed, Some(&unsearched)), expected);
+    assert_eq!(judged(&healthy(), Some(&unsearched)), "identity.reached ok");
+    // An empty page was searched in vain, and a stranger's page is a stranger's.
+    unsearched.http[0].body_len = 0;
+    assert_eq!(judged(&unsearched, Some(&healthy())), "contradictory insufficient");
+    unsearched.http[0].body_len = 70_000;
+    unsearched.tls[0].chain = vec![certificate("CN=Nobody", 7)];
+    unsearched.tls[0].chain_fault = Some(ChainFault::UnknownIssuer);
+    assert_eq!(judged(&unsearched, Some(&healthy())), "tls.other_key blocked tls.mitm.other sni");
+}
