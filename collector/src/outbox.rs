@@ -1,7 +1,7 @@
 //! Sends decisions to the operator's webhook, from what the state says is still to be sent.
 //!
 //! At least once: a delivery is noted after the receiver said yes, so a crash sends it again under the same
-//! `webhook-id`, which is the decision's. In order within a market: the next waits for the one before it. It decides
+//! `webhook-id`, which is the decision's (see [`Delivery`]). In order within a market: the next waits for the one before it. It decides
 //! nothing.
 
 use std::collections::BTreeMap;

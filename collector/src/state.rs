@@ -3,18 +3,21 @@
 //! Every change is on the disk when its call returns. Decisions and outbox could be made again from the journal; tokens
 //! could not. After a failed write the store is opened anew before the next, for sled stays failed until then.
 
+mod log;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zerkalo_core::market::Decision;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::MarketId;
 use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 
 use crate::token::Token;
+
+pub use log::{Logged, Send};
 
 const TOKENS: Table = Table("token");
 /// Number of the decision (u64, big-endian) to its exact JSON bytes.
@@ -52,27 +55,11 @@ impl StateError {
 /// A decision on its way out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
+    /// The decision's; with `-2` and so on behind it if others bore its number before.
     pub id: String,
     pub market: MarketId,
     /// Attempts made so far.
     pub attempts: u32,
-}
-
-/// What became of writing a decision to the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Logged {
-    New,
-    /// The same bytes stand there.
-    Same,
-    /// Other bytes stand there; they stay.
-    Differs,
-}
-
-/// Whether new decisions are to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Send {
-    Yes,
-    No,
 }
 
 /// The state of one collector.
@@ -101,34 +88,6 @@ impl State {
         let mut batch = Batch::default();
         batch.put(TOKENS, &digest.0, &json(token));
         self.commit(batch)
-    }
-
-    /// Logs decisions in one commit; those logged before are left as they are.
-    pub fn log_decisions(&self, decisions: &[(Decision, Send)]) -> Result<Vec<Logged>, StateError> {
-        let mut batch = Batch::default();
-        let mut outcomes = Vec::with_capacity(decisions.len());
-        for (decision, send) in decisions {
-            let (key, bytes) = (decision.number.to_be_bytes(), decision.to_json().into_bytes());
-            let known = self.with(|store| store.read(DECISIONS, &key))?;
-            outcomes.push(match &known {
-                None => Logged::New,
-                Some(known) if *known == bytes => Logged::Same,
-                Some(_) => Logged::Differs,
-            });
-            if known.is_some() {
-                continue;
-            }
-            batch.put(DECISIONS, &key, &bytes);
-            batch.put(DECISION_IDS, decision.id.as_bytes(), &key);
-            if *send == Send::Yes {
-                let (id, market) = (decision.id.clone(), decision.market.clone());
-                batch.put(OUTBOX, &key, &json(&Delivery { id, market, attempts: 0 }));
-            }
-        }
-        if outcomes.contains(&Logged::New) {
-            self.commit(batch)?;
-        }
-        Ok(outcomes)
     }
 
     /// Calls `visit` with the bytes of each decision from number `start` on, in order, until it says `false`.

@@ -58,7 +58,7 @@ pub fn start(
     parts: Parts,
 ) -> Result<(Engine, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
     let mut fold = Fold::new();
-    let mut relog = Relog { state: &parts.state, send: parts.send, held: Vec::new(), failure: None };
+    let mut relog = Relog::new(&parts);
     let mut entries = 0u64;
     let mut journal = Journal::open(dir, |entry| {
         entries += 1;
@@ -104,19 +104,28 @@ pub fn start(
     Ok((Engine { requests: sender, view }, ended))
 }
 
-/// Compares what the journal says with the log of decisions, and mends gaps.
+/// Makes the log of decisions what the journal says: fills gaps, moves aside what does not follow from it.
 struct Relog<'a> {
     state: &'a State,
     send: Send,
     held: Vec<(Decision, Send)>,
+    /// Number of the journal's last decision.
+    last: u64,
+    replaced: u64,
     failure: Option<StateError>,
 }
 
-impl Relog<'_> {
+impl<'a> Relog<'a> {
+    fn new(parts: &'a Parts) -> Self {
+        let send = if parts.send == Send::Yes { Send::IfNews } else { Send::No };
+        Self { state: &parts.state, send, held: Vec::new(), last: 0, replaced: 0, failure: None }
+    }
+
     fn decisions(&mut self, decisions: Vec<Decision>) {
         let send_after = clock::now().minus_millis(SEND_AGE_MAX_SECS * 1000);
         for decision in decisions {
             let send = if decision.at >= send_after { self.send } else { Send::No };
+            self.last = decision.number;
             self.held.push((decision, send));
         }
         if self.held.len() >= RELOG_CHUNK {
@@ -127,15 +136,8 @@ impl Relog<'_> {
     fn flush(&mut self) {
         match self.state.log_decisions(&self.held) {
             Ok(outcomes) => {
-                for ((decision, _), outcome) in self.held.iter().zip(outcomes) {
-                    if outcome == Logged::Differs {
-                        let id = &decision.id;
-                        tracing::error!(
-                            id,
-                            "the journal gives this decision other bytes than the log; the log stands"
-                        );
-                    }
-                }
+                self.replaced +=
+                    outcomes.iter().filter(|outcome| **outcome == Logged::Replaced).count() as u64;
             }
             Err(error) => self.failure = self.failure.take().or(Some(error)),
         }
@@ -144,7 +146,20 @@ impl Relog<'_> {
 
     fn finish(mut self) -> Result<(), StateError> {
         self.flush();
-        self.failure.map_or(Ok(()), Err)
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let surplus = self.state.cut_log(self.last)?;
+        if self.replaced + surplus > 0 {
+            tracing::warn!(
+                decisions = self.replaced + surplus,
+                other = self.replaced,
+                beyond = surplus,
+                "decisions of the log do not follow from the journal (segments were moved away, or this version's \
+                 rules are others); they are superseded: kept in the state, listed no more"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -323,16 +338,23 @@ impl Writer {
         if self.unlogged.is_empty() || self.relog_not_before > Instant::now() {
             return;
         }
-        if let Err(error) = self.parts.state.log_decisions(&self.unlogged) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                waiting = self.unlogged.len(),
-                "decisions cannot be logged; trying again"
-            );
-            self.relog_not_before = Instant::now() + FAILURE_WAIT;
-            return;
-        }
-        for (decision, _) in self.unlogged.drain(..) {
+        let outcomes = match self.parts.state.log_decisions(&self.unlogged) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    waiting = self.unlogged.len(),
+                    "decisions cannot be logged; trying again"
+                );
+                self.relog_not_before = Instant::now() + FAILURE_WAIT;
+                return;
+            }
+        };
+        for ((decision, _), outcome) in self.unlogged.drain(..).zip(outcomes) {
+            if outcome == Logged::Replaced {
+                let id = decision.id;
+                tracing::error!(id, "another decision bore this number; it was moved aside, this one stands");
+            }
             let labels =
                 DecisionLabels { market: decision.market.to_string(), action: decision.action.as_str() };
             self.parts.metrics.decisions.get_or_create(&labels).inc();
