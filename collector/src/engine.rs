@@ -33,6 +33,14 @@ const REQUESTS_QUEUED_MAX: usize = 256;
 /// Wishes for a fresh look that a stream may lag behind; older ones it never sees, the schedule asks its agent anyway.
 const WISHES_QUEUED_MAX: usize = 1_024;
 
+/// What to do with a journal whose last entry lies in the future.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FutureJournal {
+    Refuse,
+    /// Time stands still until the clock has passed the last entry.
+    Accept,
+}
+
 /// Why the writer stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -40,6 +48,11 @@ pub enum EngineError {
     Journal(#[from] JournalError),
     #[error("the state failed")]
     State(#[from] StateError),
+    #[error(
+        "the journal's last entry is of {last}, but this machine's clock says {now}: nothing would be judged in time \
+         until then. Set the clock; if it is right and was wrong before, serve with --accept-future-journal and wait"
+    )]
+    ClockBehind { last: String, now: String },
     #[error("the writer's thread cannot be started")]
     Thread(#[source] std::io::Error),
 }

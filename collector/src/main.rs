@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use zerkalo_collector::config::{Config, LogFormat};
+use zerkalo_collector::engine::FutureJournal;
 use zerkalo_collector::init::{InitOptions, init};
 use zerkalo_collector::serve;
 
@@ -38,7 +39,12 @@ enum Command {
         metrics_listen: SocketAddr,
     },
     /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
-    Serve { dir: PathBuf },
+    Serve {
+        dir: PathBuf,
+        /// Serve though the journal's last entry lies in the future: decisions wait until the clock has passed it
+        #[arg(long)]
+        accept_future_journal: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -47,7 +53,8 @@ fn main() -> ExitCode {
             let options = InitOptions { names, agents_listen, operators_listen, metrics_listen };
             init(&dir, &options).map(|said| print!("{said}")).map_err(anyhow::Error::from)
         }
-        Command::Serve { dir } => serve_until_told(&dir),
+        Command::Serve { dir, accept_future_journal: false } => serve_until_told(&dir, FutureJournal::Refuse),
+        Command::Serve { dir, accept_future_journal: true } => serve_until_told(&dir, FutureJournal::Accept),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,14 +65,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve_until_told(dir: &Path) -> anyhow::Result<()> {
+fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result<()> {
     let config = Config::load(dir)?;
     log_to_stderr(config.log);
     // A second provider cannot be installed; the first is the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut running = serve::start(config).await?;
+        let mut running = serve::start(config, future_journal).await?;
         tracing::info!(
             agents = %running.agents, operators = %running.operators, metrics = %running.metrics,
             "ready"

@@ -54,6 +54,7 @@ pub struct Metrics {
     pub decisions: Family<DecisionLabels, Counter>,
     pub webhooks: Family<WebhookLabels, Counter>,
     pub outbox_pending: Gauge,
+    pub clock_behind_secs: Gauge,
 }
 
 impl Metrics {
@@ -92,6 +93,8 @@ impl Metrics {
         to.register("agents_connected", "Agents on the uplink now", self.agents_connected.clone());
         to.register("decisions", "Decisions logged", self.decisions.clone());
         to.register("webhooks", "Webhooks by result", self.webhooks.clone());
+        let help = "Seconds the clock stands behind the journal's last entry";
+        to.register("clock_behind_secs", help, self.clock_behind_secs.clone());
         to.register("outbox_pending", "Webhooks not yet delivered", self.outbox_pending.clone());
     }
 }

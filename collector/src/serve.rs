@@ -21,7 +21,7 @@ use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
-use crate::engine::{self, Engine, EngineError};
+use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::metrics::{self, Metrics};
@@ -100,7 +100,7 @@ pub struct Running {
 }
 
 /// Opens everything in the configuration's directory and serves it.
-pub async fn start(config: Config) -> Result<Running, ServeError> {
+pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Running, ServeError> {
     let tls = Tls::read(&config.dir)?;
     let agents = bind("agents", "agents.listen", config.agents.listen).await?;
     let operators = bind("operators", "operators.listen", config.operators.listen).await?;
@@ -114,6 +114,7 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
         state: state.clone(),
         metrics: metrics.clone(),
         settings: config.settings.clone(),
+        future_journal,
         send: if config.webhook.is_some() { Send::Yes } else { Send::No },
         outbox: wake.clone(),
     };

@@ -18,8 +18,8 @@ use zerkalo_core::words::UnixMillis;
 
 use super::plan::{Plan, Tally};
 use super::{
-    ChangeRefusal, Claim, Engine, EngineError, REQUESTS_QUEUED_MAX, RecordBatch, RecordsAnswer, Refusal,
-    Request, STORAGE_FULL, View, WISHES_QUEUED_MAX,
+    ChangeRefusal, Claim, Engine, EngineError, FutureJournal, REQUESTS_QUEUED_MAX, RecordBatch,
+    RecordsAnswer, Refusal, Request, STORAGE_FULL, View, WISHES_QUEUED_MAX,
 };
 use crate::clock;
 use crate::journal::{Journal, JournalError};
@@ -39,6 +39,12 @@ const FAILURE_WAIT: Duration = Duration::from_secs(1);
 const SEND_AGE_MAX_SECS: u64 = 24 * 3_600;
 /// Entries applied before readers get a turn.
 const APPLIED_AT_ONCE: usize = 256;
+/// How far the clock may stand behind the journal's last entry at the start: what time servers correct by steps.
+const CLOCK_BEHIND_START_MAX_SECS: u64 = 120;
+/// How far it may do so while serving, before that is called an error: entries bear the last entry's time until then.
+const CLOCK_BEHIND_SECS_MAX: u64 = 60;
+/// The clock is looked at no more rarely than this.
+const CLOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Decisions logged in one commit at the start.
 const RELOG_CHUNK: usize = 256;
 
@@ -47,6 +53,7 @@ pub struct Parts {
     pub state: Arc<State>,
     pub metrics: Arc<Metrics>,
     pub settings: SettingsText,
+    pub future_journal: FutureJournal,
     /// Whether decisions are to be sent, and who waits for them.
     pub send: Send,
     pub outbox: Arc<Notify>,
@@ -64,6 +71,7 @@ pub fn start(
         entries += 1;
         relog.decisions(fold.apply(&entry));
     })?;
+    check_clock(fold.at(), parts.future_journal)?;
     if entries == 0 || *fold.settings() != parts.settings {
         let at = clock::now().max(fold.at());
         let entry = JournalEntry { at, event: Event::Settings(parts.settings.clone()) };
@@ -93,6 +101,7 @@ pub fn start(
         deadline,
         tick_not_before: now,
         relog_not_before: now,
+        clock_is_behind: false,
     };
     let (done, ended) = oneshot::channel();
     let runtime = Handle::current();
@@ -102,6 +111,15 @@ pub fn start(
         .spawn(move || drop(done.send(writer.run(&runtime))))
         .map_err(EngineError::Thread)?;
     Ok((Engine { requests: sender, view }, ended))
+}
+
+/// Refuses to serve from a journal that was written by a clock far ahead of this one.
+fn check_clock(last: UnixMillis, future: FutureJournal) -> Result<(), EngineError> {
+    let now = clock::now();
+    if future == FutureJournal::Accept || last <= now.plus_secs(CLOCK_BEHIND_START_MAX_SECS) {
+        return Ok(());
+    }
+    Err(EngineError::ClockBehind { last: last.to_rfc3339(), now: now.to_rfc3339() })
 }
 
 /// Makes the log of decisions what the journal says: fills gaps, moves aside what does not follow from it.
@@ -173,6 +191,8 @@ struct Writer {
     deadline: Option<UnixMillis>,
     tick_not_before: Instant,
     relog_not_before: Instant,
+    /// Whether that was said already.
+    clock_is_behind: bool,
 }
 
 /// An answer that must wait for the sync.
@@ -204,6 +224,7 @@ impl Writer {
             let Some(mut group) = runtime.block_on(next_group(&mut self.requests, wait)) else {
                 return Ok(());
             };
+            self.watch_clock();
             let stop = group.iter().any(|request| matches!(request, Request::Stop));
             if stop {
                 self.requests.close();
@@ -220,14 +241,31 @@ impl Writer {
     }
 
     /// How long nothing needs doing.
-    fn wait(&self) -> Option<Duration> {
+    fn wait(&self) -> Duration {
         let now = Instant::now();
         let tick = self.deadline.map(|deadline| {
             let until = Duration::from_millis(deadline.since_millis(clock::now()));
             until.max(self.tick_not_before.saturating_duration_since(now))
         });
         let relog = (!self.unlogged.is_empty()).then(|| self.relog_not_before.saturating_duration_since(now));
-        tick.into_iter().chain(relog).min()
+        tick.into_iter().chain(relog).fold(CLOCK_WAIT_MAX, Duration::min)
+    }
+
+    /// While the clock is behind the journal, no time passes for the fold: that must not go unnoticed.
+    fn watch_clock(&mut self) {
+        let last = self.view.fold.read().unwrap_or_else(PoisonError::into_inner).at();
+        let now = clock::now();
+        let behind_secs = last.since_millis(now) / 1000;
+        self.parts.metrics.clock_behind_secs.set(i64::try_from(behind_secs).unwrap_or(i64::MAX));
+        let is_behind = behind_secs > CLOCK_BEHIND_SECS_MAX;
+        if is_behind && !self.clock_is_behind {
+            tracing::error!(
+                %now, %last,
+                "this machine's clock is behind the journal's last entry; time stands still for all decisions until \
+                 it has caught up: set the clock"
+            );
+        }
+        self.clock_is_behind = is_behind;
     }
 
     fn commit(&mut self, group: Vec<Request>) -> Result<(), EngineError> {
@@ -422,13 +460,10 @@ impl Writer {
 
 /// The next group: what comes within the window after the first request. Empty when only time passed; `None` when
 /// nobody can ask any more.
-async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Option<Duration>) -> Option<Vec<Request>> {
-    let first = match wait {
-        Some(wait) => match tokio::time::timeout(wait, requests.recv()).await {
-            Ok(first) => first?,
-            Err(_) => return Some(Vec::new()),
-        },
-        None => requests.recv().await?,
+async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Duration) -> Option<Vec<Request>> {
+    let first = match tokio::time::timeout(wait, requests.recv()).await {
+        Ok(first) => first?,
+        Err(_) => return Some(Vec::new()),
     };
     let close_at = tokio::time::Instant::now() + GROUP_WINDOW;
     let mut len = weight(&first);

@@ -134,6 +134,34 @@ async fn the_log_of_decisions_is_what_the_journal_says_and_nothing_of_it_is_dest
 }
 
 #[tokio::test]
+async fn a_journal_from_the_future_is_refused_and_accepted_only_when_told_to() {
+    use zerkalo_collector::journal::Journal;
+    use zerkalo_core::journal::JournalEntry;
+    let site = Site::new();
+    site.serve().await.stop().await;
+    let ahead = |secs| {
+        let mut journal = Journal::open(&site.dir.join("journal"), |_| {}).unwrap();
+        let at = zerkalo_collector::clock::now().plus_secs(secs);
+        journal.append(&[JournalEntry { at, event: Event::Tick }]).unwrap();
+        at.to_rfc3339()
+    };
+    ahead(30);
+    site.serve().await.stop().await;
+    let at = ahead(3_600);
+    let said = site.serve_fails().await;
+    assert!(said.contains(&at) && said.contains("--accept-future-journal"), "{said}");
+    let mut command = tokio::process::Command::new(crate::world::COLLECTOR);
+    command.args(["serve", "--accept-future-journal"]).arg(&site.dir);
+    let collector = site.serve_by(command).await;
+    collector.put_list(&site, 1, &["m1"]).await;
+    collector.put_list(&site, 2, &["m1"]).await;
+    assert!((3_500..=3_600).contains(&collector.metric("zerkalo_clock_behind_secs").await));
+    let log = collector.stop().await;
+    let errors = log.iter().filter(|line| line.contains("behind the journal")).count();
+    assert_eq!(errors, 1, "{log:#?}");
+}
+
+#[tokio::test]
 async fn time_alone_moves_a_decision_and_the_journal_says_when() {
     let site = Site::new();
     let [ru, kz] = zerkalo_core::policy::BUILT_IN;
