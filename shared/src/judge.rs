@@ -6,6 +6,7 @@
 
 mod facts;
 mod lies;
+mod network;
 mod rules;
 mod stubs;
 
@@ -19,9 +20,12 @@ use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
 use crate::words::Country;
 
 /// Version of the rule table: rises with every change of a rule.
-pub const RULES_VERSION: &str = "2026-11.7";
+pub const RULES_VERSION: &str = "2026-11.8";
 /// The rule that says a control is still missing: who can wait for one, waits.
 pub const CONTROL_MISSING: &str = "control.missing";
+/// The rules that say a control's own network is in doubt: another control may know better.
+const CONTROL_ILL: &str = "control.ill";
+const CONTROL_UNPROVEN: &str = "control.unproven";
 
 /// Everything a verdict may rest on.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +73,11 @@ impl Conclusion {
 /// The table, in order.
 pub fn rules() -> &'static [Rule] {
     rules::TABLE
+}
+
+/// Whether another control, still to come, could say more than the verdict does.
+pub fn wants_control(verdict: &Verdict) -> bool {
+    [CONTROL_MISSING, CONTROL_ILL, CONTROL_UNPROVEN].contains(&verdict.rule.as_str())
 }
 
 /// Judges one record.

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use crate::record::{
-    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ReferenceCheck, ResolverKind,
-    TcpConnect, TlsHandshake, TlsOutcome,
+    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ResolverKind, TcpConnect,
+    TcpOutcome, TlsHandshake, TlsOutcome,
 };
-use crate::target::{Mirror, ReferenceSide, Sha256};
+use crate::target::{Mirror, Sha256};
+
+/// "Network is unreachable" on Linux.
+const ENETUNREACH: i32 = 101;
 
 /// Whether the probe saw the mirror as itself, on its main arm.
 pub fn has_reached(record: &ProbeRecord, mirror: Option<&Mirror>) -> bool {
@@ -55,6 +58,18 @@ pub(super) fn reached_by<'a>(
     };
     let whole = exchange.outcome == HttpOutcome::Complete;
     (whole && own_page && is_authentic(record, exchange, mirror)).then_some(exchange)
+}
+
+/// Whether the mirror's page came whole and was not searched for the canary it should hold. An empty page needs no search.
+pub(super) fn is_unsearched(record: &ProbeRecord, mirror: Option<&Mirror>) -> bool {
+    mirror.is_some_and(|mirror| mirror.canary.is_some())
+        && last_exchange(record, Arm::Main).is_some_and(|exchange| {
+            exchange.canary_found.is_none()
+                && exchange.body_len > 0
+                && exchange.outcome == HttpOutcome::Complete
+                && exchange.status.is_some_and(|status| (200..300).contains(&status))
+                && is_authentic(record, exchange, mirror)
+        })
 }
 
 /// The last exchange of an arm: the end of its redirects.
@@ -151,9 +166,36 @@ pub(super) fn true_addresses(control: &ProbeRecord, mirror: Option<&Mirror>) -> 
     addresses
 }
 
-/// How many references of one side were asked, and how many answered.
-pub(super) fn references(record: &ProbeRecord, side: ReferenceSide) -> (usize, usize) {
-    let asked = record.references.iter().filter(|check| check.side == side);
-    let reached = |check: &&ReferenceCheck| check.reached;
-    (asked.clone().count(), asked.filter(reached).count())
+/// Whether anything shows that the network works: a reference reached, a connection, a resolver's word. A resolver at
+/// home may answer from memory, and can say without a line to the world that it failed or refuses.
+pub(super) fn is_alive(record: &ProbeRecord) -> bool {
+    let is_word = |outcome: &DnsOutcome| matches!(outcome, DnsOutcome::Answer { rcode: 0 | 3, .. });
+    record.references.iter().any(|check| check.reached)
+        || is_connected(record)
+        || is_answered_by(record, ResolverKind::Public)
+        || (record.dns.iter().any(|exchange| is_word(&exchange.outcome)) && !has_no_route(record))
+}
+
+/// Whether any connection came about, on any arm.
+pub(super) fn is_connected(record: &ProbeRecord) -> bool {
+    record.tcp.iter().any(|tcp| tcp.outcome == TcpOutcome::Connected)
+}
+
+/// Whether a resolver of that kind answered anything.
+pub(super) fn is_answered_by(record: &ProbeRecord, kind: ResolverKind) -> bool {
+    let answered = |outcome: &DnsOutcome| matches!(outcome, DnsOutcome::Answer { .. });
+    record.dns.iter().any(|exchange| exchange.resolver == kind && answered(&exchange.outcome))
+}
+
+/// Whether somebody spoke TLS to the agent on any arm: where all that is foreign is swallowed, TCP may still connect.
+pub(super) fn is_spoken_to(record: &ProbeRecord) -> bool {
+    let spoke = |tls: &TlsHandshake| {
+        tls.bytes_received > 0 || matches!(tls.outcome, TlsOutcome::Completed { .. } | TlsOutcome::Alert(_))
+    };
+    record.tls.iter().any(spoke)
+}
+
+/// Whether every connection attempt met "network unreachable": the host has no way out for such addresses.
+fn has_no_route(record: &ProbeRecord) -> bool {
+    !record.tcp.is_empty() && record.tcp.iter().all(|tcp| tcp.outcome == TcpOutcome::Unreachable(ENETUNREACH))
 }

@@ -1,23 +1,24 @@
 //! The table of rules. Each is a small question; the order carries the meaning.
 
 use super::facts::{
-    has_own_key, has_reached, is_authentic, is_own_edge, last_exchange, last_leg_connects,
-    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, references,
-    refused_chain, true_addresses,
+    has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, last_leg_connects,
+    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, refused_chain,
+    true_addresses,
 };
 use super::lies::{contradictions, race};
+use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
-use super::{CONTROL_MISSING, Case, Conclusion, Rule};
+use super::{CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
 use crate::record::{
     Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsHandshake,
     TlsOutcome,
 };
-use crate::target::ReferenceSide;
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
-type Found = Option<Conclusion>;
+pub(super) type Found = Option<Conclusion>;
 
 const DESIGN: &str = "design: exact identity";
+const DESIGN_ENOUGH: &str = "design: not enough evidence is an answer";
 const OONI: &str = "OONI reports and code";
 const NET4PEOPLE: &str = "net4people/bbs";
 
@@ -33,9 +34,12 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "http.stub_redirect", source: "OONI blocking fingerprints", apply: http_stub_redirect },
     Rule { id: "http.stub_page", source: "OONI blocking fingerprints", apply: http_stub_page },
     Rule { id: "tls.state_ca", source: "OONI 2024 on Kazakhstan; browsers' block lists", apply: state_ca },
+    Rule { id: "canary.unsearched", source: DESIGN, apply: canary_unsearched },
     Rule { id: CONTROL_MISSING, source: "design: no control, no block", apply: control_missing },
-    Rule { id: "control.ill", source: "design: no control, no block", apply: control_ill },
+    Rule { id: CONTROL_ILL, source: "design: no control, no block", apply: control_ill },
+    Rule { id: CONTROL_UNPROVEN, source: "design: no control, no block", apply: control_unproven },
     Rule { id: "control.failed", source: "design: no control, no block", apply: control_failed },
+    Rule { id: "network.unproven", source: DESIGN_ENOUGH, apply: network_unproven },
     Rule { id: "dns.no_address", source: OONI, apply: dns_no_address },
     Rule { id: "dns.bogon", source: OONI, apply: dns_bogon },
     Rule { id: "dns.other_address", source: OONI, apply: dns_other_address },
@@ -48,7 +52,7 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "http.broken_redirect", source: OONI, apply: http_broken_redirect },
     Rule { id: "http.foreign_redirect", source: OONI, apply: http_foreign_redirect },
     Rule { id: "http.other_page", source: OONI, apply: http_other_page },
-    Rule { id: "contradictory", source: "design: not enough evidence is an answer", apply: contradictory },
+    Rule { id: "contradictory", source: DESIGN_ENOUGH, apply: contradictory },
 ];
 
 /// Offsets at which the freeze of foreign hosting ranges strikes, in bytes (net4people/bbs: 14-34 KB).
@@ -93,27 +97,6 @@ fn captive_portal(case: &Case<'_>) -> Found {
     Conclusion::of(Outcome::Restricted, vec![format!("{url} is a carrier's captive page ({page})")])
 }
 
-fn whitelist(case: &Case<'_>) -> Found {
-    let (foreign, foreign_reached) = references(case.record, ReferenceSide::Foreign);
-    let (_, domestic_reached) = references(case.record, ReferenceSide::Domestic);
-    if foreign == 0 || foreign_reached > 0 || domestic_reached == 0 {
-        return None;
-    }
-    let basis =
-        format!("domestic references answer ({domestic_reached}), none of {foreign} foreign ones does");
-    Conclusion::of(Outcome::Restricted, vec![basis])
-}
-
-fn shutdown(case: &Case<'_>) -> Found {
-    let references = &case.record.references;
-    if references.is_empty() || references.iter().any(|check| check.reached) {
-        return None;
-    }
-    let mut basis = vec![format!("none of {} reference hosts answers", references.len())];
-    basis.extend(references.iter().filter_map(|check| check.failure.clone()));
-    Conclusion::of(Outcome::Restricted, basis)
-}
-
 fn host_interceptor(case: &Case<'_>) -> Found {
     let found =
         main_handshakes(case.record).find_map(|tls| case.fingerprints.host_interceptor(&tls.chain))?;
@@ -156,6 +139,18 @@ fn state_ca(case: &Case<'_>) -> Found {
     Conclusion::blocked(Mechanism::TlsMitmStateCa, Trigger::Sni, vec![found])
 }
 
+/// The page came, under the mirror's key, and was not searched for the canary: measured before the mirror had one, or by
+/// hand without it.
+fn canary_unsearched(case: &Case<'_>) -> Found {
+    let who = match case.control {
+        _ if is_unsearched(case.record, case.mirror) => "the record",
+        Some((_, control)) if is_unsearched(control, case.mirror) => "the control's record",
+        _ => return None,
+    };
+    let basis = format!("{who} was measured without the canary: a page came, and nobody knows whose");
+    Conclusion::of(Outcome::Insufficient, vec![basis])
+}
+
 fn control_missing(case: &Case<'_>) -> Found {
     match case.control {
         Some(_) => None,
@@ -164,15 +159,6 @@ fn control_missing(case: &Case<'_>) -> Found {
             vec!["no control measured this mirror in the same minutes".into()],
         ),
     }
-}
-
-fn control_ill(case: &Case<'_>) -> Found {
-    let (_, control) = case.control?;
-    let asked = control.references.len();
-    let ill = asked > 0 && control.references.iter().all(|check| !check.reached);
-    (ill && !has_reached(control, case.mirror))
-        .then(|| format!("the control's own network is ill: none of {asked} reference hosts answers it"))
-        .and_then(|basis| Conclusion::of(Outcome::Insufficient, vec![basis]))
 }
 
 fn control_failed(case: &Case<'_>) -> Found {

@@ -38,7 +38,9 @@ fn a_page_nobody_searched_for_the_canary_proves_nothing() {
     unsearched.http[0].canary_found = None;
     let mut failed = healthy();
     cut(&mut failed, TlsOutcome::Timeout, None);
-    let judged = |record: &ProbeRecord, control| summary(&verdict(record, control));
+    fn judged(record: &ProbeRecord, control: Option<&ProbeRecord>) -> String {
+        summary(&verdict(record, control))
+    }
     let expected = "canary.unsearched insufficient";
     assert_eq!(judged(&unsearched, None), expected);
     assert_eq!(judged(&unsearched, Some(&unsearched)), expected);
