@@ -107,6 +107,15 @@ impl Stream {
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();
         let newest = lists.borrow_and_update().clone();
+        let version = newest.as_ref().map_or(0, |list| list.version);
+        if hello.list_version > version {
+            tracing::warn!(
+                agent = %self.agent, agent_holds = hello.list_version, in_force = version,
+                "the agent holds a newer list than is in force here and will take none that is not newer still: this \
+                 collector's journal was lost or is older. Restore it from a copy, or sign lists with `zerkalo mirrors` \
+                 until the version has passed the agent's"
+            );
+        }
         if let Some(list) = newest.filter(|list| list.version > hello.list_version) {
             self.send(Down::List(list_to_wire(&list.signed))).await?;
         }

@@ -162,6 +162,20 @@ async fn a_journal_from_the_future_is_refused_and_accepted_only_when_told_to() {
 }
 
 #[tokio::test]
+async fn an_agent_with_a_newer_list_than_ours_is_spoken_of() {
+    let site = Site::new();
+    let collector = site.serve().await;
+    collector.put_list(&site, 4, &["m1"]).await;
+    let agent = collector.enrol(&site, "anna", "kz-kcell").await;
+    // The agents of these tests say they hold the newest list there can be.
+    let _ = collector.connect(&site, &agent).await;
+    let log = collector.stop().await;
+    let of_lists: Vec<_> = log.iter().filter(|line| line.contains("holds a newer list")).collect();
+    let parts = [agent.id.as_str(), &u64::MAX.to_string(), "\"in_force\":4", "zerkalo mirrors"];
+    assert!(of_lists.len() == 1 && parts.iter().all(|part| of_lists[0].contains(part)), "{log:#?}");
+}
+
+#[tokio::test]
 async fn time_alone_moves_a_decision_and_the_journal_says_when() {
     let site = Site::new();
     let [ru, kz] = zerkalo_core::policy::BUILT_IN;
