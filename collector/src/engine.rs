@@ -28,6 +28,8 @@ pub use writer::{Parts, start};
 
 /// Stable code: the disk had no room, nothing of the request was kept, try again later.
 pub const STORAGE_FULL: &str = "storage_full";
+/// Stable code: it does not fit the journal and never will.
+pub const TOO_LARGE: &str = "too_large";
 /// Requests waiting for the writer; with the largest batch each, a quarter of a gigabyte.
 const REQUESTS_QUEUED_MAX: usize = 256;
 /// Wishes for a fresh look that a stream may lag behind; older ones it never sees, the schedule asks its agent anyway.
@@ -123,8 +125,10 @@ pub enum ChangeRefusal {
         "version {offered} does not follow version {in_force}, which is in force; sign it with a higher one"
     )]
     VersionNotRising { offered: u64, in_force: u64 },
-    #[error("the collector's disk is full and nothing was changed; free some space and try again")]
+    #[error("the collector's disk is full and nothing was changed; free some space there")]
     StorageFull,
+    #[error("what was sent does not fit into {limit} bytes and nothing was changed; make it smaller")]
+    TooLarge { limit: usize },
     #[error("the collector's state cannot be used; its log says why")]
     State,
     #[error(transparent)]
@@ -138,6 +142,7 @@ impl ChangeRefusal {
             Self::Token(refusal) => refusal.code(),
             Self::VersionNotRising { .. } => "version_not_rising",
             Self::StorageFull => STORAGE_FULL,
+            Self::TooLarge { .. } => TOO_LARGE,
             Self::State => "storage_failed",
             Self::Stopping(_) => "stopping",
         }

@@ -97,6 +97,7 @@ fn refused(refusal: ChangeRefusal) -> Refused {
         ChangeRefusal::VersionNotRising { .. } => Grpc::FailedPrecondition,
         ChangeRefusal::StorageFull => Grpc::ResourceExhausted,
         ChangeRefusal::State => Grpc::Internal,
+        ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,
         ChangeRefusal::Stopping(_) => Grpc::Unavailable,
     };
     (grpc, refusal.code(), refusal.to_string())

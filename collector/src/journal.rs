@@ -56,13 +56,6 @@ pub enum JournalError {
     Broken,
 }
 
-impl JournalError {
-    /// Whether the journal goes on working: the same entries may be tried again later.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::TooLarge { .. })
-    }
-}
-
 /// The journal of one collector, open for appending.
 #[derive(Debug)]
 pub struct Journal {

@@ -11,10 +11,10 @@ use tokio::task::block_in_place;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::evidence::{PublicKey, SignedList};
 use zerkalo_core::market::Decision;
-use zerkalo_core::target::Sha256;
-use zerkalo_core::words::{Access, CarrierId, OwnerId, Station};
+use zerkalo_core::target::{MirrorList, Sha256};
+use zerkalo_core::words::{Access, CarrierId, MarketId, OwnerId, Station};
 use zerkalo_proto::code::status;
 use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
 use zerkalo_proto::operator::{agent_to_wire, decision_to_wire, evidence_to_wire, matrix_to_wire};
@@ -39,6 +39,8 @@ const TOKEN_SECS_DEFAULT: u32 = 86_400;
 const DECISIONS_MAX: u32 = 1_000;
 /// Bytes of decisions in one answer: clients read 4 MiB.
 const DECISIONS_LEN_MAX: usize = 1_500_000;
+/// Largest list, in bytes: agents read messages of 4 MiB, and 1,000 mirrors of the usual size need a quarter of it.
+const LIST_LEN_MAX: usize = 2 * 1024 * 1024;
 /// A watcher gets no more than five matrices a second, however fast records come.
 const MATRIX_WAIT_MIN: Duration = Duration::from_millis(200);
 
@@ -138,16 +140,7 @@ impl OperatorService for Operator {
                 }
             }
         })?;
-        for mirror in &list.mirrors {
-            mirror.url.require_public().map_err(|error| {
-                let detail = format!("mirror {}: {error}", mirror.id);
-                self.refuse(Grpc::InvalidArgument, "special_range", detail)
-            })?;
-            if let Some(market) = mirror.markets.iter().find(|market| !self.catalogue.has_market(market)) {
-                let detail = format!("mirror {} is in market {market}, which the catalogue lacks", mirror.id);
-                return Err(self.refuse(Grpc::InvalidArgument, "unknown_market", detail));
-            }
-        }
+        self.check_list(&signed, &list)?;
         let opened = OpenedList { signed, list, operator: self.operator_key };
         let version = self.engine.put_list(opened).await.map_err(|refusal| self.not_changed(&refusal))?;
         tracing::info!(version, "a mirror list is in force");
@@ -211,6 +204,30 @@ impl OperatorService for Operator {
 }
 
 impl Operator {
+    /// What only the collector can refuse a list for.
+    fn check_list(&self, signed: &SignedList, list: &MirrorList) -> Result<(), Status> {
+        if signed.bytes.len() > LIST_LEN_MAX {
+            return Err(self.not_changed(&ChangeRefusal::TooLarge { limit: LIST_LEN_MAX }));
+        }
+        let unknown = |what: String, market: &MarketId| {
+            let detail = format!("{what} is in market {market}, which the catalogue lacks");
+            self.refuse(Grpc::InvalidArgument, "unknown_market", detail)
+        };
+        for mirror in &list.mirrors {
+            mirror.url.require_public().map_err(|error| {
+                let detail = format!("mirror {}: {error}", mirror.id);
+                self.refuse(Grpc::InvalidArgument, "special_range", detail)
+            })?;
+            if let Some(market) = mirror.markets.iter().find(|market| !self.catalogue.has_market(market)) {
+                return Err(unknown(format!("mirror {}", mirror.id), market));
+            }
+        }
+        match list.references.iter().find(|reference| !self.catalogue.has_market(&reference.market)) {
+            Some(reference) => Err(unknown(format!("reference {}", reference.url), &reference.market)),
+            None => Ok(()),
+        }
+    }
+
     fn station(&self, request: &wire::CreateTokenRequest) -> Result<Station, Status> {
         match (request.control, request.carrier.as_str(), request.access.as_str()) {
             (true, "", "") => Ok(Station::Control),
@@ -306,6 +323,7 @@ impl Operator {
             ChangeRefusal::StorageFull => Grpc::ResourceExhausted,
             ChangeRefusal::State => Grpc::Internal,
             ChangeRefusal::Stopping(_) => Grpc::Unavailable,
+            ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,
             ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Token(_) => Grpc::FailedPrecondition,
         };
         self.refuse(grpc, refusal.code(), refusal.to_string())

@@ -41,8 +41,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls and streams one connection may have open.
 const CONNECTION_STREAMS_MAX: u32 = 16;
-/// Largest message of an operator, in bytes: a list of 1,000 mirrors fits, and fits the journal.
-const OPERATOR_MESSAGE_LEN_MAX: usize = 2 * 1024 * 1024;
+/// Largest message of an operator, in bytes: a list at all its limits fits, to be refused in words.
+const OPERATOR_MESSAGE_LEN_MAX: usize = 16 * 1024 * 1024;
 
 /// Why a collector cannot serve.
 #[derive(Debug, thiserror::Error)]

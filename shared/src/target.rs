@@ -16,6 +16,15 @@ pub const URL_LEN_MAX: usize = 2_048;
 /// Shortest canary, in bytes: shorter texts turn up in pages by chance.
 pub const CANARY_LEN_MIN: usize = 8;
 
+/// Longest canary, in bytes: one line of a page is enough.
+pub const CANARY_LEN_MAX: usize = 1_024;
+/// Most key pins of one mirror: some generations of several keys.
+pub const PINS_MAX: usize = 32;
+/// Most expected addresses of one mirror: those of a content network seldom are known, and then not one by one.
+pub const ADDRESSES_MAX: usize = 64;
+/// Most reference hosts in one list: an agent visits all of its market's in each round.
+pub const LIST_REFERENCES_MAX: usize = 64;
+
 /// Why a target is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -37,6 +46,16 @@ pub enum TargetError {
         "the canary of mirror {mirror} has {len} bytes; at least {CANARY_LEN_MIN} are needed to be unmistakable"
     )]
     Canary { mirror: MirrorId, len: usize },
+    #[error(
+        "the canary of mirror {mirror} has {len} bytes; the limit is {CANARY_LEN_MAX}, one line is enough"
+    )]
+    CanaryTooLong { mirror: MirrorId, len: usize },
+    #[error("mirror {mirror} has {count} key pins; the limit is {PINS_MAX}")]
+    TooManyPins { mirror: MirrorId, count: usize },
+    #[error("mirror {mirror} has {count} expected addresses; the limit is {ADDRESSES_MAX}")]
+    TooManyAddresses { mirror: MirrorId, count: usize },
+    #[error("the list holds {count} reference hosts; the limit is {LIST_REFERENCES_MAX}")]
+    TooManyReferences { count: usize },
     #[error("the list holds {count} mirrors; the limit is {LIST_MIRRORS_MAX}")]
     ListTooLong { count: usize },
     #[error("mirror {mirror} stands twice in the list")]
@@ -222,6 +241,30 @@ pub struct Mirror {
     pub expected_addresses: Vec<IpAddr>,
 }
 
+impl Mirror {
+    fn validate(&self) -> Result<(), TargetError> {
+        let mirror = || self.id.clone();
+        if self.markets.is_empty() {
+            return Err(TargetError::NoMarket { mirror: mirror() });
+        }
+        match self.canary.as_ref().map(String::len) {
+            Some(len) if len < CANARY_LEN_MIN => return Err(TargetError::Canary { mirror: mirror(), len }),
+            Some(len) if len > CANARY_LEN_MAX => {
+                return Err(TargetError::CanaryTooLong { mirror: mirror(), len });
+            }
+            _ => {}
+        }
+        if self.key_pins.len() > PINS_MAX {
+            return Err(TargetError::TooManyPins { mirror: mirror(), count: self.key_pins.len() });
+        }
+        let count = self.expected_addresses.len();
+        if count > ADDRESSES_MAX {
+            return Err(TargetError::TooManyAddresses { mirror: mirror(), count });
+        }
+        Ok(())
+    }
+}
+
 /// On which side of the border a reference host stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -258,17 +301,15 @@ impl MirrorList {
         if self.mirrors.len() > LIST_MIRRORS_MAX {
             return Err(TargetError::ListTooLong { count: self.mirrors.len() });
         }
+        if self.references.len() > LIST_REFERENCES_MAX {
+            return Err(TargetError::TooManyReferences { count: self.references.len() });
+        }
         let mut seen = std::collections::BTreeSet::new();
         for mirror in &self.mirrors {
             if !seen.insert(&mirror.id) {
                 return Err(TargetError::Twice { mirror: mirror.id.clone() });
             }
-            if mirror.markets.is_empty() {
-                return Err(TargetError::NoMarket { mirror: mirror.id.clone() });
-            }
-            if let Some(len) = mirror.canary.as_ref().map(String::len).filter(|len| *len < CANARY_LEN_MIN) {
-                return Err(TargetError::Canary { mirror: mirror.id.clone(), len });
-            }
+            mirror.validate()?;
         }
         Ok(())
     }
@@ -320,5 +361,25 @@ mod tests {
             Err(TargetError::Twice { .. })
         ));
         assert!(matches!(list(vec![mirror("a", Some("short"))]).validate(), Err(TargetError::Canary { .. })));
+        let check = |change: &dyn Fn(&mut Mirror), part: &str| {
+            let mut changed = mirror("a", None);
+            change(&mut changed);
+            let error = list(vec![changed]).validate().unwrap_err().to_string();
+            assert!(error.contains("mirror a") && error.contains(part), "{error}");
+        };
+        check(&|mirror| mirror.canary = Some("x".repeat(CANARY_LEN_MAX + 1)), "canary");
+        check(&|mirror| mirror.key_pins = vec![Sha256::default(); PINS_MAX + 1], "pins");
+        let address = IpAddr::from([192, 0, 2, 1]);
+        check(&|mirror| mirror.expected_addresses = vec![address; ADDRESSES_MAX + 1], "addresses");
+        let reference = Reference {
+            market: MarketId::parse("ru").unwrap(),
+            side: ReferenceSide::Foreign,
+            url: TargetUrl::parse("https://reference.example/").unwrap(),
+        };
+        let mut many = list(vec![mirror("a", None)]);
+        many.references = vec![reference; LIST_REFERENCES_MAX];
+        assert_eq!(many.validate(), Ok(()));
+        many.references.push(many.references[0].clone());
+        assert_eq!(many.validate(), Err(TargetError::TooManyReferences { count: LIST_REFERENCES_MAX + 1 }));
     }
 }

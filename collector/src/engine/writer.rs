@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use zerkalo_core::fold::Fold;
-use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, PAYLOAD_LEN_MAX, SettingsText};
 use zerkalo_core::market::Decision;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
@@ -19,7 +19,7 @@ use zerkalo_core::words::UnixMillis;
 use super::plan::{Plan, Tally};
 use super::{
     ChangeRefusal, Claim, Engine, EngineError, FutureJournal, REQUESTS_QUEUED_MAX, RecordBatch,
-    RecordsAnswer, Refusal, Request, STORAGE_FULL, View, WISHES_QUEUED_MAX,
+    RecordsAnswer, Refusal, Request, View, WISHES_QUEUED_MAX,
 };
 use crate::clock;
 use crate::journal::{Journal, JournalError};
@@ -409,27 +409,31 @@ impl Writer {
 
     /// Nothing of the group was kept. Ends the writer unless the journal goes on working.
     fn give_up(&mut self, replies: Vec<Reply>, error: JournalError) -> Result<(), EngineError> {
-        let code = if error.is_passing() { STORAGE_FULL } else { "storage_failed" };
-        count(&self.parts.metrics.journal_append_failures, code);
-        if !error.is_passing() {
-            return Err(error.into());
-        }
+        let refusal: fn() -> ChangeRefusal = match error {
+            JournalError::Full { .. } => || ChangeRefusal::StorageFull,
+            JournalError::TooLarge { .. } => || ChangeRefusal::TooLarge { limit: PAYLOAD_LEN_MAX },
+            error => {
+                count(&self.parts.metrics.journal_append_failures, "storage_failed");
+                return Err(error.into());
+            }
+        };
+        count(&self.parts.metrics.journal_append_failures, refusal().code());
         tracing::error!(error = &error as &dyn std::error::Error, "a group was not written");
         self.tick_not_before = Instant::now() + FAILURE_WAIT;
-        replies.into_iter().for_each(|reply| self.refuse_full(reply));
+        replies.into_iter().for_each(|reply| self.refuse(reply, refusal()));
         Ok(())
     }
 
-    fn refuse_full(&self, reply: Reply) {
+    fn refuse(&self, reply: Reply, refusal: ChangeRefusal) {
         match reply {
             Reply::Records { batch, first: (epoch, sequence), to, .. } => {
                 batch.ended.store(true, Ordering::Relaxed);
-                count(&self.parts.metrics.records_refused, STORAGE_FULL);
+                count(&self.parts.metrics.records_refused, refusal.code());
                 let refusal = Refusal {
                     epoch,
                     sequence,
-                    code: STORAGE_FULL,
-                    detail: "the collector's disk is full; keep the records and try again later".to_owned(),
+                    code: refusal.code(),
+                    detail: format!("{refusal}; keep the records and try again later"),
                     stops_stream: true,
                 };
                 let _ = to.send(RecordsAnswer { acked: None, refusals: vec![refusal] });
@@ -442,9 +446,9 @@ impl Writer {
                         "a token could not be given back"
                     );
                 }
-                let _ = to.send(Err(ChangeRefusal::StorageFull));
+                let _ = to.send(Err(refusal));
             }
-            Reply::List { to, .. } => drop(to.send(Err(ChangeRefusal::StorageFull))),
+            Reply::List { to, .. } => drop(to.send(Err(refusal))),
         }
     }
 

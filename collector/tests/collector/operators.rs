@@ -3,7 +3,9 @@
 use futures::StreamExt;
 use tonic::Code as Grpc;
 use zerkalo_core::evidence::{SecretKey, SignedList};
-use zerkalo_core::target::{MirrorList, TargetUrl};
+use zerkalo_core::target::{
+    CANARY_LEN_MAX, MirrorList, PINS_MAX, Reference, ReferenceSide, Sha256, TargetUrl,
+};
 use zerkalo_core::words::MarketId;
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::evidence::list_to_wire;
@@ -61,6 +63,21 @@ async fn a_list_needs_the_operators_key_a_higher_version_and_public_addresses() 
     let mut elsewhere = list(9, &["m1"]);
     elsewhere.mirrors[0].markets = vec![MarketId::parse("xx").unwrap()];
     assert_eq!(put(&elsewhere, key).await.unwrap_err(), "unknown_market");
+    let mut elsewhere = list(9, &["m1"]);
+    elsewhere.references = vec![Reference {
+        market: MarketId::parse("xx").unwrap(),
+        side: ReferenceSide::Domestic,
+        url: TargetUrl::parse("https://reference.example/").unwrap(),
+    }];
+    assert_eq!(put(&elsewhere, key).await.unwrap_err(), "unknown_market");
+    // Within every limit of the types, and still more than agents read.
+    let ids: Vec<_> = (0..1_000).map(|number| format!("m{number}")).collect();
+    let mut large = list(9, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    large.mirrors.iter_mut().for_each(|mirror| mirror.key_pins = vec![Sha256::default(); PINS_MAX]);
+    assert_eq!(put(&large, key).await.unwrap_err(), "too_large");
+    large.mirrors.iter_mut().for_each(|mirror| mirror.canary = Some("c".repeat(CANARY_LEN_MAX)));
+    large.mirrors.iter_mut().for_each(|mirror| mirror.url = long_url());
+    assert_eq!(put(&large, key).await.unwrap_err(), "too_large");
     assert_eq!(collector.metric("zerkalo_requests_refused_total{code=\"special_range\"}").await, 5);
     let mut operator = collector.operator(&site).await;
     let status = operator.put_mirror_list(PutMirrorListRequest { list: None }).await.unwrap_err();
@@ -68,6 +85,10 @@ async fn a_list_needs_the_operators_key_a_higher_version_and_public_addresses() 
     let kept = operator.get_mirror_list(GetMirrorListRequest {}).await.unwrap().into_inner().list;
     assert_eq!(kept, Some(list_to_wire(&SignedList::sign(&first, key))));
     collector.stop().await;
+}
+
+fn long_url() -> TargetUrl {
+    TargetUrl::parse(&format!("https://mirror.example/{}", "p".repeat(2_000))).unwrap()
 }
 
 #[tokio::test]
