@@ -16,8 +16,12 @@ mod mirrors;
 mod matrix;
 mod decisions;
 mod judge;
+mod journal;
 mod replay;
 mod fingerprints;
+mod certificate;
+mod ooni;
+mod export;
 mod table;
 
 #[derive(Debug, Parser)]
@@ -53,6 +57,11 @@ enum Command {
     /// What known blocking looks like: import public lists, try rows.
     #[command(subcommand)]
     Fingerprints(fingerprints::FingerprintsCommand),
+    /// Judge what others measured.
+    #[command(subcommand)]
+    Import(ooni::Import),
+    /// A journal's records in another house's format, without a collector.
+    Export(export::ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +70,8 @@ fn main() -> ExitCode {
         Command::Judge(args) => judge::judge_files(&args),
         Command::Replay(args) => replay::replay(&args),
         Command::Fingerprints(command) => fingerprints::fingerprints(&command),
+        Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
+        Command::Export(args) => export::export_journal(&args),
         asking => ask(config, asking),
     };
     match done {
@@ -95,6 +106,8 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Judge(args) => judge::judge_files(&args),
             Command::Replay(args) => replay::replay(&args),
             Command::Fingerprints(command) => fingerprints::fingerprints(&command),
+            Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
+            Command::Export(args) => export::export_journal(&args),
         }
     })
 }

@@ -1,22 +1,15 @@
 //! `zerkalo replay`: folds a journal again, offline, and prints the decisions: the bytes the collector logged.
-//!
-//! Reads only. The tail a crash tore off was never acknowledged and is passed over; damage anywhere else ends the replay.
 
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 use zerkalo_core::fold::Fold;
-use zerkalo_core::journal::{Found, MAGIC, read_frame};
-use zerkalo_proto::journal::decode;
 
 use crate::decisions::print_log;
+use crate::journal::read_journal;
 use crate::table::LogFormat;
-
-/// How the names of segments end.
-const SEGMENT_EXTENSION: &str = "zkj";
-/// Largest segment read, in bytes: a collector begins a new one long before.
-const SEGMENT_LEN_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The journal to fold.
 #[derive(Debug, Args)]
@@ -29,90 +22,11 @@ pub struct ReplayArgs {
 
 /// Folds and prints.
 pub fn replay(args: &ReplayArgs) -> Result<()> {
-    let segments = segments(&args.journal)?;
     let mut fold = Fold::new();
     let mut logged = Vec::new();
-    for (number, path) in segments.iter().enumerate() {
-        let is_last = number + 1 == segments.len();
-        fold_segment(&mut fold, path, is_last, &mut logged)?;
-    }
+    read_journal(&args.journal, |entry| {
+        logged.extend(fold.apply(&entry).iter().map(|decision| decision.to_json()));
+        Ok(ControlFlow::Continue(()))
+    })?;
     print_log(&logged, args.format)
-}
-
-/// The files to read, in order.
-fn segments(journal: &Path) -> Result<Vec<PathBuf>> {
-    let place = || format!("cannot read the journal {}", journal.display());
-    if !std::fs::metadata(journal).with_context(place)?.is_dir() {
-        return Ok(vec![journal.to_path_buf()]);
-    }
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(journal).with_context(place)? {
-        let path = entry.with_context(place)?.path();
-        if path.extension().is_some_and(|extension| extension == SEGMENT_EXTENSION) {
-            found.push(path);
-        }
-    }
-    if found.is_empty() {
-        bail!(
-            "{} holds no segments (*.{SEGMENT_EXTENSION}); a collector's is DIR/journal",
-            journal.display()
-        );
-    }
-    // Numbers are written with leading zeros: the order of names is the order of time.
-    found.sort();
-    for pair in found.windows(2) {
-        if number_of(&pair[0]).zip(number_of(&pair[1])).is_some_and(|(before, after)| after != before + 1) {
-            bail!(
-                "{} does not follow {}: a segment between them is missing; restore it from a backup",
-                pair[1].display(),
-                pair[0].display()
-            );
-        }
-    }
-    Ok(found)
-}
-
-fn number_of(segment: &Path) -> Option<u64> {
-    segment.file_stem()?.to_str()?.parse().ok()
-}
-
-fn fold_segment(fold: &mut Fold, path: &Path, is_last: bool, logged: &mut Vec<String>) -> Result<()> {
-    let place = || format!("cannot read the segment {}", path.display());
-    let len = std::fs::metadata(path).with_context(place)?.len();
-    if len > SEGMENT_LEN_MAX {
-        bail!("{} has {len} bytes; no segment is larger than {SEGMENT_LEN_MAX}", path.display());
-    }
-    let bytes = std::fs::read(path).with_context(place)?;
-    if !bytes.starts_with(MAGIC) {
-        if is_last && MAGIC.starts_with(&bytes) {
-            eprintln!("note: {} was begun and never written to", path.display());
-            return Ok(());
-        }
-        bail!("{} is no journal segment: its first bytes are not those of the format", path.display());
-    }
-    let mut offset = MAGIC.len();
-    loop {
-        match read_frame(&bytes, offset) {
-            Found::Frame { payload, next } => {
-                let entry = decode(payload).with_context(|| {
-                    format!("{} at offset {offset}: the entry cannot be read; was it written by a newer collector?", path.display())
-                })?;
-                logged.extend(fold.apply(&entry).iter().map(|decision| decision.to_json()));
-                offset = next;
-            }
-            Found::End => return Ok(()),
-            Found::Torn if is_last => {
-                eprintln!(
-                    "note: {} is torn at offset {offset} ({} bytes passed over): what a crash leaves, never acknowledged",
-                    path.display(),
-                    bytes.len() - offset
-                );
-                return Ok(());
-            }
-            Found::Torn | Found::Corrupt => bail!(
-                "{} is corrupt at offset {offset}: nothing after it can be trusted; restore this segment from a backup",
-                path.display()
-            ),
-        }
-    }
 }

@@ -17,3 +17,4 @@ pub mod judge;
 pub mod cell;
 pub mod market;
 pub mod fold;
+pub mod ooni;

@@ -256,6 +256,19 @@ impl fmt::Display for UnixMillis {
     }
 }
 
+/// Days from 1970 to a proleptic Gregorian date; `None` for no date, or one before 1970 (same source as below).
+pub(crate) fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let year = year - u64::from(month <= 2);
+    let (era, year_of_era) = (year / 400, year % 400);
+    let shifted_month = (month + 9) % 12;
+    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Some(era * 146_097 + day_of_era - 719_468)
+}
+
 /// Proleptic Gregorian date of a day count since 1970 (H. Hinnant, "chrono-compatible low-level date algorithms").
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
@@ -279,6 +292,16 @@ mod tests {
         check(951_782_400_000, "2000-02-29T00:00:00.000Z");
         check(1_763_717_400_250, "2025-11-21T09:30:00.250Z");
         check(4_102_444_799_999, "2099-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn dates_are_counted_both_ways() {
+        for days in (0..60_000).step_by(97) {
+            let (year, month, day) = civil_from_days(days);
+            assert_eq!(days_from_civil(year, month, day), Some(days), "{year}-{month}-{day}");
+        }
+        assert_eq!(days_from_civil(1969, 12, 31), None);
+        assert_eq!(days_from_civil(2020, 13, 1), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::TargetUrl;
 
 mod fingerprints;
+mod ooni;
 mod records;
 mod replay;
 

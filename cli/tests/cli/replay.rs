@@ -76,13 +76,13 @@ fn a_torn_tail_is_passed_over_and_damage_is_not() {
     check(&dir, &["replay", "journal"], 1, &["00000003.zkj does not follow", "missing"]);
 }
 
-fn segment(entries: &[JournalEntry]) -> Vec<u8> {
+pub fn segment(entries: &[JournalEntry]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     entries.iter().for_each(|entry| frame(&zerkalo_proto::journal::encode(entry), &mut bytes));
     bytes
 }
 
-fn put(journal: &Path, name: &str, bytes: &[u8]) {
+pub fn put(journal: &Path, name: &str, bytes: &[u8]) {
     std::fs::write(journal.join(name), bytes).unwrap();
 }
 
