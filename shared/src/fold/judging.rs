@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Fold;
 use crate::cell::{Evidence, News};
-use crate::judge::{CONTROL_MISSING, Case, judge};
+use crate::judge::{CONTROL_MISSING, Case, has_reached, judge, wants_control};
 use crate::record::ProbeRecord;
-use crate::target::Sha256;
+use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
 use crate::words::{AgentId, Country, MirrorId, OwnerId, Station, UnixMillis};
 
@@ -53,13 +53,20 @@ impl Docket {
         self.controls.retain(|mirror, _| keep(mirror));
     }
 
-    /// The first control that began within `[began_at, until]`.
-    fn control_for(&self, mirror: &MirrorId, began_at: UnixMillis, until: UnixMillis) -> Option<&Measured> {
+    /// The first control that began within `[began_at, until]` and reached the mirror; else the first of all. One that
+    /// failed where another did not speaks of itself.
+    fn control_for(
+        &self,
+        id: &MirrorId,
+        mirror: Option<&Mirror>,
+        began_at: UnixMillis,
+        until: UnixMillis,
+    ) -> Option<&Measured> {
         self.controls
-            .get(mirror)?
+            .get(id)?
             .iter()
             .filter(|control| control.began_at >= began_at && control.began_at <= until)
-            .min_by_key(|control| control.began_at)
+            .min_by_key(|control| (!has_reached(&control.facts, mirror), control.began_at))
     }
 }
 
@@ -94,7 +101,7 @@ impl Fold {
         }
     }
 
-    /// Judges what has waited long enough, without a control.
+    /// Judges what has waited long enough, with the best control there is, or without any.
     pub(super) fn judge_overdue(&mut self) {
         let now = self.at;
         let mut overdue = Vec::new();
@@ -104,48 +111,49 @@ impl Fold {
             overdue.extend(late.into_iter().map(|waiting| (mirror.clone(), waiting)));
         }
         for (mirror, waiting) in overdue {
-            let verdict = self.verdict(&waiting.agent, &waiting.measured, &mirror, None);
+            let verdict = self.best_verdict(&waiting, &mirror);
             self.observe(&waiting, &mirror, verdict);
         }
     }
 
-    /// Judges a field record at once where its facts or a control suffice, else lets it wait.
+    /// Judges a field record at once where its facts or a control suffice, else lets it wait. What restricts the network
+    /// waits for no control, but hears one that has spoken.
     fn file(&mut self, waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
-        let began_at = waiting.measured.began_at;
-        let control = self.docket.control_for(mirror, began_at, waiting.until);
-        let needs_control = alone.rule == CONTROL_MISSING;
-        match control {
-            Some(control) if needs_control || alone.outcome == Outcome::Ok => {
-                let verdict = self.verdict(&waiting.agent, &waiting.measured, mirror, Some(control));
-                self.observe(&waiting, mirror, verdict);
+        let helps =
+            alone.rule == CONTROL_MISSING || matches!(alone.outcome, Outcome::Ok | Outcome::Restricted);
+        let verdict = if helps { self.best_verdict(&waiting, mirror) } else { alone };
+        if wants_control(&verdict) && waiting.until > self.at {
+            let queue = self.docket.waiting.entry(mirror.clone()).or_default();
+            queue.push_back(waiting);
+            if queue.len() > WAITING_MAX
+                && let Some(oldest) = queue.pop_front()
+            {
+                let verdict = self.best_verdict(&oldest, mirror);
+                self.observe(&oldest, mirror, verdict);
             }
-            None if needs_control && waiting.until > self.at => {
-                let queue = self.docket.waiting.entry(mirror.clone()).or_default();
-                queue.push_back(waiting);
-                if queue.len() > WAITING_MAX
-                    && let Some(oldest) = queue.pop_front()
-                {
-                    let verdict = self.verdict(&oldest.agent, &oldest.measured, mirror, None);
-                    self.observe(&oldest, mirror, verdict);
-                }
-                self.ask_controls(mirror);
-            }
-            _ => self.observe(&waiting, mirror, alone),
+            self.ask_controls(mirror);
+        } else {
+            self.observe(&waiting, mirror, verdict);
         }
     }
 
-    /// Judges those who waited for a control that has come.
+    /// Judges those who waited for a control that has come; where its own network is in doubt, another may still speak.
     fn judge_waiting(&mut self, mirror: &MirrorId) {
         let queue = self.docket.waiting.get_mut(mirror).map(std::mem::take).unwrap_or_default();
         for waiting in queue {
-            let control = self.docket.control_for(mirror, waiting.measured.began_at, waiting.until);
-            match control
-                .map(|control| self.verdict(&waiting.agent, &waiting.measured, mirror, Some(control)))
-            {
-                Some(verdict) => self.observe(&waiting, mirror, verdict),
-                None => self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting),
+            let verdict = self.best_verdict(&waiting, mirror);
+            if wants_control(&verdict) {
+                self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting);
+            } else {
+                self.observe(&waiting, mirror, verdict);
             }
         }
+    }
+
+    fn best_verdict(&self, waiting: &Waiting, mirror: &MirrorId) -> Verdict {
+        let listed = self.list().and_then(|list| list.mirror(mirror));
+        let control = self.docket.control_for(mirror, listed, waiting.measured.began_at, waiting.until);
+        self.verdict(&waiting.agent, &waiting.measured, mirror, control)
     }
 
     fn verdict(

@@ -164,6 +164,40 @@ fn a_site_that_goes_down_is_no_block_however_the_records_race() {
     assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep, Action::FixOrigin]);
 }
 
+/// Two controls, of which one lost its line: it calls no site down, and the other is heard even if it speaks second.
+#[test]
+fn a_control_that_lost_its_line_does_not_speak_for_the_other() {
+    let offline = |ended_at| {
+        let mut record = facts(Nxdomain, ended_at);
+        record.dns[0].outcome = crate::record::DnsOutcome::Timeout;
+        record.references.clear();
+        record
+    };
+    for (is_first_ill, is_second_ill, expected) in [
+        (true, false, crate::cell::CellState::Red),
+        (false, true, crate::cell::CellState::Red),
+        (true, true, crate::cell::CellState::Insufficient),
+    ] {
+        let mut journal = Journal::new();
+        journal.enrol("control-2", "house", Station::Control);
+        for owner in (0..6).map(|n| n % OWNERS) {
+            journal.now = journal.now.plus_secs(30);
+            journal.record(&format!("kz-kcell-{owner}"), facts(HelloDropped, journal.now));
+            for (control, is_ill) in [("control-1", is_first_ill), ("control-2", is_second_ill)] {
+                journal.now = journal.now.plus_secs(1);
+                let record = if is_ill { offline(journal.now) } else { facts(Fine, journal.now) };
+                journal.record(control, record);
+            }
+        }
+        journal.now = journal.now.plus_secs(91);
+        journal.push(Event::Tick);
+        let (state, _) = fold(&journal.entries);
+        let row = &state.matrix(state.at()).rows[0];
+        let kcell = row.carriers.iter().find(|carrier| carrier.carrier.as_str() == "kz-kcell").unwrap();
+        assert_eq!(kcell.state, expected, "{kcell:?}");
+    }
+}
+
 #[test]
 fn without_a_control_nothing_is_called_blocked() {
     let mut journal = Journal::new();
