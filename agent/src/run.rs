@@ -26,6 +26,9 @@ const WISHES_MAX: usize = 64;
 const REFERENCE_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// Why the agent cannot run.
+/// References a control asks: of all markets, not of one.
+const CONTROL_REFERENCES_MAX: usize = 4 * reference::REFERENCES_MAX;
+
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("the state directory cannot be used")]
@@ -225,13 +228,7 @@ impl Measuring {
         if self.references_checked.is_some_and(|checked| now < checked + age_max) {
             return;
         }
-        let own: Vec<Reference> = list
-            .references
-            .iter()
-            .filter(|reference| self.market.as_ref() == Some(&reference.market))
-            .take(reference::REFERENCES_MAX)
-            .cloned()
-            .collect();
+        let own = references_of(list, self.market.as_ref());
         let has_room = own.iter().all(|reference| self.schedule.has_room(&reference.url.host(), 1, now));
         if !has_room {
             return;
@@ -239,7 +236,56 @@ impl Measuring {
         for reference in own.iter().filter(|reference| reference.url.is_https()) {
             self.schedule.note_handshakes(&reference.url.host(), 1, now);
         }
-        self.references = reference::check_all(&self.settings, &own, wall_clock()).await;
+        let mut checks = Vec::with_capacity(own.len());
+        for some in own.chunks(reference::REFERENCES_MAX) {
+            checks.extend(reference::check_all(&self.settings, some, wall_clock()).await);
+        }
+        self.references = checks;
         self.references_checked = Some(now);
+    }
+}
+
+/// The references of the box's market; a control asks those of all markets, so that a host that is dead for everybody is
+/// known to be. Each URL once: markets may share one.
+fn references_of(list: &MirrorList, market: Option<&MarketId>) -> Vec<Reference> {
+    let mut own: Vec<Reference> = Vec::new();
+    for reference in &list.references {
+        let is_asked = market.is_none_or(|market| *market == reference.market);
+        if is_asked && !own.iter().any(|known| known.url == reference.url) {
+            own.push(reference.clone());
+        }
+    }
+    own.truncate(if market.is_some() { reference::REFERENCES_MAX } else { CONTROL_REFERENCES_MAX });
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerkalo_core::target::{ReferenceSide, TargetUrl};
+    use zerkalo_core::words::UnixMillis;
+
+    #[test]
+    fn a_control_asks_the_references_of_all_markets_each_once() {
+        let reference = |market: &str, side, url: &str| Reference {
+            market: MarketId::parse(market).unwrap(),
+            side,
+            url: TargetUrl::parse(url).unwrap(),
+        };
+        let (ru, kz, free) = ("https://ru.example/", "https://kz.example/", "https://free.example/");
+        let references = vec![
+            reference("ru", ReferenceSide::Domestic, ru),
+            reference("ru", ReferenceSide::Foreign, free),
+            reference("kz", ReferenceSide::Domestic, kz),
+            reference("kz", ReferenceSide::Foreign, free),
+        ];
+        let list = MirrorList { version: 1, issued_at: UnixMillis(0), mirrors: vec![], references };
+        let asked = |market: Option<&str>| -> Vec<String> {
+            let market = market.map(|market| MarketId::parse(market).unwrap());
+            references_of(&list, market.as_ref()).iter().map(|asked| asked.url.to_string()).collect()
+        };
+        assert_eq!(asked(Some("kz")), [kz, free]);
+        assert_eq!(asked(Some("by")), Vec::<String>::new());
+        assert_eq!(asked(None), [ru, free, kz]);
     }
 }
