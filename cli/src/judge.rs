@@ -46,6 +46,14 @@ pub fn judge_files(args: &JudgeArgs) -> Result<()> {
             control.url
         );
     }
+    if let Some(mirror) = mirror.as_ref().filter(|mirror| mirror.url != probe.url) {
+        bail!(
+            "{} measured {}, but the mirror described is {}; judge a record by its own mirror",
+            args.probe.display(),
+            probe.url,
+            mirror.url
+        );
+    }
     let fingerprints = Fingerprints::built_in();
     // Files carry no signature: the digest of the facts stands for the record's hash.
     let digest = control.as_ref().map(|control| Sha256::of(&record::encode(control)));

@@ -173,6 +173,15 @@ fn files_that_are_no_records_say_so() {
     write(&dir, "other.json", zerkalo_proto::record::to_json(&other));
     write(
         &dir,
+    // Measured without --canary, though the mirror has one.
+    let mut unsearched = reached();
+    unsearched.http[0].canary_found = None;
+    write(&dir, "unsearched.json", zerkalo_proto::record::to_json(&unsearched));
+    let of_both = ["--probe", "unsearched.json", "--control", "unsearched.json", "--mirror", "m.toml"];
+    let verdict = judge(&of_both);
+    assert_eq!(verdict["rule"], "canary.unsearched");
+    assert!(verdict["basis"][0].as_str().unwrap().contains("measured without the canary"), "{verdict}");
+    assert_eq!(judge(&of_both[..4])["outcome"], "ok");
         "m.toml",
         "id = \"m\"\nurl = \"https://mirror.example/\"\nmarkets = [\"kz\"]\ncanry = \"x\"\n",
     );
@@ -194,6 +203,9 @@ fn the_samples_of_a_deployment_name_only_what_exists() {
             "NoNewPrivileges=yes",
             "ProtectSystem=strict",
             "MemoryDenyWriteExecute=yes",
+    write(&dir, "n.toml", "id = \"n\"\nurl = \"https://mirror.example/other\"\nmarkets = [\"kz\"]\n");
+    let foreign = ["judge", "--probe", "good.json", "--mirror", "n.toml"];
+    check(&dir, &foreign, 1, &["good.json measured https://mirror.example/", "https://mirror.example/other"]);
             "CapabilityBoundingSet=\n",
         ] {
             assert!(unit.contains(line), "zerkalo-{program}.service lacks {line}");
