@@ -3,6 +3,7 @@
 //! Every fault is reported, not the first one: file, key, what is wrong, what to do. Unknown keys are faults. Secrets
 //! stand in files of their own and never print.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fingerprint::Fingerprints;
 use zerkalo_core::fold::default_settings;
 use zerkalo_core::journal::SettingsText;
-use zerkalo_core::policy;
+use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 use zerkalo_core::target::Sha256;
 
 /// The file's name in the collector's directory.
@@ -222,16 +223,10 @@ impl Reader<'_> {
         let catalogue = Catalogue::parse(&settings.catalogue)
             .map_err(|error| self.fault(section.key("catalogue"), chain(&error), remedy))
             .ok();
-        let key = section.key("policies");
-        if let Some(paths) = self.texts(&mut section, "policies") {
-            settings.policies = Vec::new();
-            for path in paths {
-                settings.policies.extend(self.read(&key, &self.dir.join(path)));
-            }
-        }
-        let policies = catalogue.as_ref().map(|catalogue| policy::parse_all(&settings.policies, catalogue));
-        if let Some(Err(error)) = policies {
-            self.fault(key, chain(&error), remedy);
+        match &catalogue {
+            Some(catalogue) => settings.policies = self.policies(&mut section, catalogue),
+            // Nothing can be said of policies without the carriers they name.
+            None => drop(section.keys.remove("policies")),
         }
         if let Some((key, path, text)) = self.data_file(&mut section, "fingerprints") {
             if let Err(error) = Fingerprints::parse(&text) {
@@ -241,6 +236,34 @@ impl Reader<'_> {
         }
         self.finish(section);
         Some((settings, catalogue?))
+    }
+
+    /// The operator's policies; the built-in ones of markets these do not name stay in force.
+    fn policies(&mut self, section: &mut Section, catalogue: &Catalogue) -> Vec<String> {
+        let key = section.key("policies");
+        let (mut texts, mut named) = (Vec::new(), BTreeSet::new());
+        for path in self.texts(section, "policies").unwrap_or_default() {
+            let path = self.dir.join(path);
+            let Some(text) = self.read(&key, &path) else { continue };
+            if let Err(PolicyFaults(faults)) = Policy::parse(&text, catalogue) {
+                faults.iter().for_each(|fault| self.fault_in(&path, fault, "mend it"));
+            }
+            if let Some(market) = policy::market_of(&text).filter(|market| !named.insert(market.clone())) {
+                self.fault_in(&path, &PolicyError::Twice { market }, "keep one in data.policies");
+            }
+            texts.push(text);
+        }
+        for text in policy::BUILT_IN {
+            let market = policy::market_of(text).filter(|market| catalogue.has_market(market));
+            let Some(market) = market.filter(|market| !named.contains(market)) else { continue };
+            if let Err(faults) = Policy::parse(text, catalogue) {
+                let problem =
+                    format!("the built-in policy of market {market} does not fit the catalogue: {faults}");
+                self.fault(key.clone(), problem, "name a policy file of your own for this market");
+            }
+            texts.push(text.to_owned());
+        }
+        texts
     }
 
     fn log(&mut self, root: &mut Section) -> LogFormat {
@@ -355,6 +378,12 @@ impl Reader<'_> {
         for key in unknown {
             self.fault(key, "is no key of this file".to_owned(), "correct its spelling or remove it");
         }
+    }
+
+    /// A fault in a file that the configuration names.
+    fn fault_in(&mut self, file: &Path, problem: &dyn fmt::Display, remedy: &str) {
+        let (file, problem) = (file.to_owned(), problem.to_string());
+        self.faults.push(Fault { file, key: String::new(), problem, remedy: remedy.to_owned() });
     }
 
     fn fault(&mut self, key: String, problem: String, remedy: &str) {

@@ -145,7 +145,7 @@ listen = "{metrics_listen}"
 #url = "https://example.org/zerkalo"
 #secret_file = "webhook.secret"      # holds "whsec_..."
 
-# Data files instead of the built-in ones.
+# Data files instead of the built-in ones; a policy replaces that of its market, the others stay.
 #[data]
 #catalogue = "catalogue.toml"
 #policies = ["policies/ru.toml", "policies/kz.toml"]

@@ -6,7 +6,7 @@ use crate::catalogue::Catalogue;
 use crate::target::Sha256;
 use crate::words::{CarrierId, MarketId};
 
-/// The policies compiled in; `[data] policies` of the collector overrides them.
+/// The policies compiled in; `[data] policies` of the collector overrides them market by market.
 pub const BUILT_IN: [&str; 2] =
     [include_str!("../data/policy/ru.toml"), include_str!("../data/policy/kz.toml")];
 
@@ -54,83 +54,114 @@ pub struct Policy {
 /// Why a text is no policy.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    #[error("the policy cannot be read")]
-    Toml(#[source] Box<toml::de::Error>),
+    #[error("the policy cannot be read: {}", .0.to_string().trim_end().replace('\n', " "))]
+    Toml(Box<toml::de::Error>),
     #[error("market {market} is not in the catalogue")]
     UnknownMarket { market: MarketId },
     #[error("{key} names {carrier}, which is no carrier of market {market}")]
     UnknownCarrier { key: &'static str, carrier: CarrierId, market: MarketId },
     #[error("{key} is {value}; {rule}")]
     OutOfRange { key: &'static str, value: u64, rule: String },
-    #[error("market {market} has two policies; keep one")]
+    #[error("market {market} has two policies")]
     Twice { market: MarketId },
 }
 
-impl Policy {
-    /// Parses a policy and checks it against itself and the catalogue.
-    pub fn parse(text: &str, catalogue: &Catalogue) -> Result<Self, PolicyError> {
-        let mut policy: Self = toml::from_str(text).map_err(|error| PolicyError::Toml(Box::new(error)))?;
-        policy.version = Sha256::of(text.as_bytes()).to_string()[..16].to_owned();
-        policy.check_names(catalogue)?;
-        policy.check_numbers()?;
-        Ok(policy)
-    }
+/// Everything wrong with one policy, or with several.
+#[derive(Debug)]
+pub struct PolicyFaults(pub Vec<PolicyError>);
 
-    fn check_names(&self, catalogue: &Catalogue) -> Result<(), PolicyError> {
-        if !catalogue.has_market(&self.market) {
-            return Err(PolicyError::UnknownMarket { market: self.market.clone() });
+impl std::fmt::Display for PolicyFaults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (number, fault) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            write!(f, "{separator}{fault}")?;
         }
-        let known = |id: &CarrierId| catalogue.carrier(id).is_some_and(|c| c.market == self.market);
-        let unknown = |key, carrier: &CarrierId| PolicyError::UnknownCarrier {
-            key,
-            carrier: carrier.clone(),
-            market: self.market.clone(),
-        };
-        if let Some(carrier) = self.carriers.iter().find(|id| !known(id)) {
-            return Err(unknown("carriers", carrier));
-        }
-        match self.leaders.iter().find(|id| !self.carriers.contains(id)) {
-            Some(carrier) => Err(unknown("leaders", carrier)),
-            None => Ok(()),
-        }
-    }
-
-    fn check_numbers(&self) -> Result<(), PolicyError> {
-        let carriers = self.carriers.len() as u64;
-        let within = |key, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(PolicyError::OutOfRange { key, value, rule: format!("it must be from {min} to {max}") })
-            }
-        };
-        within("the number of carriers", carriers, 1, 64)?;
-        within("prepare_red_carriers", self.prepare_red_carriers.into(), 1, carriers)?;
-        within("pause_red_carriers", self.pause_red_carriers.into(), 2.min(carriers), carriers)?;
-        let enter = u64::from(self.prepare_red_carriers.min(self.pause_red_carriers));
-        within("leave_red_carriers", self.leave_red_carriers.into(), 0, enter - 1)?;
-        within("rotate_hold_secs", self.rotate_hold_secs, 0, SECS_MAX)?;
-        within("leave_dwell_secs", self.leave_dwell_secs, 0, SECS_MAX)?;
-        within("cell.owner_red_streak", self.cell.owner_red_streak.into(), 1, 100)?;
-        within("cell.owner_green_streak", self.cell.owner_green_streak.into(), 1, 100)?;
-        within("cell.owners_red_min", self.cell.owners_red_min.into(), 2, 100)?;
-        within("cell.green_dwell_secs", self.cell.green_dwell_secs, 0, SECS_MAX)?;
-        within("cell.stale_after_secs", self.cell.stale_after_secs, 1, SECS_MAX)?;
-        within("cell.control_wait_secs", self.cell.control_wait_secs, 1, self.cell.stale_after_secs)
+        Ok(())
     }
 }
 
-/// Parses one policy a market.
-pub fn parse_all(texts: &[String], catalogue: &Catalogue) -> Result<Vec<Policy>, PolicyError> {
-    let mut policies: Vec<Policy> = Vec::new();
-    for text in texts {
-        let policy = Policy::parse(text, catalogue)?;
-        if policies.iter().any(|other| other.market == policy.market) {
-            return Err(PolicyError::Twice { market: policy.market });
-        }
-        policies.push(policy);
+impl std::error::Error for PolicyFaults {}
+
+impl Policy {
+    /// Parses a policy and checks it against itself and the catalogue.
+    pub fn parse(text: &str, catalogue: &Catalogue) -> Result<Self, PolicyFaults> {
+        let mut policy: Self =
+            toml::from_str(text).map_err(|error| PolicyFaults(vec![PolicyError::Toml(Box::new(error))]))?;
+        policy.version = Sha256::of(text.as_bytes()).to_string()[..16].to_owned();
+        let mut faults = Vec::new();
+        policy.check_names(catalogue, &mut faults);
+        policy.check_numbers(&mut faults);
+        if faults.is_empty() { Ok(policy) } else { Err(PolicyFaults(faults)) }
     }
-    Ok(policies)
+
+    fn check_names(&self, catalogue: &Catalogue, faults: &mut Vec<PolicyError>) {
+        if !catalogue.has_market(&self.market) {
+            // None of its carriers is known either, which says nothing more.
+            faults.push(PolicyError::UnknownMarket { market: self.market.clone() });
+            return;
+        }
+        let known = |id: &CarrierId| catalogue.carrier(id).is_some_and(|c| c.market == self.market);
+        let unknown = |key| {
+            move |carrier: &CarrierId| PolicyError::UnknownCarrier {
+                key,
+                carrier: carrier.clone(),
+                market: self.market.clone(),
+            }
+        };
+        faults.extend(self.carriers.iter().filter(|id| !known(id)).map(unknown("carriers")));
+        let leaders = self.leaders.iter().filter(|id| !self.carriers.contains(id));
+        faults.extend(leaders.map(unknown("leaders")));
+    }
+
+    fn check_numbers(&self, faults: &mut Vec<PolicyError>) {
+        let carriers = self.carriers.len() as u64;
+        let mut within = |key, value: u64, min: u64, max: u64| {
+            if !(min..=max).contains(&value) {
+                let rule = format!("it must be from {min} to {max}");
+                faults.push(PolicyError::OutOfRange { key, value, rule });
+            }
+        };
+        within("the number of carriers", carriers, 1, 64);
+        // Bounds of their own for what is measured against a number that is wrong itself.
+        let carriers = carriers.max(1);
+        let stale_after_secs = self.cell.stale_after_secs.max(1);
+        within("prepare_red_carriers", self.prepare_red_carriers.into(), 1, carriers);
+        within("pause_red_carriers", self.pause_red_carriers.into(), 2.min(carriers), carriers);
+        let enter = u64::from(self.prepare_red_carriers.min(self.pause_red_carriers));
+        within("leave_red_carriers", self.leave_red_carriers.into(), 0, enter.saturating_sub(1));
+        within("rotate_hold_secs", self.rotate_hold_secs, 0, SECS_MAX);
+        within("leave_dwell_secs", self.leave_dwell_secs, 0, SECS_MAX);
+        within("cell.owner_red_streak", self.cell.owner_red_streak.into(), 1, 100);
+        within("cell.owner_green_streak", self.cell.owner_green_streak.into(), 1, 100);
+        within("cell.owners_red_min", self.cell.owners_red_min.into(), 2, 100);
+        within("cell.green_dwell_secs", self.cell.green_dwell_secs, 0, SECS_MAX);
+        within("cell.stale_after_secs", self.cell.stale_after_secs, 1, SECS_MAX);
+        within("cell.control_wait_secs", self.cell.control_wait_secs, 1, stale_after_secs);
+    }
+}
+
+/// The market a text is the policy of, whatever else is wrong with it.
+pub fn market_of(text: &str) -> Option<MarketId> {
+    #[derive(Deserialize)]
+    struct Head {
+        market: MarketId,
+    }
+    toml::from_str(text).ok().map(|Head { market }| market)
+}
+
+/// Parses one policy a market.
+pub fn parse_all(texts: &[String], catalogue: &Catalogue) -> Result<Vec<Policy>, PolicyFaults> {
+    let (mut policies, mut faults) = (Vec::<Policy>::new(), Vec::new());
+    for text in texts {
+        match Policy::parse(text, catalogue) {
+            Ok(policy) if policies.iter().any(|other| other.market == policy.market) => {
+                faults.push(PolicyError::Twice { market: policy.market });
+            }
+            Ok(policy) => policies.push(policy),
+            Err(PolicyFaults(found)) => faults.extend(found),
+        }
+    }
+    if faults.is_empty() { Ok(policies) } else { Err(PolicyFaults(faults)) }
 }
 
 #[cfg(test)]
@@ -151,9 +182,7 @@ mod tests {
             assert!(BUILT_IN[1].contains(from), "{from}");
             let text = BUILT_IN[1].replace(from, to);
             let error = Policy::parse(&text, &catalogue).unwrap_err();
-            let message =
-                format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
-            assert!(message.contains(part), "{message}");
+            assert!(error.to_string().contains(part), "{error}");
         };
         check("market = \"kz\"", "market = \"xx\"", "market xx");
         check("\"kz-kcell\"", "\"ru-mts\"", "ru-mts");
@@ -164,5 +193,18 @@ mod tests {
         check("owners_red_min = 2", "owners_red_min = 1", "owners_red_min");
         check("control_wait_secs = 90", "control_wait_secs = 900", "control_wait_secs");
         check("leave_dwell_secs", "leave_dwel_secs", "leave_dwel_secs");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let text = BUILT_IN[1]
+            .replace("owners_red_min = 2", "owners_red_min = 1")
+            .replace("\"kz-kcell\"", "\"ru-mts\"")
+            .replace("leave_red_carriers = 0", "leave_red_carriers = 1");
+        let faults = Policy::parse(&text, &Catalogue::built_in()).unwrap_err();
+        assert_eq!(faults.0.len(), 3, "{faults}");
+        for part in ["ru-mts", "owners_red_min", "leave_red_carriers"] {
+            assert!(faults.to_string().contains(part), "{faults}");
+        }
     }
 }

@@ -83,6 +83,30 @@ async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
     site.serve().await.stop().await;
     assert_eq!(site.journal().len(), 2);
     std::fs::write(site.dir.join("kz.toml"), built_in[1].replace("\"kz-kcell\"", "\"kz-nobody\"")).unwrap();
+    let bad = built_in[0].replace("rotate_hold_secs = 180", "rotate_hold_secs = 99999999");
+    std::fs::write(site.dir.join("ru.toml"), bad.replace("owner_red_streak = ", "owner_red_streak = 1000"))
+        .unwrap();
     let said = site.serve_fails().await;
-    assert!(said.contains("data.policies") && said.contains("kz-nobody"), "{said}");
+    let fault = |file: &str, part: &str| {
+        said.lines().any(|line| line.contains(&format!("{file}: ")) && line.contains(part))
+    };
+    assert!(fault("kz.toml", "kz-nobody"), "{said}");
+    assert!(fault("ru.toml", "rotate_hold_secs"), "{said}");
+    assert!(fault("ru.toml", "cell.owner_red_streak"), "{said}");
+    assert!(said.contains("3 fault(s)"), "{said}");
+}
+
+#[tokio::test]
+async fn a_policy_of_one_market_leaves_the_built_in_ones_of_others_in_force() {
+    use zerkalo_collector::config::Config;
+    let site = Site::new();
+    let [ru, kz] = zerkalo_core::policy::BUILT_IN;
+    let kz = kz.replace("rotate_hold_secs = 180", "rotate_hold_secs = 60");
+    std::fs::write(site.dir.join("kz.toml"), &kz).unwrap();
+    site.configure("[data]\npolicies = [\"kz.toml\"]\n");
+    assert_eq!(Config::load(&site.dir).unwrap().settings.policies, [kz.as_str(), ru]);
+    site.replace("[\"kz.toml\"]", "[\"kz.toml\", \"again.toml\"]");
+    std::fs::write(site.dir.join("again.toml"), &kz).unwrap();
+    let said = Config::load(&site.dir).unwrap_err().to_string();
+    assert!(said.contains("again.toml: ") && said.contains("two policies"), "{said}");
 }

@@ -3,7 +3,7 @@
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::fingerprint::{FingerprintError, Fingerprints};
 use crate::journal::SettingsText;
-use crate::policy::{Policy, PolicyError};
+use crate::policy::{Policy, PolicyFaults};
 use crate::words::{CarrierId, MarketId};
 
 /// Why data files cannot be put in force.
@@ -12,7 +12,7 @@ pub enum SettingsError {
     #[error("the catalogue is refused")]
     Catalogue(#[source] CatalogueError),
     #[error("a policy is refused")]
-    Policy(#[source] PolicyError),
+    Policy(#[source] PolicyFaults),
     #[error("the fingerprints are refused")]
     Fingerprints(#[source] FingerprintError),
 }
