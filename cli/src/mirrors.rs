@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use serde_json::json;
 use zerkalo_core::evidence::{SecretKey, SignedList};
 use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
@@ -20,6 +21,8 @@ use crate::table::{Format, draw, or_dash, print, print_json};
 #[derive(Debug, Subcommand)]
 pub enum Mirrors {
     /// Add a mirror to the list, sign the list and put it in force.
+    ///
+    /// With -o json: {"version": N, "mirror": {the mirror as listed}}.
     Add(Add),
     /// Show the list in force.
     Ls {
@@ -27,9 +30,13 @@ pub enum Mirrors {
         format: Format,
     },
     /// Take a mirror off the list.
+    ///
+    /// With -o json: {"version": N, "mirror": {the mirror as it was listed}}.
     Rm {
         /// The mirror's name.
         id: MirrorId,
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
     },
     /// Reference hosts: your own, or of your choice; they tell the state of an agent's network.
     #[command(subcommand)]
@@ -56,22 +63,27 @@ pub struct Add {
     /// An address you know the mirror under; repeat for several.
     #[arg(long = "expected-address", value_name = "IP")]
     expected_addresses: Vec<IpAddr>,
-    /// Accept a URL whose host is a private or special address. Agents probe it only if their own host allows it.
-    #[arg(long)]
-    allow_special_ranges: bool,
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+    format: Format,
 }
 
 /// What can be done with reference hosts.
 #[derive(Debug, Subcommand)]
 pub enum References {
     /// Add a reference host for one market.
+    ///
+    /// With -o json: {"version": N, "reference": {the reference as listed}}.
     Add(AddReference),
     /// Take a reference host off the list.
+    ///
+    /// With -o json: {"version": N, "reference": {"market": ..., "url": ...}}.
     Rm {
         #[arg(long, value_name = "MARKET")]
         market: MarketId,
         #[arg(value_parser = TargetUrl::parse)]
         url: TargetUrl,
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
     },
 }
 
@@ -87,14 +99,26 @@ pub struct AddReference {
     /// A page on it.
     #[arg(value_parser = TargetUrl::parse)]
     url: TargetUrl,
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// What became of the list, once it is in force.
+struct Change {
+    list: MirrorList,
+    /// In words: what was added or removed.
+    said: String,
+    /// For programs: what it was, under the name of its kind.
+    kind: &'static str,
+    what: serde_json::Value,
 }
 
 /// Refuses what no collector needs to be asked about.
 pub fn check(command: &Mirrors) -> Result<()> {
     match command {
-        Mirrors::Add(add) if !add.allow_special_ranges => add.url.require_public().with_context(|| {
-            format!("mirror {} is refused; --allow-special-ranges is for laboratories", add.url)
-        }),
+        Mirrors::Add(add) => {
+            add.url.require_public().with_context(|| format!("mirror {} is refused", add.url))
+        }
         _ => Ok(()),
     }
 }
@@ -102,26 +126,23 @@ pub fn check(command: &Mirrors) -> Result<()> {
 /// Carries out one command on the list.
 pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -> Result<()> {
     let list = fetch(service, key).await?;
-    match command {
-        Mirrors::Ls { format } => show(list.as_ref(), format),
+    let (change, format) = match command {
+        Mirrors::Ls { format } => return show(list.as_ref(), format),
         Mirrors::Add(add) => {
-            let mirror = mirror_of(add)?;
-            let said = format!("mirror {} added", mirror.id);
-            put(service, key, with_mirror(list, mirror)?, &said).await
+            let format = add.format;
+            (with_mirror(list, mirror_of(add)?)?, format)
         }
-        Mirrors::Rm { id } => {
-            let said = format!("mirror {id} removed");
-            put(service, key, without_mirror(list, &id)?, &said).await
+        Mirrors::Rm { id, format } => (without_mirror(list, &id)?, format),
+        Mirrors::Reference(References::Add(AddReference { market, side, url, format })) => {
+            (with_reference(list, Reference { market, side, url })?, format)
         }
-        Mirrors::Reference(References::Add(AddReference { market, side, url })) => {
-            let said = format!("reference {url} added");
-            put(service, key, with_reference(list, Reference { market, side, url })?, &said).await
+        Mirrors::Reference(References::Rm { market, url, format }) => {
+            (without_reference(list, &market, &url)?, format)
         }
-        Mirrors::Reference(References::Rm { market, url }) => {
-            let said = format!("reference {url} removed");
-            put(service, key, without_reference(list, &market, &url)?, &said).await
-        }
-    }
+    };
+    let version = put(service, key, &change.list).await?;
+    print(&done(&change, version, format)?)?;
+    Ok(())
 }
 
 /// The list in force, if any, after checking that it is ours.
@@ -138,13 +159,22 @@ async fn fetch(service: &mut Service, key: &SecretKey) -> Result<Option<MirrorLi
 }
 
 /// Signs the changed list and puts it in force.
-async fn put(service: &mut Service, key: &SecretKey, list: MirrorList, said: &str) -> Result<()> {
+async fn put(service: &mut Service, key: &SecretKey, list: &MirrorList) -> Result<u64> {
     list.validate()?;
-    let signed = SignedList::sign(&list, key);
+    let signed = SignedList::sign(list, key);
     let request = wire::PutMirrorListRequest { list: Some(list_to_wire(&signed)) };
-    let version = answer("put the mirror list", service.put_mirror_list(request)).await?.version;
-    print(&format!("{said}; list version {version} is in force\n"))?;
-    Ok(())
+    Ok(answer("put the mirror list", service.put_mirror_list(request)).await?.version)
+}
+
+/// The change as it is printed.
+fn done(change: &Change, version: u64, format: Format) -> Result<String> {
+    Ok(match format {
+        Format::Table => format!("{}; list version {version} is in force\n", change.said),
+        Format::Json => {
+            let value = json!({ "version": version, change.kind: change.what });
+            serde_json::to_string_pretty(&value)? + "\n"
+        }
+    })
 }
 
 fn mirror_of(add: Add) -> Result<Mirror> {
@@ -178,7 +208,7 @@ fn next(list: Option<MirrorList>) -> Result<MirrorList> {
     Ok(MirrorList { version: version + 1, issued_at, mirrors, references })
 }
 
-fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<MirrorList> {
+fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {
     let mut list = next(list)?;
     if list.mirror(&mirror.id).is_some() {
         bail!(
@@ -186,37 +216,39 @@ fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<MirrorList> {
             mirror.id
         );
     }
+    let (said, what) = (format!("mirror {} added", mirror.id), json!(mirror));
     list.mirrors.push(mirror);
-    Ok(list)
+    Ok(Change { list, said, kind: "mirror", what })
 }
 
-fn without_mirror(list: Option<MirrorList>, id: &MirrorId) -> Result<MirrorList> {
+fn without_mirror(list: Option<MirrorList>, id: &MirrorId) -> Result<Change> {
     let mut list = next(list)?;
-    let before = list.mirrors.len();
-    list.mirrors.retain(|mirror| mirror.id != *id);
-    if list.mirrors.len() == before {
+    let Some(place) = list.mirrors.iter().position(|mirror| mirror.id == *id) else {
         bail!("mirror {id} is not on the list; `zerkalo mirrors ls` shows it");
-    }
-    Ok(list)
+    };
+    let what = json!(list.mirrors.remove(place));
+    Ok(Change { list, said: format!("mirror {id} removed"), kind: "mirror", what })
 }
 
-fn with_reference(list: Option<MirrorList>, reference: Reference) -> Result<MirrorList> {
+fn with_reference(list: Option<MirrorList>, reference: Reference) -> Result<Change> {
     let mut list = next(list)?;
     if list.references.contains(&reference) {
         bail!("reference {} is on the list already", reference.url);
     }
+    let (said, what) = (format!("reference {} added", reference.url), json!(reference));
     list.references.push(reference);
-    Ok(list)
+    Ok(Change { list, said, kind: "reference", what })
 }
 
-fn without_reference(list: Option<MirrorList>, market: &MarketId, url: &TargetUrl) -> Result<MirrorList> {
+fn without_reference(list: Option<MirrorList>, market: &MarketId, url: &TargetUrl) -> Result<Change> {
     let mut list = next(list)?;
     let before = list.references.len();
     list.references.retain(|known| known.market != *market || known.url != *url);
     if list.references.len() == before {
         bail!("reference {url} of market {market} is not on the list; `zerkalo mirrors ls` shows it");
     }
-    Ok(list)
+    let what = json!({ "market": market, "url": url });
+    Ok(Change { list, said: format!("reference {url} removed"), kind: "reference", what })
 }
 
 fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
@@ -288,7 +320,7 @@ mod tests {
             canary: None,
             pins: vec![],
             expected_addresses: vec![],
-            allow_special_ranges: false,
+            format: Format::Table,
         })
     }
 
@@ -296,11 +328,33 @@ mod tests {
     fn a_mirror_is_named_after_its_host_and_listed_once() {
         let first = mirror("https://mirror.example/", None).unwrap();
         assert_eq!((first.id.as_str(), first.markets.len()), ("mirror.example", 1));
-        let list = with_mirror(None, first.clone()).unwrap();
+        let list = with_mirror(None, first.clone()).unwrap().list;
         assert_eq!((list.version, list.mirrors.len()), (1, 1));
         assert!(with_mirror(Some(list.clone()), first).is_err());
-        let list = without_mirror(Some(list), &MirrorId::parse("mirror.example").unwrap()).unwrap();
+        let list = without_mirror(Some(list), &MirrorId::parse("mirror.example").unwrap()).unwrap().list;
         assert_eq!((list.version, list.mirrors.len()), (2, 0));
+    }
+
+    #[test]
+    fn every_change_is_told_in_words_or_as_json() {
+        let check = |change: &Change, words: &str, kind: &str, url: &str| {
+            let table = done(change, 7, Format::Table).unwrap();
+            assert_eq!(table, format!("{words}; list version 7 is in force\n"));
+            let json: serde_json::Value =
+                serde_json::from_str(&done(change, 7, Format::Json).unwrap()).unwrap();
+            assert_eq!((&json["version"], &json[kind]["url"]), (&7.into(), &url.into()), "{json}");
+        };
+        let page = "https://mirror.example/";
+        let added = with_mirror(None, mirror(page, None).unwrap()).unwrap();
+        check(&added, "mirror mirror.example added", "mirror", page);
+        let removed = without_mirror(Some(added.list), &MirrorId::parse("mirror.example").unwrap()).unwrap();
+        check(&removed, "mirror mirror.example removed", "mirror", page);
+        let (market, url) = (MarketId::parse("kz").unwrap(), TargetUrl::parse(page).unwrap());
+        let reference = Reference { market: market.clone(), side: ReferenceSide::Domestic, url: url.clone() };
+        let added = with_reference(None, reference).unwrap();
+        check(&added, "reference https://mirror.example/ added", "reference", page);
+        let removed = without_reference(Some(added.list), &market, &url).unwrap();
+        check(&removed, "reference https://mirror.example/ removed", "reference", page);
     }
 
     #[test]
