@@ -25,10 +25,10 @@ const WISHES_MAX: usize = 64;
 /// How old a check of the network may be: a cycle checks once, not once a mirror.
 const REFERENCE_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Why the agent cannot run.
 /// References a control asks: of all markets, not of one.
 const CONTROL_REFERENCES_MAX: usize = 4 * reference::REFERENCES_MAX;
 
+/// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("the state directory cannot be used")]
