@@ -4,7 +4,7 @@
 //! `webhook-id`, which is the decision's (see [`Delivery`]). In order within a market: the next waits for the one before it. It decides
 //! nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ use crate::state::{Delivery, State};
 use crate::stop::StopSignal;
 
 /// Attempts before a decision is given up: with the waits below about an hour, after which a person must look anyway.
-pub const ATTEMPTS_MAX: u32 = 20;
+pub const ATTEMPTS_MAX: u32 = 125;
 /// Wait after the first failure, about.
 const WAIT_FIRST: Duration = Duration::from_millis(500);
-/// Longest wait, about.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+/// Longest wait, about: a receiver that came back must not wait long for `pause`.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the state cannot be read, it is tried again after this.
@@ -76,6 +76,23 @@ struct Lane {
     retry: Retry,
     not_before: Instant,
     busy: bool,
+    /// Number of the newest decision seen.
+    newest: u64,
+}
+
+impl Lane {
+    fn new(now: Instant) -> Self {
+        Self { retry: Retry::new(WAIT_FIRST, WAIT_MAX), not_before: now, busy: false, newest: 0 }
+    }
+
+    /// A newer decision must not wait for a patience that older ones used up: the next attempt is made at once.
+    fn hear_of(&mut self, number: u64, now: Instant) {
+        if number > self.newest {
+            self.newest = number;
+            self.retry.reset();
+            self.not_before = now;
+        }
+    }
 }
 
 impl Outbox {
@@ -138,17 +155,17 @@ impl Outbox {
         let pending = self.state.outbox()?;
         self.metrics.outbox_pending.set(pending.len() as i64);
         let now = Instant::now();
-        let mut seen = std::collections::BTreeSet::new();
+        for (number, delivery) in &pending {
+            let lane = lanes.entry(delivery.market.clone()).or_insert_with(|| Lane::new(now));
+            lane.hear_of(*number, now);
+        }
+        let mut seen = BTreeSet::new();
         let mut due = Vec::new();
         for (number, delivery) in pending {
             if !seen.insert(delivery.market.clone()) {
                 continue;
             }
-            let lane = lanes.entry(delivery.market.clone()).or_insert_with(|| Lane {
-                retry: Retry::new(WAIT_FIRST, WAIT_MAX),
-                not_before: now,
-                busy: false,
-            });
+            let lane = lanes.entry(delivery.market.clone()).or_insert_with(|| Lane::new(now));
             if lane.busy {
                 continue;
             }
@@ -232,4 +249,28 @@ impl Outbox {
 fn body(decision: &Decision, logged: &[u8]) -> Vec<u8> {
     let head = format!(r#"{{"type":"zerkalo.decision","timestamp":"{}","data":"#, decision.at.to_rfc3339());
     [head.as_bytes(), logged, b"}"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_decision_ends_the_wait_of_its_lane_and_an_old_one_does_not() {
+        let now = Instant::now();
+        let mut lane = Lane::new(now);
+        lane.hear_of(7, now);
+        for _ in 0..20 {
+            let wait = lane.retry.next_wait();
+            assert!(wait <= WAIT_MAX * 3 / 2, "{wait:?}");
+            lane.not_before = now + wait;
+        }
+        let waiting = lane.not_before;
+        assert!(waiting > now + WAIT_FIRST * 2);
+        lane.hear_of(7, now);
+        assert_eq!(lane.not_before, waiting);
+        lane.hear_of(8, now);
+        assert_eq!(lane.not_before, now);
+        assert!(lane.retry.next_wait() <= WAIT_FIRST * 3 / 2);
+    }
 }
