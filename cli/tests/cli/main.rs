@@ -63,6 +63,16 @@ fn a_wrong_command_line_exits_with_2_and_says_why() {
     check(&dir, &["tokens", "create", "--owner", "o", "--control", "--valid-secs", "5"], 2, &["60"]);
     check(&dir, &["tokens", "create", "--owner", "../o", "--control"], 2, &["not an identifier"]);
     check(&dir, &["matrix", "-o", "xml"], 2, &["table", "json"]);
+    for change in [
+        &["mirrors", "add", URL, "--market", "ru"][..],
+        &["mirrors", "rm", "m"],
+        &["mirrors", "reference", "add", URL, "--market", "ru", "--side", "domestic"],
+        &["mirrors", "reference", "rm", URL, "--market", "ru"],
+    ] {
+        check(&dir, &[change, &["-o", "xml"]].concat(), 2, &["table", "json"]);
+        // Understood; only the operator's file is missing.
+        check(&dir, &[change, &["-o", "json"]].concat(), 1, &["operator.toml"]);
+    }
 }
 
 #[test]
@@ -72,8 +82,11 @@ fn a_private_address_is_refused_before_anybody_is_asked() {
         &dir,
         &["mirrors", "add", "https://10.0.0.1/", "--market", "ru"],
         1,
-        &["private 10.0.0.0/8", "--allow-special-ranges"],
+        &["private 10.0.0.0/8", "refused"],
     );
+    // No collector takes it, so there is no way around.
+    let forced = ["mirrors", "add", "https://10.0.0.1/", "--market", "ru", "--allow-special-ranges"];
+    check(&dir, &forced, 2, &["--allow-special-ranges"]);
 }
 
 #[test]
