@@ -179,6 +179,7 @@ impl Fold {
             state.revoked = true;
         }
         self.cells.values_mut().flat_map(BTreeMap::values_mut).for_each(|cell| cell.forget(agent));
+        self.docket.forget(agent);
     }
 
     /// What is known of a mirror ends when the list drops it or gives it another URL.

@@ -20,9 +20,10 @@ const CONTROLS_MAX: usize = 16;
 /// Failed records that may wait for one mirror; the oldest goes without a control.
 const WAITING_MAX: usize = 4_096;
 
-/// A record with its hash and its place in time, by the collector's clock.
+/// An agent's record with its hash and its place in time, by the collector's clock.
 #[derive(Debug, Clone)]
 struct Measured {
+    agent: AgentId,
     hash: Sha256,
     began_at: UnixMillis,
     ended_at: UnixMillis,
@@ -31,7 +32,6 @@ struct Measured {
 
 #[derive(Debug, Clone)]
 struct Waiting {
-    agent: AgentId,
     measured: Measured,
     until: UnixMillis,
 }
@@ -51,6 +51,16 @@ impl Docket {
     pub(super) fn retain(&mut self, keep: impl Fn(&MirrorId) -> bool) {
         self.waiting.retain(|mirror, _| keep(mirror));
         self.controls.retain(|mirror, _| keep(mirror));
+    }
+
+    /// Drops what an agent said, for itself or as a control.
+    pub(super) fn forget(&mut self, agent: &AgentId) {
+        for queue in self.waiting.values_mut() {
+            queue.retain(|waiting| waiting.measured.agent != *agent);
+        }
+        for queue in self.controls.values_mut() {
+            queue.retain(|control| control.agent != *agent);
+        }
     }
 
     /// The first control that began within `[began_at, until]` and reached the mirror; else the first of all. One that
@@ -78,8 +88,10 @@ impl Fold {
         if self.list().and_then(|list| list.mirror(&mirror)).is_none_or(|listed| listed.url != facts.url) {
             return;
         }
-        let measured = self.place_in_time(hash, facts);
-        match self.agents.get(agent).map(|agent| agent.enrolment.station.clone()) {
+        let measured = self.place_in_time(agent, hash, facts);
+        // Who was revoked may still have a stream open; its records count for nothing.
+        let known = self.agents.get(agent).filter(|agent| !agent.revoked);
+        match known.map(|agent| agent.enrolment.station.clone()) {
             Some(Station::Control) => {
                 let controls = self.docket.controls.entry(mirror.clone()).or_default();
                 controls.push_back(measured);
@@ -89,13 +101,13 @@ impl Fold {
                 self.judge_waiting(&mirror);
             }
             Some(Station::Field { carrier, .. }) => {
-                let alone = self.verdict(agent, &measured, &mirror, None);
+                let alone = self.verdict(&measured, &mirror, None);
                 let wait = self
                     .settings
                     .policy_of_carrier(&carrier)
                     .map_or(0, |policy| policy.cell.control_wait_secs);
                 let until = measured.began_at.plus_secs(wait);
-                self.file(Waiting { agent: agent.clone(), measured, until }, &mirror, alone);
+                self.file(Waiting { measured, until }, &mirror, alone);
             }
             None => {}
         }
@@ -153,22 +165,16 @@ impl Fold {
     fn best_verdict(&self, waiting: &Waiting, mirror: &MirrorId) -> Verdict {
         let listed = self.list().and_then(|list| list.mirror(mirror));
         let control = self.docket.control_for(mirror, listed, waiting.measured.began_at, waiting.until);
-        self.verdict(&waiting.agent, &waiting.measured, mirror, control)
+        self.verdict(&waiting.measured, mirror, control)
     }
 
-    fn verdict(
-        &self,
-        agent: &AgentId,
-        measured: &Measured,
-        mirror: &MirrorId,
-        control: Option<&Measured>,
-    ) -> Verdict {
+    fn verdict(&self, measured: &Measured, mirror: &MirrorId, control: Option<&Measured>) -> Verdict {
         judge(&Case {
             record: &measured.facts,
             control: control.map(|control| (control.hash, &control.facts)),
             mirror: self.list().and_then(|list| list.mirror(mirror)),
             fingerprints: self.settings.fingerprints(),
-            country: self.country_of(agent),
+            country: self.country_of(&measured.agent),
         })
     }
 
@@ -183,11 +189,13 @@ impl Fold {
     }
 
     fn observe(&mut self, waiting: &Waiting, mirror: &MirrorId, verdict: Verdict) {
-        let Some(agent) = self.agents.get(&waiting.agent).filter(|agent| !agent.revoked) else { return };
+        let Some(agent) = self.agents.get(&waiting.measured.agent).filter(|agent| !agent.revoked) else {
+            return;
+        };
         let Station::Field { carrier, access } = &agent.enrolment.station else { return };
         let Some(policy) = self.settings.policy_of_carrier(carrier) else { return };
         let evidence = Evidence {
-            agent: waiting.agent.clone(),
+            agent: waiting.measured.agent.clone(),
             record: waiting.measured.hash,
             at: waiting.measured.ended_at,
             verdict,
@@ -197,15 +205,15 @@ impl Fold {
         let cell = cells.entry((carrier.clone(), *access)).or_default();
         if cell.observe(owner, evidence, &policy.cell) == News::FirstBlocked {
             let carrier = carrier.clone();
-            self.ask_carrier(mirror, &carrier, &waiting.agent);
+            self.ask_carrier(mirror, &carrier, &waiting.measured.agent);
         }
     }
 
-    fn place_in_time(&self, hash: Sha256, facts: &ProbeRecord) -> Measured {
+    fn place_in_time(&self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) -> Measured {
         let claimed = facts.ended_at();
         let spooled = self.at.since_millis(claimed) > SPOOLED_AFTER_MILLIS;
         let ended_at = if spooled { claimed } else { self.at };
         let began_at = ended_at.minus_millis(facts.duration_micros.div_ceil(1000));
-        Measured { hash, began_at, ended_at, facts: facts.clone() }
+        Measured { agent: agent.clone(), hash, began_at, ended_at, facts: facts.clone() }
     }
 }

@@ -254,6 +254,35 @@ fn a_revoked_agent_has_no_say() {
 }
 
 #[test]
+fn a_revoked_control_judges_nobody() {
+    let mut journal = Journal::new();
+    (0..3).for_each(|_| journal.round([Fine; 4], Fine));
+    let revoked = Event::Revoked(AgentId::parse("control-1").unwrap());
+    // Its word given before it was revoked is gone too.
+    let mut spoken =
+        Journal { entries: journal.entries.clone(), heads: journal.heads.clone(), now: journal.now };
+    for owner in (0..6).map(|n| n % OWNERS) {
+        spoken.now = spoken.now.plus_secs(1);
+        let record = facts(HelloDropped, spoken.now);
+        spoken.now = spoken.now.plus_secs(1);
+        let control = facts(Fine, spoken.now);
+        spoken.record("control-1", control);
+        spoken.push(revoked.clone());
+        spoken.record(&format!("kz-kcell-{owner}"), record);
+    }
+    journal.push(revoked);
+    (0..10).for_each(|_| journal.round([HelloDropped; 4], Fine));
+    for mut journal in [journal, spoken] {
+        journal.now = journal.now.plus_secs(91);
+        journal.push(Event::Tick);
+        let (state, decisions) = fold(&journal.entries);
+        assert!(!actions(&decisions).iter().any(|action| matches!(action, Action::Prepare | Action::Pause)));
+        let row = &state.matrix(state.at()).rows[0];
+        assert!(row.carriers.iter().all(|one| one.state != crate::cell::CellState::Red), "{row:?}");
+    }
+}
+
+#[test]
 fn silence_makes_a_deadline_and_a_tick_moves_it() {
     let mut journal = Journal::new();
     (0..3).for_each(|_| journal.round([Fine; 4], Fine));
