@@ -65,10 +65,10 @@ struct EnrollArgs {
     #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
     dir: PathBuf,
     /// Your carrier, such as kz-kcell; refused if the token is for another.
-    #[arg(long, requires = "access")]
+    #[arg(long)]
     carrier: Option<CarrierId>,
     /// How this box reaches it: fixed or mobile; refused if the token says otherwise.
-    #[arg(long, requires = "carrier")]
+    #[arg(long)]
     access: Option<Access>,
     /// Replace the identity this box already has; its unsent records are moved aside.
     #[arg(long)]
@@ -153,8 +153,7 @@ fn status_of(error: &anyhow::Error) -> Option<u8> {
         Some(RunError::Settings(_)) => return Some(BAD_INPUT),
         _ => {}
     }
-    (error.is::<crate::config::SettingsError>() || error.is::<crate::token::TokenError>())
-        .then_some(BAD_INPUT)
+    error.is::<crate::config::SettingsError>().then_some(BAD_INPUT)
 }
 
 async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
