@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("zerkalo-agent: {error:#}");
+            eprintln!("zerkalo-agent: {}", chain(error.as_ref()));
             ExitCode::from(status_of(&error).unwrap_or(failure))
         }
     }

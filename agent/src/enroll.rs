@@ -16,7 +16,7 @@ use crate::channel::{self, ChannelError};
 use crate::list::{self, ListRefusal};
 use crate::state::{Identity, StateDir, StateError};
 use crate::token::Token;
-use crate::{entropy, spool};
+use crate::{entropy, spool, uplink};
 
 /// Largest answer, in bytes: the longest mirror list fits.
 const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -180,6 +180,7 @@ fn refusal(status: &tonic::Status) -> EnrollError {
             Code::Unimplemented => " (is the URL the collector's agents address?)",
             _ => "",
         };
+        let said = uplink::said(status);
         return EnrollError::Call(format!("{}: {said}{hint}", status.code().description()));
     };
     let remedy = match code {

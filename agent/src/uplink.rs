@@ -1,6 +1,7 @@
 //! The stream to the collector: records up, acks, lists and wishes down. What is in flight is `window.rs`, what waits is
 //! `spool.rs`; this file connects, sends, obeys, and connects again.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,6 +41,12 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
 const OUTGOING_MAX: usize = 4;
 /// Largest message taken, in bytes: the longest mirror list fits.
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
+/// What rustls says of a certificate where this machine's clock may be to blame.
+const CLOCK_FAULTS: [&str; 2] = ["certificate not valid yet", "certificate expired"];
+/// See [`CLOCK_FAULTS`].
+const CLOCK_REMEDY: &str = "; check this machine's clock, and if it is right, the collector's certificate";
+/// What tonic says of every fault below it; the causes say which.
+const TRANSPORT_ERROR: &str = "transport error";
 /// A clock off by more makes records useless: said in the log.
 const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
 
@@ -338,17 +345,30 @@ pub fn wall_clock() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// An error and its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
+/// An error and its causes, on one line, nothing twice; with the remedy where the clock may be to blame.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let (mut parts, mut next) = (Vec::<String>::new(), Some(error));
+    while let Some(cause) = next {
+        let text = cause.downcast_ref::<tonic::Status>().map_or_else(|| cause.to_string(), status_text);
+        // A cause may say all that its effect said, and more.
+        parts.pop_if(|last| *last == TRANSPORT_ERROR || text.contains(last.as_str()));
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
         }
-        source = cause.source();
+        next = cause.source();
     }
-    text
+    let text = parts.join(": ");
+    let is_clock_suspect = CLOCK_FAULTS.iter().any(|fault| text.contains(fault));
+    if is_clock_suspect && !text.contains(CLOCK_REMEDY) { text + CLOCK_REMEDY } else { text }
+}
+
+/// What a status says: the collector's words, or what broke the line.
+pub fn said(status: &tonic::Status) -> String {
+    match status.source() {
+        // Its message is the first of its causes.
+        Some(cause) => chain(cause),
+        None => status.message().to_owned(),
+    }
 }
 
 async fn sleep_until(instant: Option<Instant>) {
@@ -361,7 +381,7 @@ async fn sleep_until(instant: Option<Instant>) {
 fn status_text(status: &tonic::Status) -> String {
     match code_of(status) {
         Some(code) => format!("{code}: {}", status.message()),
-        None => format!("{:?}: {}", status.code(), status.message()),
+        None => format!("{:?}: {}", status.code(), said(status)),
     }
 }
 
@@ -396,6 +416,40 @@ mod tests {
         check("malformed", false, Response::GoOn);
         check("code_of_tomorrow", false, Response::GoOn);
         check("code_of_tomorrow", true, Response::Reconnect);
+    }
+
+    #[test]
+    fn a_chain_of_causes_says_nothing_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Link {
+            text: &'static str,
+            source: Option<Box<dyn Error + Send + Sync>>,
+        }
+        fn linked(texts: &[&'static str]) -> Link {
+            let (text, rest) = texts.split_first().unwrap();
+            let source = (!rest.is_empty()).then(|| Box::new(linked(rest)) as Box<dyn Error + Send + Sync>);
+            Link { text, source }
+        }
+        let check = |texts: &[&'static str], expected: &str| {
+            assert_eq!(chain(&linked(texts)), expected);
+            // A status of the line's own end says what ended it.
+            let mut status = tonic::Status::unavailable("transport error");
+            status.set_source(Arc::new(linked(texts)));
+            let end = End::from(status);
+            assert_eq!(chain(&end), format!("the collector ended the stream: Unavailable: {expected}"));
+        };
+        check(&["tcp: refused (os 111)", "refused (os 111)", "refused"], "tcp: refused (os 111)");
+        check(
+            &["no connection", "transport error", "refused", "refused (os 111)"],
+            "no connection: refused (os 111)",
+        );
+        check(&["transport error"], "transport error");
+        let early = "invalid peer certificate: certificate not valid yet";
+        check(&["transport error", early, early], &format!("{early}{CLOCK_REMEDY}"));
+        let refused = zerkalo_proto::code::status(tonic::Code::PermissionDenied, "agent_unknown", "enrol it");
+        assert_eq!(chain(&refused), "agent_unknown: enrol it");
+        assert_eq!(chain(&End::from(refused)), "the collector ended the stream: agent_unknown: enrol it");
     }
 
     #[test]

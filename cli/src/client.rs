@@ -19,6 +19,10 @@ use crate::operator::Operator;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call that lasts longer hangs; watching is no such call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What rustls says of a certificate where this machine's clock may be to blame.
+const CLOCK_FAULTS: [&str; 2] = ["certificate not valid yet", "certificate expired"];
+/// What tonic says of every fault below it; the causes say which.
+const TRANSPORT_ERROR: &str = "transport error";
 /// Largest answer accepted: a thousand decisions with their evidence fit.
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
 
@@ -50,10 +54,11 @@ pub async fn connect(operator: &Operator) -> Result<Service> {
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true);
     let channel = endpoint.connect().await.map_err(|error| {
+        let causes = chain(&error);
         anyhow!(
-            "cannot reach the collector at {} ({}); check that `zerkalo-collector serve` runs, and `url` and `ca_pem` in {}",
+            "cannot reach the collector at {} ({causes}); {}check that `zerkalo-collector serve` runs, and `url` and `ca_pem` in {}",
             operator.url,
-            chain(&error),
+            clock_remedy(&causes),
             operator.path.display()
         )
     })?;
@@ -87,16 +92,23 @@ pub fn refusal(what: &str, status: &Status) -> anyhow::Error {
     };
     let named = if line_broke { Code::Unavailable } else { status.code() };
     let code = code.unwrap_or_else(|| format!("{named:?}").to_lowercase());
-    let detail = if status.message().is_empty() { chain(status) } else { status.message().to_owned() };
+    // Where the line broke, the causes say how.
+    let detail = status.source().map_or_else(|| status.message().to_owned(), |cause| chain(cause));
     anyhow!("cannot {what}: {detail} [{code}]{remedy}")
+}
+
+fn clock_remedy(causes: &str) -> &'static str {
+    let is_suspect = CLOCK_FAULTS.iter().any(|fault| causes.contains(fault));
+    if is_suspect { "check this machine's clock; " } else { "" }
 }
 
 /// An error and what caused it, on one line, nothing twice.
 fn chain(error: &dyn Error) -> String {
-    let mut parts: Vec<String> = vec![error.to_string()];
-    let mut next = error.source();
+    let (mut parts, mut next) = (Vec::<String>::new(), Some(error));
     while let Some(cause) = next {
         let text = cause.to_string();
+        // A cause may say all that its effect said, and more.
+        parts.pop_if(|last| *last == TRANSPORT_ERROR || text.contains(last.as_str()));
         if !parts.iter().any(|part| part.contains(&text)) {
             parts.push(text);
         }
@@ -117,6 +129,28 @@ mod tests {
         for part in ["cannot list the agents", "the token is not known", "[bad_token]", "operator.toml"] {
             assert!(message.contains(part), "{part}: {message}");
         }
+    }
+
+    #[test]
+    fn a_chain_of_causes_says_nothing_twice_and_ends_at_the_root() {
+        let certificate = "invalid peer certificate: certificate not valid yet: verification time 1";
+        let status = |message: &str, cause: &str| {
+            let mut status = Status::unavailable(message);
+            status.set_source(std::sync::Arc::new(std::io::Error::other(cause.to_owned())));
+            status
+        };
+        let check = |status: &Status, expected: &str| {
+            let message = refusal("list the agents", status).to_string();
+            assert!(
+                message.starts_with(&format!("cannot list the agents: {expected} [unavailable]")),
+                "{message}"
+            );
+        };
+        check(&status("transport error", certificate), certificate);
+        check(&status("refused", "refused (os error 111)"), "refused (os error 111)");
+        check(&Status::unavailable("closed"), "closed");
+        assert!(clock_remedy(certificate).contains("clock"));
+        assert_eq!(clock_remedy("refused"), "");
     }
 
     #[test]

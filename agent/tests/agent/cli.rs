@@ -115,6 +115,8 @@ fn enrolment_says_what_is_wrong_before_it_uses_the_token() {
     for word in [["--carrier", "kz-kcell"], ["--access", "mobile"]] {
         let arguments = ["enroll", url, "--token-file", &token, "--dir", state, word[0], word[1]];
         check(&arguments, 1, &["no connection to https://127.0.0.1:9"]);
+        let (_, words) = agent(&arguments);
+        assert_eq!(words.matches("Connection refused").count(), 1, "{words}");
     }
     check(
         &["enroll", url, "--token-file", &token, "--dir", state, "--carrier", "KZ", "--access", "fixed"],
@@ -131,6 +133,29 @@ fn enrolment_says_what_is_wrong_before_it_uses_the_token() {
         1,
         &["already enrolled as kz-1", "--force"],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_out_of_its_time_points_at_the_clock() {
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().unwrap();
+    let key = zerkalo_core::evidence::SecretKey::from_bytes(&[7; 32]).public().to_hex();
+    let pem = authority.pem.replace('\n', "\\n");
+    let json = format!(r#"{{"ca_pem":"{pem}","operator_key":"{key}","secret":"s","urls":[]}}"#);
+    let token = write(dir.path(), "token", &format!("zk1.{}\n", URL_SAFE_NO_PAD.encode(json)));
+    for (years, part) in [((2090, 2091), "not valid yet"), ((2001, 2002), "expired")] {
+        let server = authority.server_in(&["localhost"], years);
+        let listener = tokio::net::TcpListener::bind((loopback(1), 0)).await.unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        tls_server(listener, vec![("", Front::Serve(server, real_page()))]).await;
+        let (token, state) = (token.clone(), dir.path().join("state").display().to_string());
+        let said = tokio::task::spawn_blocking(move || {
+            agent(&["enroll", &url, "--token-file", &token, "--dir", &state])
+        });
+        let (status, words) = said.await.unwrap();
+        assert!(status == 1 && words.contains(part) && words.contains("this machine's clock"), "{words}");
+        assert!(!words.contains("transport error"), "{words}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,9 +157,16 @@ impl Authority {
 
     /// A server's certificate, chain and key for `names`.
     pub fn server(&self, names: &[&str]) -> Arc<rustls::ServerConfig> {
+        self.server_in(names, (1975, 4096))
+    }
+
+    /// The same, valid from the first to the second year.
+    pub fn server_in(&self, names: &[&str], (from, to): (i32, i32)) -> Arc<rustls::ServerConfig> {
         let key = KeyPair::generate().unwrap();
-        let params =
-            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         server_config(leaf.der().clone(), &key)
     }
