@@ -20,7 +20,7 @@ use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::probe::connect::Ranges;
 use crate::probe::reference;
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
-use crate::probe::{Assignment, Neutral, ProbeSettings, StepCaps, measure};
+use crate::probe::{Assignment, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
 use crate::token::Token;
@@ -181,6 +181,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         list_version: 0,
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
+        other_hello: OtherHello::Allowed,
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     // After the probe: a network lost on the way must not be taken for a block.

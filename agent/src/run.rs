@@ -12,8 +12,9 @@ use zerkalo_core::target::{MirrorList, Reference};
 use zerkalo_core::words::{MarketId, MirrorId};
 use zerkalo_durable::store::StoreError;
 
+use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
-use crate::probe::{Assignment, Measured, Neutral, ProbeSettings, StepCaps, measure, reference};
+use crate::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference};
 use crate::schedule::{Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
@@ -191,7 +192,11 @@ impl Measuring {
         let Some(list) = self.list.borrow().clone() else { return };
         let Some(mirror) = list.mirror(id) else { return };
         self.check_references(&list, self.reference_age_max).await;
-        let has_room = self.schedule.has_room(&self.settings.neutral_sni, 1, self.began.elapsed());
+        let now = self.began.elapsed();
+        let has_room = self.schedule.has_room(&self.settings.neutral_sni, 1, now);
+        // Looks that the collector asks for follow one another closely: there the room is theirs.
+        let is_idle =
+            cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
         let assignment = Assignment {
             mirror: Some(mirror.id.clone()),
             url: mirror.url.clone(),
@@ -199,6 +204,7 @@ impl Measuring {
             list_version: list.version,
             cause,
             neutral: if has_room { Neutral::Allowed } else { Neutral::Spent },
+            other_hello: if is_idle { OtherHello::Allowed } else { OtherHello::Kept },
         };
         let Measured { mut record, is_reached } = measure(&self.settings, &assignment, wall_clock()).await;
         let now = self.began.elapsed();

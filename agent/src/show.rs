@@ -145,8 +145,8 @@ fn tls_line(step: &TlsHandshake) -> Line {
     {
         let (acked, retransmits) = (transport.bytes_acked.min(step.hello_len), transport.retransmits);
         details.push(format!(
-            "hello of {} bytes, {acked} acknowledged, {retransmits} retransmits",
-            step.hello_len
+            "{} hello of {} bytes, {acked} acknowledged, {retransmits} retransmits",
+            step.hello_shape, step.hello_len
         ));
     }
     Line { details, ..line(1, step.span, what, tls_text(step)) }
@@ -209,6 +209,7 @@ fn arm_text(arm: Arm) -> &'static str {
         Arm::Main => "",
         Arm::OtherResolver => " (other resolver's address)",
         Arm::NeutralSni => " (neutral name)",
+        Arm::OtherHello => " (other hello)",
     }
 }
 

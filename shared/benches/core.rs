@@ -210,21 +210,6 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
     let address = "93.184.216.34:443".parse().unwrap();
     let span = Span { start_micros: 1_000, duration_micros: 20_000 };
     let url = mirror().url;
-    let dns = |resolver| DnsExchange {
-        transport: DnsTransport::Udp,
-        others: vec![],
-        resolver,
-        server: "9.9.9.9:53".parse().unwrap(),
-        name: url.host(),
-        query: QueryType::A,
-        span,
-        outcome: DnsOutcome::Answer {
-            rcode: 0,
-            addresses: vec!["93.184.216.34".parse().unwrap()],
-            cnames: vec![],
-            ttl_min_secs: 60,
-        },
-    };
     let completed = TlsOutcome::Completed {
         version: "TLSv1_3".to_owned(),
         cipher_suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
@@ -255,7 +240,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         started_at: at.minus_millis(100),
         duration_micros: 100_000,
         agent_version: "0.1.0".to_owned(),
-        dns: vec![dns(ResolverKind::System), dns(ResolverKind::Public)],
+        dns: [ResolverKind::System, ResolverKind::Public].map(dns).to_vec(),
         tcp: vec![TcpConnect {
             transport: None,
             arm: Arm::Main,
@@ -264,6 +249,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
             outcome: TcpOutcome::Connected,
         }],
         tls: vec![TlsHandshake {
+            hello_shape: String::new(),
             hello_len: 0,
             transport: None,
             arm: Arm::Main,
@@ -279,6 +265,24 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         http: if goes_well { vec![page] } else { vec![] },
         quic: vec![],
         references: vec![],
+    }
+}
+
+fn dns(resolver: ResolverKind) -> DnsExchange {
+    DnsExchange {
+        resolver,
+        server: "9.9.9.9:53".parse().unwrap(),
+        transport: DnsTransport::Udp,
+        name: mirror().url.host(),
+        query: QueryType::A,
+        span: Span { start_micros: 1_000, duration_micros: 20_000 },
+        outcome: DnsOutcome::Answer {
+            rcode: 0,
+            addresses: vec!["93.184.216.34".parse().unwrap()],
+            cnames: vec![],
+            ttl_min_secs: 60,
+        },
+        others: vec![],
     }
 }
 

@@ -20,7 +20,7 @@ use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
 use crate::words::Country;
 
 /// Version of the rule table: rises with every change of a rule.
-pub const RULES_VERSION: &str = "2026-11.8";
+pub const RULES_VERSION: &str = "2026-11.9";
 /// The rule that says a control is still missing: who can wait for one, waits.
 pub const CONTROL_MISSING: &str = "control.missing";
 /// The rules that say a control's own network is in doubt: another control may know better.

@@ -69,6 +69,8 @@ pub enum Arm {
     OtherResolver,
     /// The address of a failed handshake, with a name no censor looks for.
     NeutralSni,
+    /// The address and the name of a failed handshake, with a ClientHello of another shape.
+    OtherHello,
 }
 
 /// When a step began and how long it took.
@@ -195,6 +197,9 @@ pub struct TlsHandshake {
     /// The host name in the ClientHello; `None` for an address.
     pub sni: Option<String>,
     pub span: Span,
+    /// What the ClientHello offered: `pq`, a post-quantum key share beside the classic one, as browsers do; `classic`, the
+    /// latter alone. Empty in records of older agents.
+    pub hello_shape: String,
     /// Bytes sent before the first one came back: the ClientHello. 0 in records of older agents.
     pub hello_len: u64,
     pub bytes_sent: u64,

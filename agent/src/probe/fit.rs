@@ -105,14 +105,35 @@ fn shed_leaves(record: &mut ProbeRecord) {
 mod tests {
     use super::*;
     use zerkalo_core::record::{
-        Arm, Cause, Certificate, ChainFault, DnsExchange, DnsTransport, HttpExchange, HttpOutcome, QueryType,
-        ResolverKind, Span, TlsHandshake, TlsOutcome,
+        Arm, Cause, Certificate, ChainFault, DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport,
+        HttpExchange, HttpOutcome, QueryType, ResolverKind, Span, TlsHandshake, TlsOutcome,
     };
     use zerkalo_core::target::{Sha256, TargetUrl};
     use zerkalo_core::words::UnixMillis;
 
     fn text(len: usize) -> String {
         "x".repeat(len)
+    }
+
+    fn dns() -> DnsExchange {
+        let addresses = vec!["2a00:1450:4001:0812:1111:2222:3333:4444".parse().unwrap(); 32];
+        let other = DnsOtherAnswer {
+            arrived_micros: 1,
+            matches_question: true,
+            rcode: 0,
+            addresses: addresses.clone(),
+            ttl_min_secs: 1,
+        };
+        DnsExchange {
+            resolver: ResolverKind::System,
+            server: "127.0.0.1:1".parse().unwrap(),
+            transport: DnsTransport::Udp,
+            name: text(253),
+            query: QueryType::Aaaa,
+            span: Span::default(),
+            outcome: DnsOutcome::Answer { rcode: 0, addresses, cnames: vec![text(253); 16], ttl_min_secs: 1 },
+            others: vec![other; DNS_OTHERS_MAX],
+        }
     }
 
     /// The most that the steps' own limits let through.
@@ -128,22 +149,8 @@ mod tests {
             not_after: UnixMillis(2),
             der: vec![3; 2_048],
         };
-        let dns = DnsExchange {
-            transport: DnsTransport::Udp,
-            others: vec![],
-            resolver: ResolverKind::System,
-            server: address,
-            name: text(253),
-            query: QueryType::Aaaa,
-            span: Span::default(),
-            outcome: DnsOutcome::Answer {
-                rcode: 0,
-                addresses: vec!["2a00:1450:4001:0812:1111:2222:3333:4444".parse().unwrap(); 32],
-                cnames: vec![text(253); 16],
-                ttl_min_secs: 1,
-            },
-        };
         let tls = TlsHandshake {
+            hello_shape: String::new(),
             hello_len: 0,
             transport: None,
             arm: Arm::Main,
@@ -181,7 +188,7 @@ mod tests {
             started_at: UnixMillis(1),
             duration_micros: 1,
             agent_version: "0".to_owned(),
-            dns: vec![dns; count],
+            dns: vec![dns(); count],
             tcp: vec![],
             tls: vec![tls; count],
             http: vec![http; count],

@@ -41,6 +41,8 @@ const LATE_CAP: Duration = Duration::from_secs(2);
 const CONNECT_CAP: Duration = Duration::from_secs(8);
 /// Longest handshake: several retransmissions of a dropped ClientHello.
 const TLS_CAP: Duration = Duration::from_secs(8);
+/// Longest handshake with another hello: what lets it pass answers in a round trip, or after a retransmission or two.
+const OTHER_HELLO_CAP: Duration = Duration::from_secs(4);
 /// Longest exchange of one page.
 const HTTP_CAP: Duration = Duration::from_secs(15);
 /// Longest QUIC handshake: short, for h2 has answered already.
@@ -93,6 +95,8 @@ pub struct Assignment {
     pub cause: Cause,
     /// Whether the neutral name may be shown: it has a handshake budget of its own.
     pub neutral: Neutral,
+    /// Whether the own name may be shown once more, in another hello.
+    pub other_hello: OtherHello,
 }
 
 /// Whether the neutral arm may run.
@@ -101,6 +105,14 @@ pub enum Neutral {
     Allowed,
     /// Its name was shown too often of late: a censor polices handshakes by name.
     Spent,
+}
+
+/// Whether the arm of the other hello may run, where the probe's own budget has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherHello {
+    Allowed,
+    /// The handshake is better kept for the next look at the mirror.
+    Kept,
 }
 
 /// A record, and whether the visit went as a visitor would wish.

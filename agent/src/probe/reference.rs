@@ -12,7 +12,7 @@ use super::clock::StepClock;
 use super::echo::Known;
 use super::http::{Ask, HttpConnection, header};
 use super::text::cut;
-use super::tls::{self, Hello};
+use super::tls::{self, Hello, HelloShape};
 use super::{ProbeSettings, connect, dns};
 
 /// References checked of one market; the list may name more.
@@ -101,7 +101,7 @@ async fn reach_at(
     };
     if url.is_https() {
         let host = url.host();
-        let hello = Hello { arm: Arm::Main, address, host: &host };
+        let hello = Hello { arm: Arm::Main, address, host: &host, shape: HelloShape::PostQuantum };
         let (step, _) = tls::handshake(hello, stream, &settings.trust, caps.tls, clock).await;
         return match step.chain_fault {
             _ if tls::is_trusted(&step) => Ok(()),

@@ -17,8 +17,10 @@ use super::http::{Ask, HttpConnection, header};
 use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
-use super::tls::{self, Hello};
-use super::{Assignment, Neutral, ProbeSettings, connect, dns, is_name_suspect, quic};
+use super::tls::{self, Hello, HelloShape};
+use super::{
+    Assignment, Neutral, OTHER_HELLO_CAP, OtherHello, ProbeSettings, connect, dns, is_name_suspect, quic,
+};
 
 /// Addresses tried of one resolver's answer, one after the other.
 const ADDRESSES_MAX: usize = 4;
@@ -96,6 +98,7 @@ impl<'a> Road<'a> {
         let (answers, ()) = tokio::join!(by_tcp, self.neutral_arm());
         self.insert_beside(&self.assignment.url.host(), answers);
         self.other_resolver_arm().await;
+        self.other_hello_arm().await;
     }
 
     /// Notes the answers that came beside those taken.
@@ -125,18 +128,45 @@ impl<'a> Road<'a> {
         if self.assignment.neutral == Neutral::Spent {
             return;
         }
-        let suspect = self.facts.tls.iter().find(|step| {
-            step.sni.as_deref() == Some(self.assignment.url.host().as_str())
-                && is_name_suspect(step.arm, &step.outcome)
-        });
-        let Some(address) = suspect.map(|step| step.address) else { return };
+        let Some(address) = self.suspect_address() else { return };
         let name = self.settings.neutral_sni.clone();
         if let Some(stream) = self.connect(Arm::NeutralSni, address).await {
-            let hello = Hello { arm: Arm::NeutralSni, address, host: &name };
+            let hello = Hello { arm: Arm::NeutralSni, address, host: &name, shape: HelloShape::PostQuantum };
             let caps = self.settings.caps;
             let (step, _) = tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;
             self.facts.tls.push(step);
         }
+    }
+
+    /// The same address and name with a hello of the other shape, where the own name may be shown once more.
+    async fn other_hello_arm(&mut self) {
+        let Some(address) = self.suspect_address() else { return };
+        if self.assignment.other_hello == OtherHello::Kept || self.is_name_spent() || self.clock.is_over() {
+            return;
+        }
+        if let Some(stream) = self.connect(Arm::OtherHello, address).await {
+            let host = self.assignment.url.host();
+            let hello = Hello { arm: Arm::OtherHello, address, host: &host, shape: HelloShape::Classic };
+            let cap = self.settings.caps.tls.min(OTHER_HELLO_CAP);
+            let (step, _) = tls::handshake(hello, stream, &self.settings.trust, cap, self.clock).await;
+            self.facts.tls.push(step);
+        }
+    }
+
+    /// Where a handshake with the mirror's name met silence or refusal.
+    fn suspect_address(&self) -> Option<SocketAddr> {
+        let host = self.assignment.url.host();
+        let is_suspect = |step: &&TlsHandshake| {
+            step.sni.as_ref() == Some(&host) && is_name_suspect(step.arm, &step.outcome)
+        };
+        self.facts.tls.iter().find(is_suspect).map(|step| step.address)
+    }
+
+    /// Whether the mirror's own name was shown as often as one probe may.
+    fn is_name_spent(&self) -> bool {
+        let host = self.assignment.url.host();
+        let shown = self.facts.tls.iter().filter(|step| step.sni.as_ref() == Some(&host)).count();
+        shown >= OWN_NAME_HANDSHAKES_MAX
     }
 
     /// One QUIC handshake, where the mirror itself said that it speaks h3.
@@ -229,9 +259,7 @@ impl<'a> Road<'a> {
     /// Goes from one address through all redirects to the last answer.
     async fn visit(&mut self, arm: Arm, address: IpAddr) -> Visit {
         let mut url = self.assignment.url.clone();
-        let host = url.host();
-        let shown = self.facts.tls.iter().filter(|step| step.sni.as_deref() == Some(host.as_str())).count();
-        if shown >= OWN_NAME_HANDSHAKES_MAX {
+        if self.is_name_spent() {
             return Visit::Failed;
         }
         let Some(mut connection) = self.open(arm, &url, address).await else { return Visit::Failed };
@@ -312,7 +340,7 @@ impl<'a> Road<'a> {
         let ask = Ask { arm, url, canary: None };
         let started = if url.is_https() {
             let host = url.host();
-            let hello = Hello { arm, address, host: &host };
+            let hello = Hello { arm, address, host: &host, shape: HelloShape::PostQuantum };
             let caps = self.settings.caps;
             let (step, connection) =
                 tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;

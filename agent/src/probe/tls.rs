@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig, Error as TlsError};
 use tokio::net::TcpStream;
@@ -25,13 +27,41 @@ pub struct TlsConnection {
     pub is_h2: bool,
 }
 
-/// Who is asked, and by which name.
+/// What the ClientHello offers. Boxes on the way have been seen to judge, and to choke on, its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HelloShape {
+    /// As today's browsers: a post-quantum key share (1.2 KB) beside the classic one. Seldom fits one segment.
+    PostQuantum,
+    /// The classic key share alone, in a hello that fits one segment.
+    Classic,
+}
+
+impl HelloShape {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PostQuantum => "pq",
+            Self::Classic => "classic",
+        }
+    }
+
+    /// Key shares go out for the first group, and for the classic half of a hybrid one.
+    fn groups(self) -> Vec<&'static dyn SupportedKxGroup> {
+        match self {
+            Self::PostQuantum => vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],
+            Self::Classic => vec![X25519, SECP256R1, SECP384R1],
+        }
+    }
+}
+
+/// Who is asked, by which name, and how.
 #[derive(Debug, Clone)]
 pub struct Hello<'a> {
     pub arm: Arm,
     pub address: SocketAddr,
     /// A host name, or an address as text: then no name is shown.
     pub host: &'a str,
+    pub shape: HelloShape,
 }
 
 /// Shakes hands over `stream`.
@@ -50,7 +80,7 @@ pub async fn handshake(
         Ok(ServerName::DnsName(name)) => Some(name.as_ref().to_owned()),
         _ => None,
     };
-    let (outcome, connection) = match (server_name, client_config(trust, recorder.clone())) {
+    let (outcome, connection) = match (server_name, client_config(trust, recorder.clone(), hello.shape)) {
         (Ok(name), Ok(config)) => {
             match timeout_at(until, TlsConnector::from(Arc::new(config)).connect(name, stream)).await {
                 Ok(Ok(stream)) => (completed(&stream), Some(stream)),
@@ -69,6 +99,7 @@ pub async fn handshake(
         address: hello.address,
         sni,
         span: clock.span(since),
+        hello_shape: hello.shape.as_str().to_owned(),
         hello_len: tap.first_flight(),
         bytes_sent: tap.sent(),
         bytes_received: tap.received(),
@@ -89,8 +120,13 @@ pub fn is_trusted(step: &TlsHandshake) -> bool {
     matches!(step.outcome, TlsOutcome::Completed { .. }) && step.chain_fault == Some(ChainFault::Valid)
 }
 
-fn client_config(trust: &Trust, recorder: Arc<ChainRecorder>) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(trust.provider())
+fn client_config(
+    trust: &Trust,
+    recorder: Arc<ChainRecorder>,
+    shape: HelloShape,
+) -> Result<ClientConfig, TlsError> {
+    let provider = CryptoProvider { kx_groups: shape.groups(), ..(*trust.provider()).clone() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(recorder)

@@ -61,10 +61,30 @@ async fn a_swallowed_hello_is_a_timeout_with_no_byte_received_and_the_neutral_na
     let transport = main.transport.unwrap();
     assert_eq!((main.hello_len, transport.bytes_acked), (main.bytes_sent, main.bytes_sent));
     assert_eq!((transport.bytes_received, transport.unacked_segments), (0, 0), "{transport:?}");
+    let other = step(&record, Arm::OtherHello);
+    assert_eq!(
+        (other.sni.as_deref(), other.address, &other.outcome),
+        (Some(HOST), main.address, &main.outcome)
+    );
+    assert_eq!((main.hello_shape.as_str(), other.hello_shape.as_str()), ("pq", "classic"));
+    assert!(main.hello_len > 1_300 && other.hello_len < 700, "{main:?} {other:?}");
     let neutral = step(&record, Arm::NeutralSni);
+    assert_eq!(neutral.hello_shape, main.hello_shape);
     assert_eq!((neutral.sni.as_deref(), neutral.address), (Some("neutral.example"), main.address));
     assert!(matches!(neutral.outcome, TlsOutcome::Completed { .. }));
     assert!(record.http.is_empty());
+}
+
+#[tokio::test]
+async fn a_box_that_chokes_on_a_large_hello_lets_the_other_one_pass() {
+    let record = measure_behind(|authority| {
+        Front::ResetLarge(authority.server(&[HOST, "neutral.example"]), real_page())
+    })
+    .await;
+    assert_eq!(step(&record, Arm::Main).outcome, TlsOutcome::Reset);
+    assert!(matches!(step(&record, Arm::OtherHello).outcome, TlsOutcome::Completed { .. }), "{record:?}");
+    let own = record.tls.iter().filter(|step| step.sni.as_deref() == Some(HOST)).count();
+    assert_eq!((own, record.http.len()), (2, 0));
 }
 
 #[tokio::test]
@@ -145,4 +165,5 @@ async fn the_own_name_is_shown_twice_at_most() {
     let record = probe(&settings(&authority, system, None), &format!("https://{HOST}:{port}/")).await.record;
     let own = record.tls.iter().filter(|step| step.sni.as_deref() == Some(HOST)).count();
     assert_eq!(own, 2);
+    assert!(record.tls.iter().all(|step| step.arm != Arm::OtherHello), "no room for it: {record:?}");
 }

@@ -16,7 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use zerkalo_agent::probe::chain::Trust;
 use zerkalo_agent::probe::connect::Ranges;
 use zerkalo_agent::probe::resolvers::Resolvers;
-use zerkalo_agent::probe::{Assignment, Measured, Neutral, ProbeSettings, StepCaps, measure};
+use zerkalo_agent::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use zerkalo_core::record::{Cause, ProbeRecord};
 use zerkalo_core::target::TargetUrl;
 use zerkalo_core::words::UnixMillis;
@@ -202,6 +202,8 @@ pub enum Front {
     Swallow,
     /// Reads the ClientHello and resets.
     Reset,
+    /// Resets where the ClientHello is larger than a segment, else serves.
+    ResetLarge(Arc<rustls::ServerConfig>, Pages),
     /// Reads the ClientHello and closes.
     Close,
     /// Answers with bytes that are no TLS.
@@ -255,7 +257,12 @@ async fn serve_tls(stream: TcpStream, fronts: &[(&'static str, Front)]) -> std::
     let text = String::from_utf8_lossy(&hello[..len]).into_owned();
     let front = fronts.iter().find(|(name, _)| text.contains(name)).unwrap_or(&fronts[0]);
     match &front.1 {
-        Front::Serve(config, pages) => {
+        Front::ResetLarge(..) if len > 1_300 => {
+            let mut stream = stream;
+            stream.read_exact(&mut hello[..len]).await?;
+            stream.set_zero_linger()
+        }
+        Front::Serve(config, pages) | Front::ResetLarge(config, pages) => {
             let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
             serve_pages(start.into_stream(config.clone()).await?, pages).await
         }
@@ -380,6 +387,7 @@ pub async fn probe(settings: &ProbeSettings, url: &str) -> Measured {
         list_version: 3,
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
+        other_hello: OtherHello::Allowed,
     };
     let measured = measure(settings, &assignment, UnixMillis(1_800_000_000_000)).await;
     check_record(&measured.record);

@@ -76,6 +76,7 @@ pub fn silenced() -> ProbeRecord {
     let tcp =
         |arm| TcpConnect { transport: None, arm, address: address(), span, outcome: TcpOutcome::Connected };
     let tls = |arm, sni: &str, outcome| TlsHandshake {
+        hello_shape: String::new(),
         hello_len: 0,
         transport: None,
         arm,

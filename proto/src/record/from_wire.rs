@@ -85,6 +85,7 @@ fn arm(arm: wire::Arm) -> Decoded<core::Arm> {
         wire::Arm::Main => Ok(core::Arm::Main),
         wire::Arm::OtherResolver => Ok(core::Arm::OtherResolver),
         wire::Arm::NeutralSni => Ok(core::Arm::NeutralSni),
+        wire::Arm::OtherHello => Ok(core::Arm::OtherHello),
     }
 }
 
@@ -172,6 +173,7 @@ fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
         address: parsed("tls.address", &handshake.address)?,
         sni: non_empty(handshake.sni),
         span: span(handshake.span),
+        hello_shape: handshake.hello_shape,
         hello_len: handshake.hello_len,
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,

@@ -40,10 +40,11 @@ fn full() -> ProbeRecord {
         Some(Transport { bytes_acked: 1, bytes_received: 2, unacked_segments: 3, retransmits: 4 });
     let tcp = |outcome| TcpConnect { arm: Arm::OtherResolver, address, span, outcome, transport };
     let tls = |outcome, chain_fault| TlsHandshake {
-        arm: Arm::NeutralSni,
+        arm: Arm::OtherHello,
         address,
         sni: Some("mirror.example".into()),
         span,
+        hello_shape: "classic".into(),
         hello_len: 1,
         bytes_sent: 1,
         bytes_received: 2,
@@ -168,11 +169,15 @@ fn a_record_of_an_older_agent_is_read_without_what_it_did_not_know() {
     let (mut record, mut message) = (full(), wire::ProbeRecord::from(&full()));
     message.dns.iter_mut().for_each(|step| (step.transport, step.others) = (0, vec![]));
     message.tcp.iter_mut().for_each(|step| step.transport = None);
-    message.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
+    message.tls.iter_mut().for_each(|step| {
+        (step.transport, step.hello_len, step.hello_shape) = (None, 0, String::new());
+    });
     message.http.iter_mut().for_each(|step| step.transport = None);
     record.dns.iter_mut().for_each(|step| (step.transport, step.others) = (DnsTransport::Udp, vec![]));
     record.tcp.iter_mut().for_each(|step| step.transport = None);
-    record.tls.iter_mut().for_each(|step| (step.transport, step.hello_len) = (None, 0));
+    record.tls.iter_mut().for_each(|step| {
+        (step.transport, step.hello_len, step.hello_shape) = (None, 0, String::new());
+    });
     record.http.iter_mut().for_each(|step| step.transport = None);
     assert_eq!(decode(&message.encode_to_vec()).unwrap(), record);
 }

@@ -40,6 +40,7 @@ fn arm(arm: core::Arm) -> i32 {
         core::Arm::Main => wire::Arm::Main,
         core::Arm::OtherResolver => wire::Arm::OtherResolver,
         core::Arm::NeutralSni => wire::Arm::NeutralSni,
+        core::Arm::OtherHello => wire::Arm::OtherHello,
     }
     .into()
 }
@@ -132,6 +133,7 @@ fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
         address: handshake.address.to_string(),
         sni: handshake.sni.clone().unwrap_or_default(),
         span: span(handshake.span),
+        hello_shape: handshake.hello_shape.clone(),
         hello_len: handshake.hello_len,
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,

@@ -302,7 +302,20 @@ fn tls_cut(case: &Case<'_>) -> Found {
         }
         None => Trigger::Unknown,
     };
+    basis.extend(fate_of_other_hello(case, tls));
     Conclusion::blocked(mechanism, trigger, basis)
+}
+
+/// What a hello of another shape met at the same address, under the same name.
+fn fate_of_other_hello(case: &Case<'_>, tls: &TlsHandshake) -> Option<String> {
+    let mut others = case.record.tls.iter().filter(|other| other.arm == Arm::OtherHello);
+    let other = others.find(|other| other.address == tls.address && other.sni == tls.sni)?;
+    let shape = format!("a {} hello of {} bytes", other.hello_shape, other.hello_len);
+    let was = format!("the {} one of {} bytes", tls.hello_shape, tls.hello_len);
+    Some(match other.outcome {
+        TlsOutcome::Completed { .. } => format!("{shape} passes where {was} does not: its shape matters"),
+        _ => format!("{shape} fares no better than {was}"),
+    })
 }
 
 /// Whether the ClientHello arrived, as far as the kernel knows: swallowed on its way, or acknowledged and then ignored.

@@ -53,6 +53,7 @@ fn done() -> TlsOutcome {
 fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
     let whole = matches!(outcome, TlsOutcome::Completed { .. });
     TlsHandshake {
+        hello_shape: String::new(),
         hello_len: 0,
         transport: None,
         arm,
@@ -271,6 +272,23 @@ fn a_hello_never_acknowledged_and_one_then_ignored_differ() {
     let mut record = healthy();
     cut(&mut record, TlsOutcome::Timeout, None);
     assert!(!verdict(&record, Some(&healthy())).basis.iter().any(|line| line.contains("acknowledged")));
+}
+
+#[test]
+fn the_fate_of_another_hello_is_told() {
+    let check = |outcome: TlsOutcome, expected: &str| {
+        let mut record = healthy();
+        cut(&mut record, TlsOutcome::Timeout, None);
+        (record.tls[0].hello_shape, record.tls[0].hello_len) = ("pq".into(), 1_700);
+        let other = tls(Arm::OtherHello, outcome);
+        record.tls.push(TlsHandshake { hello_shape: "classic".into(), hello_len: 250, ..other });
+        let verdict = verdict(&record, Some(&healthy()));
+        assert_eq!(summary(&verdict), "tls.cut blocked tls.timeout unknown");
+        assert_eq!(verdict.basis.last().map(String::as_str), Some(expected));
+    };
+    let both = "a classic hello of 250 bytes";
+    check(done(), &format!("{both} passes where the pq one of 1700 bytes does not: its shape matters"));
+    check(TlsOutcome::Timeout, &format!("{both} fares no better than the pq one of 1700 bytes"));
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn tls() -> TlsHandshake {
         alpn: Some("h2".to_owned()),
     };
     TlsHandshake {
+        hello_shape: String::new(),
         hello_len: 0,
         transport: None,
         arm: Arm::Main,
