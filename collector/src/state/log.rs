@@ -164,3 +164,56 @@ impl Superseded {
         serde_json::from_str(&self.json).ok().map(|Name { id, action }| (id, action))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerkalo_core::target::TargetUrl;
+    use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
+
+    fn decision(number: u64, action: Action) -> Decision {
+        Decision {
+            id: format!("kz-{number:06}"),
+            number,
+            at: UnixMillis(1),
+            market: MarketId::parse("kz").unwrap(),
+            mirror: MirrorId::parse("m1").unwrap(),
+            url: TargetUrl::parse("https://mirror.example/").unwrap(),
+            action,
+            previous: None,
+            reasons: vec![],
+            carriers: vec![],
+            evidence: vec![],
+            rules_version: String::new(),
+            policy_version: String::new(),
+            journal_position: 1,
+        }
+    }
+
+    #[test]
+    fn a_number_taken_before_stops_no_decision_and_loses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let log = |action, send| state.log_decisions(&[(decision(1, action), send)]).unwrap()[0];
+        let waiting = || state.outbox().unwrap().into_iter().map(|(_, one)| one.id).collect::<Vec<_>>();
+        assert_eq!(log(Action::Keep, Send::Yes), Logged::New);
+        assert_eq!(log(Action::Keep, Send::Yes), Logged::Same);
+        assert_eq!(waiting(), ["kz-000001"]);
+        // Nobody was told of it yet, so the one in its place is news.
+        assert_eq!(log(Action::Pause, Send::IfNews), Logged::Replaced);
+        assert_eq!(waiting(), ["kz-000001-2"]);
+        state.note_delivered(1).unwrap();
+        assert_eq!(log(Action::Keep, Send::Yes), Logged::Replaced);
+        assert_eq!(waiting(), ["kz-000001-3"]);
+        assert_eq!(log(Action::Pause, Send::IfNews), Logged::Replaced);
+        assert_eq!(waiting(), [""; 0], "told before");
+        assert_eq!(
+            state.decision("kz-000001").unwrap().unwrap(),
+            decision(1, Action::Pause).to_json().as_bytes()
+        );
+        assert_eq!(state.known(1).unwrap().before.len(), 3);
+        assert_eq!(state.cut_log(0).unwrap(), 1);
+        assert_eq!((state.last_decision().unwrap(), state.decision("kz-000001").unwrap()), (0, None));
+        assert_eq!(state.known(1).unwrap().before.len(), 4);
+    }
+}
