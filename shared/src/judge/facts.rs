@@ -187,12 +187,12 @@ pub(super) fn is_answered_by(record: &ProbeRecord, kind: ResolverKind) -> bool {
     record.dns.iter().any(|exchange| exchange.resolver == kind && answered(&exchange.outcome))
 }
 
-/// Whether somebody spoke TLS to the agent on any arm: where all that is foreign is swallowed, TCP may still connect.
-pub(super) fn is_spoken_to(record: &ProbeRecord) -> bool {
-    let spoke = |tls: &TlsHandshake| {
+/// Handshakes in which somebody spoke TLS to the agent: where all that is foreign is swallowed, TCP may still connect.
+pub(super) fn heard(record: &ProbeRecord) -> impl Iterator<Item = &TlsHandshake> {
+    let spoke = |tls: &&TlsHandshake| {
         tls.bytes_received > 0 || matches!(tls.outcome, TlsOutcome::Completed { .. } | TlsOutcome::Alert(_))
     };
-    record.tls.iter().any(spoke)
+    record.tls.iter().filter(spoke)
 }
 
 /// Whether every connection attempt met "network unreachable": the host has no way out for such addresses.

@@ -4,10 +4,10 @@
 //! A reference host may be dead itself. It counts against the agent's network unless a control with a network of its own
 //! could not reach it either; and where something abroad spoke to the agent, no reference says otherwise.
 
-use super::facts::{has_reached, is_alive, is_answered_by, is_connected, is_spoken_to, reason_unreached};
+use super::facts::{has_reached, heard, is_alive, is_answered_by, is_connected, reason_unreached};
 use super::rules::Found;
 use super::{Case, Conclusion};
-use crate::record::{ReferenceCheck, ResolverKind};
+use crate::record::{Arm, ReferenceCheck, ResolverKind};
 use crate::target::{ReferenceSide, TargetUrl};
 use crate::verdict::Outcome;
 
@@ -20,7 +20,7 @@ pub(super) fn whitelist(case: &Case<'_>) -> Found {
         .iter()
         .filter(|check| check.side == ReferenceSide::Domestic && check.reached)
         .count();
-    let refuted = is_spoken_to(case.record)
+    let refuted = heard(case.record).next().is_some()
         || !is_vouched(case, &foreign) && case.record.http.iter().any(|exchange| exchange.status.is_some());
     if foreign.is_empty() || foreign.iter().any(|check| check.reached) || domestic_reached == 0 || refuted {
         return None;
@@ -41,7 +41,12 @@ pub(super) fn shutdown(case: &Case<'_>) -> Found {
     let shows_life = case.record.http.iter().any(|exchange| exchange.status.is_some())
         || is_connected(case.record)
         || is_answered_by(case.record, ResolverKind::Public);
-    if is_spoken_to(case.record) || shows_life && !is_vouched(case, &references) {
+    // Where the hosts at home are alive and silent too, the line may have died under the visit; the arms come later.
+    let at_home: Vec<_> =
+        references.iter().copied().filter(|check| check.side == ReferenceSide::Domestic).collect();
+    let died_since = is_vouched(case, &at_home);
+    let is_heard = heard(case.record).any(|tls| tls.arm != Arm::Main || !died_since);
+    if is_heard || shows_life && !is_vouched(case, &references) {
         return None;
     }
     let mut basis = vec![format!("none of {} reference hosts answers", references.len())];

@@ -99,6 +99,21 @@ fn the_record_alone_shows_a_restriction_or_refutes_it() {
 }
 
 #[test]
+fn a_line_that_dies_under_the_visit_is_no_block() {
+    let (none, all) = ([(DOMESTIC, false), (FOREIGN, false)], [(DOMESTIC, true), (FOREIGN, true)]);
+    let mut stalled = with_references(healthy(), &none);
+    stalled.http[0].outcome = HttpOutcome::Timeout;
+    stalled.http[0].canary_found = None;
+    let alive = with_references(healthy(), &all);
+    check_pair("network.shutdown restricted", &stalled, Some(&alive));
+    // Nobody knows the references to be alive, or a later arm was answered.
+    let expected = "http.cut blocked http.timeout unknown";
+    check_pair(expected, &stalled, Some(&with_references(healthy(), &none)));
+    stalled.tls.push(tls(Arm::NeutralSni, done()));
+    check_pair(expected, &stalled, Some(&alive));
+}
+
+#[test]
 fn where_nothing_at_all_succeeded_nothing_is_blocked() {
     let silent = |change: fn(&mut ProbeRecord)| {
         let mut record = with_references(healthy(), &[]);
