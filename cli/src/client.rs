@@ -93,7 +93,7 @@ pub fn refusal(what: &str, status: &Status) -> anyhow::Error {
     let named = if line_broke { Code::Unavailable } else { status.code() };
     let code = code.unwrap_or_else(|| format!("{named:?}").to_lowercase());
     // Where the line broke, the causes say how.
-    let detail = status.source().map_or_else(|| status.message().to_owned(), |cause| chain(cause));
+    let detail = status.source().map_or_else(|| status.message().to_owned(), chain);
     anyhow!("cannot {what}: {detail} [{code}]{remedy}")
 }
 
