@@ -27,7 +27,7 @@ use crate::token::Token;
 use crate::uplink::{chain, wall_clock};
 
 const STATE_DEFAULT: &str = "/var/lib/zerkalo-agent";
-/// One probe at a time and one stream: a guest on somebody's box stays small.
+/// A few probes, which mostly wait, and one stream: a guest on somebody's box stays small.
 const WORKER_THREADS: usize = 2;
 /// Threads for the disk, and for names where hickory has no resolver.
 const BLOCKING_THREADS_MAX: usize = 4;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zerkalo_core::record::{Cause, ReferenceCheck};
 use zerkalo_core::target::{MirrorList, Reference};
@@ -95,8 +96,11 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         schedule: Schedule::new(settings.interval),
         reference_age_max: REFERENCE_AGE_MAX.min(settings.interval),
         market: identity.market.clone(),
-        settings: probe_settings,
+        settings: Arc::new(probe_settings),
+        under_way: JoinSet::new(),
+        neutrals_promised: 0,
         spool,
+        held: None,
         list: list_seen,
         wishes: wishes_seen,
         references: Vec::new(),
@@ -129,16 +133,31 @@ fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> 
 /// The measuring loop's state.
 struct Measuring {
     schedule: Schedule,
-    settings: ProbeSettings,
+    settings: Arc<ProbeSettings>,
+    /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
+    under_way: JoinSet<Ended>,
+    /// Probes under way that may show the neutral name.
+    neutrals_promised: usize,
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
     spool: SharedSpool,
+    /// The list the schedule knows.
+    held: Option<Arc<MirrorList>>,
     list: watch::Receiver<Option<Arc<MirrorList>>>,
     wishes: mpsc::Receiver<MirrorId>,
     references: Vec<ReferenceCheck>,
     references_checked: Option<Duration>,
     reference_age_max: Duration,
     began: Instant,
+}
+
+/// A probe at its end.
+struct Ended {
+    mirror: MirrorId,
+    cause: Cause,
+    neutral: Neutral,
+    list: Arc<MirrorList>,
+    measured: Measured,
 }
 
 impl Measuring {
@@ -152,7 +171,7 @@ impl Measuring {
                 self.take_list();
             }
             match self.schedule.next(self.began.elapsed(), entropy::fraction()) {
-                Step::Probe { mirror, cause } => self.probe(&mirror, cause).await,
+                Step::Probe { mirror, cause } => self.begin(mirror, cause).await,
                 Step::Wait { until } => self.wait(until).await,
             }
         }
@@ -170,6 +189,9 @@ impl Measuring {
             () = due => {}
             Ok(()) = self.list.changed() => self.take_list(),
             Some(mirror) = self.wishes.recv() => self.schedule.request(mirror),
+            Some(ended) = self.under_way.join_next() => {
+                self.keep(ended.expect("a probe does not panic and is never aborted")).await;
+            }
         }
     }
 
@@ -186,14 +208,22 @@ impl Measuring {
         };
         self.references.retain(listed);
         self.references_checked = None;
+        self.held = list;
     }
 
-    async fn probe(&mut self, id: &MirrorId, cause: Cause) {
-        let Some(list) = self.list.borrow().clone() else { return };
-        let Some(mirror) = list.mirror(id) else { return };
+    /// Sends a probe on its way.
+    async fn begin(&mut self, id: MirrorId, cause: Cause) {
+        let list = self.held.clone();
+        let Some((list, mirror)) = list.as_ref().and_then(|list| Some((list.clone(), list.mirror(&id)?)))
+        else {
+            return self.schedule.end(&id);
+        };
         self.check_references(&list, self.reference_age_max).await;
         let now = self.began.elapsed();
-        let has_room = self.schedule.has_room(&self.settings.neutral_sni, 1, now);
+        let neutrals = self.neutrals_promised + 1;
+        let has_room =
+            neutrals <= HANDSHAKES_MAX && self.schedule.has_room(&self.settings.neutral_sni, neutrals, now);
+        let neutral = if has_room { Neutral::Allowed } else { Neutral::Spent };
         // Looks that the collector asks for follow one another closely: there the room is theirs.
         let is_idle =
             cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
@@ -203,14 +233,26 @@ impl Measuring {
             canary: mirror.canary.clone(),
             list_version: list.version,
             cause,
-            neutral: if has_room { Neutral::Allowed } else { Neutral::Spent },
+            neutral,
             other_hello: if is_idle { OtherHello::Allowed } else { OtherHello::Kept },
         };
-        let Measured { mut record, is_reached } = measure(&self.settings, &assignment, wall_clock()).await;
+        self.neutrals_promised += usize::from(has_room);
+        let settings = self.settings.clone();
+        self.under_way.spawn(async move {
+            let measured = measure(&settings, &assignment, wall_clock()).await;
+            Ended { mirror: id, cause, neutral, list, measured }
+        });
+    }
+
+    /// Keeps the record of a probe at its end, in the order of the ends.
+    async fn keep(&mut self, ended: Ended) {
+        let Ended { mirror, cause, neutral, list, measured: Measured { mut record, is_reached } } = ended;
         let now = self.began.elapsed();
+        self.neutrals_promised -= usize::from(neutral == Neutral::Allowed);
         for name in record.tls.iter().filter_map(|step| step.sni.as_deref()) {
             self.schedule.note_handshakes(name, 1, now);
         }
+        self.schedule.end(&mirror);
         if !is_reached {
             self.check_references(&list, Duration::ZERO).await;
         }
@@ -218,10 +260,10 @@ impl Measuring {
         let body = zerkalo_proto::record::encode(&record);
         match self.spool.append(body, wall_clock()).await {
             Ok(link) => {
-                tracing::debug!(mirror = %id, ?cause, is_reached, sequence = link.sequence, "measured")
+                tracing::debug!(%mirror, ?cause, is_reached, sequence = link.sequence, "measured")
             }
             Err(error) => tracing::error!(
-                mirror = %id,
+                %mirror,
                 error = chain(&error),
                 "a record could not be kept and is lost; measuring goes on"
             ),

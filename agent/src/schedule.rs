@@ -1,8 +1,8 @@
 //! When which mirror is probed. Pure: time (since the agent's start) and randomness are arguments; carrying out is
 //! `run.rs`.
 //!
-//! One probe at a time. Every mirror has its turn once an interval, jittered, the mirrors spread over it. A requested
-//! probe goes first. Neither goes before its host name's handshake budget has room.
+//! A few probes at a time, never two of one host name. Every mirror has its turn once an interval, jittered, the mirrors
+//! spread over it. A requested probe goes first. Neither goes before its host name's handshake budget has room.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,6 +15,9 @@ use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 
 /// How far a turn may stray, as a part of the interval: agents must not march in step.
 const JITTER: f64 = 0.1;
+/// Probes under way at once. A blocked mirror costs up to 40 s: one after the other, five of them outlast the 180 s after
+/// which evidence is stale; four at once keep 18 fresh, and a guest on somebody's line stays small.
+pub const PROBES_MAX: usize = 4;
 /// Requests that wait; each mirror at most once, so this bounds only hostile lists of requests.
 const REQUESTS_MAX: usize = 64;
 
@@ -37,6 +40,8 @@ pub struct Schedule {
     interval: Duration,
     turns: BTreeMap<MirrorId, Turn>,
     requested: VecDeque<MirrorId>,
+    /// Probes begun and not ended, with their host names.
+    under_way: BTreeMap<MirrorId, String>,
     budget: Budget,
 }
 
@@ -49,7 +54,13 @@ struct Turn {
 impl Schedule {
     /// An empty schedule.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, turns: BTreeMap::new(), requested: VecDeque::new(), budget: Budget::new(interval) }
+        Self {
+            interval,
+            turns: BTreeMap::new(),
+            requested: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            budget: Budget::new(interval),
+        }
     }
 
     /// Takes over a list of mirrors with their host names. Mirrors known keep their turns; new ones are spread over one
@@ -89,11 +100,25 @@ impl Schedule {
         self.budget.fits(host, count, now)
     }
 
-    /// What to do at `now`. A probe returned is taken for begun: its mirror's next turn is set, with `random` (0 to
-    /// below 1) as the jitter.
+    /// Notes the end of a probe: its host name is free again, its handshakes noted.
+    pub fn end(&mut self, mirror: &MirrorId) {
+        self.under_way.remove(mirror);
+    }
+
+    /// What to do at `now`. A probe returned is taken for begun, until [`Schedule::end`]: its mirror's next turn is set,
+    /// with `random` (0 to below 1) as the jitter. What waits for the end of another probe does not set the time to wake.
     pub fn next(&mut self, now: Duration, random: f64) -> Step {
-        let ready = |host: &str| self.budget.fits_at(host, OWN_NAME_HANDSHAKES_MAX, now);
-        let turn_of = |mirror: &MirrorId| self.turns.get(mirror).map(|turn| ready(&turn.host));
+        if self.under_way.len() >= PROBES_MAX {
+            return Step::Wait { until: None };
+        }
+        let is_free = |mirror: &MirrorId, host: &String| {
+            !self.under_way.iter().any(|(probed, shown)| probed == mirror || shown == host)
+        };
+        // When it may be probed, as far as its host name goes; `None` while that is being probed.
+        let ready = |mirror: &MirrorId, turn: &Turn| {
+            is_free(mirror, &turn.host).then(|| self.budget.fits_at(&turn.host, OWN_NAME_HANDSHAKES_MAX, now))
+        };
+        let turn_of = |mirror: &MirrorId| self.turns.get(mirror).and_then(|turn| ready(mirror, turn));
         if let Some(index) =
             self.requested.iter().position(|mirror| turn_of(mirror).is_some_and(|at| at <= now))
             && let Some(mirror) = self.requested.remove(index)
@@ -101,8 +126,10 @@ impl Schedule {
             return self.begin(mirror, Cause::Requested, now, random);
         }
         let waiting_requests = self.requested.iter().filter_map(turn_of);
-        let turns =
-            self.turns.iter().map(|(mirror, turn)| (turn.due.max(ready(&turn.host)), turn.due, mirror));
+        let turns = self
+            .turns
+            .iter()
+            .filter_map(|(mirror, turn)| Some((turn.due.max(ready(mirror, turn)?), turn.due, mirror)));
         match turns.min() {
             Some((at, _, mirror)) if at <= now => self.begin(mirror.clone(), Cause::Scheduled, now, random),
             earliest => {
@@ -118,6 +145,7 @@ impl Schedule {
             // From the turn, not from now, so that turns stay spread; but a turn long missed is not made up for.
             let from = if turn.due + self.interval < now || turn.due > now { now } else { turn.due };
             turn.due = from + self.interval.mul_f64(stray);
+            self.under_way.insert(mirror.clone(), turn.host.clone());
         }
         self.requested.retain(|waiting| *waiting != mirror);
         Step::Probe { mirror, cause }
@@ -148,10 +176,42 @@ mod tests {
         Step::Probe { mirror: id(name), cause }
     }
 
+    /// What is to be done; a probe ends at once.
+    fn step(schedule: &mut Schedule, now: u64, random: f64) -> Step {
+        let step = schedule.next(secs(now), random);
+        if let Step::Probe { mirror, .. } = &step {
+            schedule.end(mirror);
+        }
+        step
+    }
+
+    #[test]
+    fn a_few_mirrors_are_probed_at_once_and_no_host_twice() {
+        let mut schedule = Schedule::new(INTERVAL);
+        let hosts = [("a", "x"), ("b", "x"), ("c", "c"), ("d", "d"), ("e", "e"), ("f", "f")];
+        schedule.take(hosts.map(|(name, host)| (id(name), host.to_owned())), secs(0));
+        let at = |schedule: &mut Schedule, expected| {
+            assert_eq!(schedule.next(secs(59), 0.5), expected);
+        };
+        at(&mut schedule, probe("a", Cause::Scheduled));
+        schedule.request(id("b"));
+        for name in ["c", "d", "e"] {
+            at(&mut schedule, probe(name, Cause::Scheduled));
+        }
+        at(&mut schedule, Step::Wait { until: None });
+        schedule.end(&id("c"));
+        at(&mut schedule, probe("f", Cause::Scheduled));
+        schedule.end(&id("f"));
+        // Only b is due, and its host is being probed under another name.
+        at(&mut schedule, Step::Wait { until: Some(secs(80)) });
+        schedule.end(&id("a"));
+        at(&mut schedule, probe("b", Cause::Requested));
+    }
+
     #[test]
     fn mirrors_are_spread_over_the_interval_and_come_again() {
         let mut schedule = schedule(&["a", "b", "c"]);
-        let mut at = |now, expected| assert_eq!(schedule.next(secs(now), 0.5), expected, "at {now} s");
+        let mut at = |now, expected| assert_eq!(step(&mut schedule, now, 0.5), expected, "at {now} s");
         at(0, probe("a", Cause::Scheduled));
         at(0, Step::Wait { until: Some(secs(20)) });
         at(20, probe("b", Cause::Scheduled));
@@ -166,8 +226,8 @@ mod tests {
     fn jitter_stays_within_a_tenth() {
         let check = |random, expected_millis| {
             let mut schedule = schedule(&["a"]);
-            schedule.next(secs(0), random);
-            let Step::Wait { until: Some(until) } = schedule.next(secs(0), 0.5) else { panic!() };
+            step(&mut schedule, 0, random);
+            let Step::Wait { until: Some(until) } = step(&mut schedule, 0, 0.5) else { panic!() };
             assert_eq!(until.as_millis(), expected_millis);
         };
         check(0.0, 54_000);
@@ -181,31 +241,31 @@ mod tests {
         schedule.request(id("b"));
         schedule.request(id("b"));
         schedule.request(id("unknown"));
-        assert_eq!(schedule.next(secs(0), 0.5), probe("b", Cause::Requested));
-        assert_eq!(schedule.next(secs(0), 0.5), probe("a", Cause::Scheduled));
-        assert_eq!(schedule.next(secs(0), 0.5), Step::Wait { until: Some(secs(60)) });
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("b", Cause::Requested));
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("a", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 0, 0.5), Step::Wait { until: Some(secs(60)) });
     }
 
     #[test]
     fn a_request_waits_for_the_handshake_budget() {
         let mut schedule = schedule(&["a"]);
-        assert_eq!(schedule.next(secs(0), 0.5), probe("a", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("a", Cause::Scheduled));
         schedule.note_handshakes("a.example", 2, secs(1));
         schedule.request(id("a"));
-        assert_eq!(schedule.next(secs(2), 0.5), Step::Wait { until: Some(secs(61)) });
-        assert_eq!(schedule.next(secs(61), 0.5), probe("a", Cause::Requested));
-        assert_eq!(schedule.next(secs(61), 0.5), Step::Wait { until: Some(secs(120)) });
+        assert_eq!(step(&mut schedule, 2, 0.5), Step::Wait { until: Some(secs(61)) });
+        assert_eq!(step(&mut schedule, 61, 0.5), probe("a", Cause::Requested));
+        assert_eq!(step(&mut schedule, 61, 0.5), Step::Wait { until: Some(secs(120)) });
     }
 
     #[test]
     fn a_new_list_keeps_turns_and_drops_what_is_gone() {
         let mut schedule = schedule(&["a", "b"]);
-        schedule.next(secs(0), 0.5);
+        step(&mut schedule, 0, 0.5);
         schedule.request(id("a"));
         schedule.take([(id("b"), "b.example".to_owned()), (id("c"), "c.example".to_owned())], secs(5));
-        assert_eq!(schedule.next(secs(5), 0.5), probe("c", Cause::Scheduled));
-        assert_eq!(schedule.next(secs(5), 0.5), Step::Wait { until: Some(secs(30)) });
+        assert_eq!(step(&mut schedule, 5, 0.5), probe("c", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 5, 0.5), Step::Wait { until: Some(secs(30)) });
         schedule.take([], secs(6));
-        assert_eq!(schedule.next(secs(6), 0.5), Step::Wait { until: None });
+        assert_eq!(step(&mut schedule, 6, 0.5), Step::Wait { until: None });
     }
 }

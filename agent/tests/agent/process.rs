@@ -118,3 +118,45 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_stalls_holds_up_no_other() {
+    let (seen, mut visits) = mpsc::unbounded_channel();
+    let body = page(CANARY.as_bytes());
+    let pages: Pages = Arc::new(move |path| {
+        let _ = seen.send(path.to_owned());
+        let after = if path == "/slow" { After::Stall } else { After::Continue };
+        (if path == "/slow" { vec![] } else { body.clone() }, after)
+    });
+    let address = http_server(pages).await;
+    let names = ["slow.example", "fast.example"].map(|name| (name, Reply::Addresses(vec![address.ip()])));
+    let resolver = resolver(&names).await;
+    let mirror = |name: &str| Mirror {
+        id: MirrorId::parse(name).unwrap(),
+        url: TargetUrl::parse(&format!("http://{name}.example:{}/{name}", address.port())).unwrap(),
+        markets: vec![MarketId::parse("kz").unwrap()],
+        canary: None,
+        key_pins: vec![],
+        expected_addresses: vec![],
+    };
+    let (mirrors, references) = (vec![mirror("slow"), mirror("fast")], vec![]);
+    let list = MirrorList { version: 1, issued_at: UnixMillis(1), mirrors, references };
+    let home = tempfile::tempdir().unwrap();
+    let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
+    write_state(&dir, &list);
+    let settings = format!(
+        "interval_secs = 1\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{resolver}\"]\npublic = \"{resolver}\"\n"
+    );
+    std::fs::write(&config, settings).unwrap();
+    let mut child = start(&dir, &config);
+    let (mut slow, mut fast) = (0, 0);
+    while fast < 3 || slow < 1 {
+        match visits.recv().await.unwrap().as_str() {
+            "/slow" => slow += 1,
+            _ => fast += 1,
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(slow, 1, "the first visit to it stalls still, and none other may begin");
+}
