@@ -18,6 +18,9 @@ use super::{middlebox, world};
 use crate::process::Home;
 use tokio::task::JoinSet;
 
+/// A ClientHello with a post-quantum key share (about 1,500 bytes, its parts in random order) fits one packet: the
+/// kernel's `string` match reads packets one by one and would miss a name that lies across two.
+const LINK_MTU_BYTES: u32 = 1_800;
 /// Takes back what rules did in any namespace.
 const RESET: &str = "nft flush ruleset
 for tables in iptables-legacy ip6tables-legacy; do
@@ -134,12 +137,13 @@ impl Topology {
         ))?;
         for namespace in [&self.subscriber, &self.censor, &self.world, &self.control] {
             // Offloads would glue packets together before the censor counts them.
-            namespace.shell(
+            namespace.shell(&format!(
                 "for device in $(ls /sys/class/net); do
                    test $device = lo || ethtool -K $device tso off gso off gro off
+                   test $device = lo || ip link set $device mtu {LINK_MTU_BYTES}
                    ip link set $device up
-                 done",
-            )?;
+                 done"
+            ))?;
         }
         self.subscriber.shell(RESET_SUBSCRIBER)?;
         self.censor
