@@ -196,6 +196,7 @@ async fn show_blockpage(mut client: TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hello::tests::hello;
 
     const NAME: &str = "m1.lab.test";
 
@@ -216,17 +217,6 @@ mod tests {
         let plan = FrontPlan { upstream, listed: vec![NAME.to_owned()], address_listed: true, domestic };
         let (switch, censor) = watch::channel(Interference::Pass);
         (Front::start("127.0.0.1:0".parse().unwrap(), plan, censor).unwrap(), switch, task)
-    }
-
-    fn hello(name: &str) -> Vec<u8> {
-        let config = rustls::ClientConfig::builder()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
-        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        client.write_tls(&mut bytes).unwrap();
-        bytes
     }
 
     /// What a client that sends `bytes` meets: the first bytes of the answer, or the error's kind, or silence.

@@ -62,11 +62,12 @@ fn read_head(bytes: &[u8]) -> FirstBytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::Arc;
 
-    fn hello(name: &str) -> Vec<u8> {
+    /// The first flight of a client that asks for `name`.
+    pub(crate) fn hello(name: &str) -> Vec<u8> {
         let config = rustls::ClientConfig::builder()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
