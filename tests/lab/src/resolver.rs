@@ -24,6 +24,8 @@ const DATAGRAM_LEN_MAX: usize = 4_096;
 const TCP_STAY_MAX: Duration = Duration::from_secs(10);
 /// Seconds an answer may be kept: probes must see a switch at once.
 const TTL_SECS: u32 = 1;
+/// Further ports tried where one is free over UDP alone.
+const PORT_TRIES_MAX: u32 = 32;
 
 /// What a resolver knows and whom it obeys.
 #[derive(Debug)]
@@ -50,9 +52,8 @@ impl Resolver {
         zone: Zone,
         censor: watch::Receiver<Interference>,
     ) -> io::Result<Self> {
-        let udp = UdpSocket::bind(address).await?;
+        let (udp, tcp) = bind_both(address).await?;
         let address = udp.local_addr()?;
-        let tcp = TcpListener::bind(address).await?;
         let zone = Arc::new(zone);
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_udp(udp, Arc::clone(&zone), censor.clone()));
@@ -63,6 +64,22 @@ impl Resolver {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// The same port over UDP and TCP. Where the system is to choose the port (port 0), one that is free for the first
+/// can be taken for the second: then another is tried.
+async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut patience = PORT_TRIES_MAX;
+    loop {
+        let udp = UdpSocket::bind(address).await?;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && patience > 0 => {
+                patience -= 1;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
