@@ -310,6 +310,7 @@ fn references_of(list: &MirrorList, market: Option<&MarketId>) -> Vec<Reference>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerkalo_core::target::Tools;
     use zerkalo_core::target::{ReferenceSide, TargetUrl};
     use zerkalo_core::words::UnixMillis;
 
@@ -327,7 +328,13 @@ mod tests {
             reference("kz", ReferenceSide::Domestic, kz),
             reference("kz", ReferenceSide::Foreign, free),
         ];
-        let list = MirrorList { version: 1, issued_at: UnixMillis(0), mirrors: vec![], references };
+        let list = MirrorList {
+            tools: Tools::default(),
+            version: 1,
+            issued_at: UnixMillis(0),
+            mirrors: vec![],
+            references,
+        };
         let asked = |market: Option<&str>| -> Vec<String> {
             let market = market.map(|market| MarketId::parse(market).unwrap());
             references_of(&list, market.as_ref()).iter().map(|asked| asked.url.to_string()).collect()

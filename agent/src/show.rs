@@ -104,14 +104,18 @@ fn dns_line(step: &DnsExchange) -> Line {
     let resolver = match step.resolver {
         ResolverKind::System => "system",
         ResolverKind::Public => "public",
+        ResolverKind::Nobody => "nobody's",
     };
     let query = match step.query {
         QueryType::A => "A",
         QueryType::Aaaa => "AAAA",
+        QueryType::Https => "HTTPS",
     };
     let by = match step.transport {
         DnsTransport::Udp => "",
         DnsTransport::Tcp => " by TCP",
+        DnsTransport::Dot => " by DoT",
+        DnsTransport::Doh => " by DoH",
     };
     let what = format!("dns {query} {} @ {resolver} {}{by}", step.name, step.server);
     let details = step.others.iter().map(other_answer_text).collect();
@@ -210,6 +214,17 @@ fn arm_text(arm: Arm) -> &'static str {
         Arm::OtherResolver => " (other resolver's address)",
         Arm::NeutralSni => " (neutral name)",
         Arm::OtherHello => " (other hello)",
+        Arm::NeutralFirst => " (neutral name, first)",
+        Arm::EachAddress => " (each address)",
+        Arm::FieldAddress => " (field's address)",
+        Arm::OtherPort => " (other port)",
+        Arm::ControlAddress => " (control address)",
+        Arm::EchGrease => " (ECH GREASE)",
+        Arm::EchReal => " (ECH)",
+        Arm::FreshTuple => " (again)",
+        Arm::LargePage => " (large page)",
+        Arm::ReferenceObject => " (reference object)",
+        Arm::Http3 => " (HTTP/3)",
     }
 }
 

@@ -188,6 +188,7 @@ fn mirror_of(add: Add) -> Result<Mirror> {
     markets.sort();
     markets.dedup();
     Ok(Mirror {
+        large_page: None,
         id,
         url: add.url,
         markets,
@@ -203,9 +204,9 @@ fn next(list: Option<MirrorList>) -> Result<MirrorList> {
         .duration_since(UNIX_EPOCH)
         .context("this machine's clock stands before 1970; set it, the list is dated by it")?;
     let issued_at = UnixMillis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
-    let (version, mirrors, references) =
-        list.map_or((0, vec![], vec![]), |list| (list.version, list.mirrors, list.references));
-    Ok(MirrorList { version: version + 1, issued_at, mirrors, references })
+    let (version, mirrors, references, tools) =
+        list.map_or_else(Default::default, |list| (list.version, list.mirrors, list.references, list.tools));
+    Ok(MirrorList { version: version + 1, issued_at, mirrors, references, tools })
 }
 
 fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {

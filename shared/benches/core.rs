@@ -11,10 +11,11 @@ use zerkalo_core::fold::{Fold, default_settings};
 use zerkalo_core::journal::{Enrolment, Event, Found, JournalEntry, MAGIC, frame, read_frame};
 use zerkalo_core::judge::{Case, judge};
 use zerkalo_core::record::{
-    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome,
-    ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, Certificate, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpExchange,
+    HttpOutcome, ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake,
+    TlsOutcome,
 };
-use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl, Tools};
 use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station, UnixMillis};
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -149,7 +150,13 @@ fn opened(opening: &[JournalEntry]) -> Fold {
 
 /// Four carriers of three owners and a control; then 1,000 records, every third a dropped ClientHello.
 fn story() -> (Vec<JournalEntry>, Vec<JournalEntry>) {
-    let list = MirrorList { version: 1, issued_at: START, mirrors: vec![mirror()], references: vec![] };
+    let list = MirrorList {
+        tools: Tools::default(),
+        version: 1,
+        issued_at: START,
+        mirrors: vec![mirror()],
+        references: vec![],
+    };
     let mut events = vec![
         Event::Settings(default_settings()),
         Event::List { list: SignedList::sign(&list, &key()), operator: key().public() },
@@ -196,6 +203,7 @@ fn signed() -> SignedRecord {
 
 fn mirror() -> Mirror {
     Mirror {
+        large_page: None,
         id: MirrorId::parse("m1").unwrap(),
         url: TargetUrl::parse("https://mirror.example/").unwrap(),
         markets: vec!["kz".parse().unwrap()],
@@ -216,6 +224,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         alpn: Some("h2".to_owned()),
     };
     let page = HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url: url.clone(),
@@ -233,6 +242,9 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         outcome: HttpOutcome::Complete,
     };
     ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: Some(mirror().id),
         url: url.clone(),
         list_version: 1,
@@ -249,6 +261,8 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
             outcome: TcpOutcome::Connected,
         }],
         tls: vec![TlsHandshake {
+            ja4: String::new(),
+            ech: Ech::Absent,
             hello_shape: String::new(),
             hello_len: 0,
             transport: None,
@@ -270,6 +284,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
 
 fn dns(resolver: ResolverKind) -> DnsExchange {
     DnsExchange {
+        detail: DnsDetail::default(),
         resolver,
         server: "9.9.9.9:53".parse().unwrap(),
         transport: DnsTransport::Udp,

@@ -3,10 +3,14 @@
 //! A record never says "blocked": only rules conclude. Times inside a record are microseconds since the probe began.
 //! No address of the agent's host is ever part of a record.
 
+mod surroundings;
+
 use std::net::{IpAddr, SocketAddr};
 
 use crate::target::{ReferenceSide, Sha256, TargetUrl};
 use crate::words::{MirrorId, UnixMillis};
+
+pub use surroundings::{HopProbe, Ipv6Health, NetworkCheck, Screenshot};
 
 /// Most steps of one kind in a record, as a collector accepts them.
 pub const STEPS_MAX: usize = 64;
@@ -23,6 +27,12 @@ pub const REDIRECTS_MAX: usize = 10;
 
 /// Most other answers kept of one question.
 pub const DNS_OTHERS_MAX: usize = 8;
+/// Most HTTPS records kept of one answer, and most bytes of one's ECH configuration.
+pub const DNS_SERVICES_MAX: usize = 4;
+/// See [`DNS_SERVICES_MAX`].
+pub const ECH_CONFIG_LEN_MAX: usize = 1_024;
+/// Most bytes kept of the first datagram that came back in a QUIC handshake.
+pub const QUIC_FIRST_LEN_MAX: usize = 32;
 /// When an unanswered question is sent again for the first time, after its beginning. What is answered before was asked
 /// once, so that a second answer to it is somebody else's.
 pub const DNS_RESEND_AFTER_MICROS: u64 = 1_000_000;
@@ -58,6 +68,11 @@ pub struct ProbeRecord {
     pub quic: Vec<QuicHandshake>,
     /// The state of the agent's own network, checked in the same cycle.
     pub references: Vec<ReferenceCheck>,
+    /// What else the agent found of its own network in that cycle; `None` in records of older agents and by hand.
+    pub network: Option<NetworkCheck>,
+    /// Where on the way the hello is answered; empty unless asked for.
+    pub hops: Vec<HopProbe>,
+    pub screenshot: Option<Screenshot>,
 }
 
 /// Which comparison a step belongs to.
@@ -71,6 +86,28 @@ pub enum Arm {
     NeutralSni,
     /// The address and the name of a failed handshake, with a ClientHello of another shape.
     OtherHello,
+    /// The neutral name before the mirror's own was shown at all: what a punishment of the address cannot colour.
+    NeutralFirst,
+    /// A connection alone, to an address the main arm had no need to try.
+    EachAddress,
+    /// The very addresses another agent got, at the collector's wish: what a control does.
+    FieldAddress,
+    /// The address of a failed connection or handshake, at another port.
+    OtherPort,
+    /// The mirror's name shown to a server of the operator's at an address no censor looks for.
+    ControlAddress,
+    /// The address and name of a failed handshake, with a GREASE ECH extension (RFC 9849).
+    EchGrease,
+    /// The same with the mirror's own ECH configuration: the name is not shown at all.
+    EchReal,
+    /// The same handshake once more after a pause, from a new source port.
+    FreshTuple,
+    /// The mirror's large page.
+    LargePage,
+    /// An object of about the same size at a host of no interest to a censor, for comparison.
+    ReferenceObject,
+    /// HTTP/3, after the visit went through.
+    Http3,
 }
 
 /// When a step began and how long it took.
@@ -88,13 +125,17 @@ pub enum ResolverKind {
     System,
     /// A public one.
     Public,
+    /// An address at which no resolver runs: whoever answers sits on the way.
+    Nobody,
 }
 
-/// The two address questions.
+/// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QueryType {
     A,
     Aaaa,
+    /// Service binding (RFC 9460): protocols, hints, ECH.
+    Https,
 }
 
 /// What carried a question.
@@ -103,6 +144,10 @@ pub enum DnsTransport {
     /// A truncated answer is fetched by TCP, as stub resolvers do.
     Udp,
     Tcp,
+    /// Over TLS (RFC 7858).
+    Dot,
+    /// Over HTTPS (RFC 8484).
+    Doh,
 }
 
 /// One question to one resolver.
@@ -117,6 +162,36 @@ pub struct DnsExchange {
     pub outcome: DnsOutcome,
     /// Answers that came beside the one taken, within two seconds after it; capped by [`DNS_OTHERS_MAX`].
     pub others: Vec<DnsOtherAnswer>,
+    pub detail: DnsDetail,
+}
+
+/// What an answer holds beside addresses. Empty where none came, and in records of older agents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DnsDetail {
+    /// Message id of the question.
+    pub message_id: u16,
+    /// The EDNS payload size the answer announced; `None` without EDNS: injectors often forget it.
+    pub edns_payload_len: Option<u16>,
+    /// Flags of the answer: AA, RA, AD.
+    pub is_authoritative: bool,
+    pub is_recursion_available: bool,
+    pub is_authenticated: bool,
+    /// HTTPS records, at most [`DNS_SERVICES_MAX`].
+    pub services: Vec<HttpsService>,
+}
+
+/// One HTTPS record (RFC 9460).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HttpsService {
+    /// 0: an alias.
+    pub priority: u16,
+    /// Empty: the name asked for.
+    pub target: String,
+    pub alpn: Vec<String>,
+    /// Address hints of both families.
+    pub hints: Vec<IpAddr>,
+    /// ECHConfigList, at most [`ECH_CONFIG_LEN_MAX`] bytes; empty without one.
+    pub ech_config: Vec<u8>,
 }
 
 /// An answer from the server's address that was not the one taken: a stray before it, a second one after it.
@@ -202,6 +277,10 @@ pub struct TlsHandshake {
     pub hello_shape: String,
     /// Bytes sent before the first one came back: the ClientHello. 0 in records of older agents.
     pub hello_len: u64,
+    /// JA4 of the ClientHello sent (FoxIO, TLS client fingerprint); empty in records of older agents.
+    pub ja4: String,
+    /// What became of ECH.
+    pub ech: Ech,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub outcome: TlsOutcome,
@@ -211,6 +290,20 @@ pub struct TlsHandshake {
     pub chain: Vec<Certificate>,
     /// What a browser would say of the chain; `None` if no chain came.
     pub chain_fault: Option<ChainFault>,
+}
+
+/// Encrypted ClientHello (RFC 9849) in one handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ech {
+    /// Not offered.
+    #[default]
+    Absent,
+    /// A GREASE extension: looks like ECH, hides nothing.
+    Grease,
+    /// Offered for real; the handshake ended before the server's word.
+    Offered,
+    Accepted,
+    Rejected,
 }
 
 /// How a handshake ended.
@@ -267,9 +360,11 @@ pub struct HttpExchange {
     pub arm: Arm,
     pub url: TargetUrl,
     pub address: SocketAddr,
-    /// `h1` or `h2`.
+    /// `h1`, `h2` or `h3`.
     pub protocol: String,
     pub span: Span,
+    /// Microseconds from the request to the first byte of the body; `None` if none came.
+    pub first_byte_micros: Option<u64>,
     /// Microseconds from the request to the last byte received; `None` if none came.
     pub last_byte_micros: Option<u64>,
     pub status: Option<u16>,
@@ -309,12 +404,23 @@ pub enum HttpOutcome {
 /// One QUIC handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicHandshake {
+    /// `Main`, or `NeutralSni`.
+    pub arm: Arm,
     pub address: SocketAddr,
     pub sni: String,
     pub span: Span,
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub outcome: QuicOutcome,
+    /// As sent by the server, leaf first, whatever the outcome.
+    pub chain: Vec<Certificate>,
+    /// What a browser would say of the chain; `None` if no chain came.
+    pub chain_fault: Option<ChainFault>,
+    pub datagrams_received: u32,
+    /// The beginning of the first datagram that came back, at most [`QUIC_FIRST_LEN_MAX`] bytes.
+    pub first_received: Vec<u8>,
+    /// Versions a Version Negotiation packet offered (RFC 9000, 17.2.1).
+    pub versions_offered: Vec<u32>,
 }
 
 /// How a QUIC handshake ended.
@@ -359,10 +465,13 @@ impl ProbeRecord {
             self.http.len(),
             self.quic.len(),
             self.references.len(),
+            self.hops.len(),
         ]
         .iter()
         .all(|len| *len <= STEPS_MAX)
-            && self.dns.iter().all(|exchange| exchange.others.len() <= DNS_OTHERS_MAX)
+            && self.dns.iter().all(|exchange| {
+                exchange.others.len() <= DNS_OTHERS_MAX && exchange.detail.services.len() <= DNS_SERVICES_MAX
+            })
     }
 
     /// The addresses a resolver gave for the URL's own host, in the order received.

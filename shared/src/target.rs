@@ -2,7 +2,7 @@
 //!
 //! Parsed here once; an agent runs nothing that is not on a list with the operator's signature. No network access.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -60,6 +60,10 @@ pub enum TargetError {
     ListTooLong { count: usize },
     #[error("mirror {mirror} stands twice in the list")]
     Twice { mirror: MirrorId },
+    #[error("the large page of mirror {mirror} is at {host}; it must be at the mirror's own host")]
+    LargePageElsewhere { mirror: MirrorId, host: String },
+    #[error("{name:?} is no host name for the whoami question")]
+    WhoamiName { name: String },
     #[error("mirror {mirror} is in no market; name at least one, such as ru or kz")]
     NoMarket { mirror: MirrorId },
 }
@@ -239,6 +243,9 @@ pub struct Mirror {
     /// Addresses the operator knows the mirror under; empty: not stated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected_addresses: Vec<IpAddr>,
+    /// A page of at least 64 KiB at the mirror's own host, read to find freezes and throttling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_page: Option<TargetUrl>,
 }
 
 impl Mirror {
@@ -261,7 +268,12 @@ impl Mirror {
         if count > ADDRESSES_MAX {
             return Err(TargetError::TooManyAddresses { mirror: mirror(), count });
         }
-        Ok(())
+        match &self.large_page {
+            Some(page) if page.host() != self.url.host() => {
+                Err(TargetError::LargePageElsewhere { mirror: mirror(), host: page.host() })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -293,6 +305,30 @@ pub struct MirrorList {
     pub mirrors: Vec<Mirror>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,
+    #[serde(default, skip_serializing_if = "Tools::is_empty")]
+    pub tools: Tools,
+}
+
+/// What the operator runs so that agents can compare. Nothing here is needed; each makes verdicts finer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tools {
+    /// A TLS server at an address no censor looks for, which answers any name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_address: Option<SocketAddr>,
+    /// An object of about 128 KiB at a host of no interest to a censor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_object: Option<TargetUrl>,
+    /// A name whose authoritative server answers TXT, A or AAAA with the address that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whoami_name: Option<String>,
+}
+
+impl Tools {
+    /// Whether the operator runs none of them.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl MirrorList {
@@ -303,6 +339,11 @@ impl MirrorList {
         }
         if self.references.len() > LIST_REFERENCES_MAX {
             return Err(TargetError::TooManyReferences { count: self.references.len() });
+        }
+        if let Some(name) = &self.tools.whoami_name
+            && !is_host_name(name)
+        {
+            return Err(TargetError::WhoamiName { name: name.clone() });
         }
         let mut seen = std::collections::BTreeSet::new();
         for mirror in &self.mirrors {
@@ -318,6 +359,15 @@ impl MirrorList {
     pub fn mirror(&self, id: &MirrorId) -> Option<&Mirror> {
         self.mirrors.iter().find(|mirror| mirror.id == *id)
     }
+}
+
+/// Labels of letters, digits and hyphens, two at least.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    name.len() <= 253 && name.contains('.') && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -347,6 +397,7 @@ mod tests {
     #[test]
     fn a_list_refuses_doubles_and_weak_canaries() {
         let mirror = |id: &str, canary: Option<&str>| Mirror {
+            large_page: None,
             id: MirrorId::parse(id).unwrap(),
             url: TargetUrl::parse("https://mirror.example/").unwrap(),
             markets: vec![MarketId::parse("ru").unwrap()],
@@ -354,7 +405,13 @@ mod tests {
             key_pins: vec![],
             expected_addresses: vec![],
         };
-        let list = |mirrors| MirrorList { version: 1, issued_at: UnixMillis(0), mirrors, references: vec![] };
+        let list = |mirrors| MirrorList {
+            tools: Tools::default(),
+            version: 1,
+            issued_at: UnixMillis(0),
+            mirrors,
+            references: vec![],
+        };
         assert_eq!(list(vec![mirror("a", None), mirror("b", Some("long-enough"))]).validate(), Ok(()));
         assert!(matches!(
             list(vec![mirror("a", None), mirror("a", None)]).validate(),
@@ -368,6 +425,8 @@ mod tests {
             assert!(error.contains("mirror a") && error.contains(part), "{error}");
         };
         check(&|mirror| mirror.canary = Some("x".repeat(CANARY_LEN_MAX + 1)), "canary");
+        let elsewhere = TargetUrl::parse("https://elsewhere.example/").unwrap();
+        check(&|mirror| mirror.large_page = Some(elsewhere.clone()), "large page");
         check(&|mirror| mirror.key_pins = vec![Sha256::default(); PINS_MAX + 1], "pins");
         let address = IpAddr::from([192, 0, 2, 1]);
         check(&|mirror| mirror.expected_addresses = vec![address; ADDRESSES_MAX + 1], "addresses");
@@ -379,6 +438,12 @@ mod tests {
         let mut many = list(vec![mirror("a", None)]);
         many.references = vec![reference; LIST_REFERENCES_MAX];
         assert_eq!(many.validate(), Ok(()));
+        let tools = |name: &str| Tools { whoami_name: Some(name.to_owned()), ..Tools::default() };
+        many.tools = tools("whoami.example");
+        assert_eq!(many.validate(), Ok(()));
+        many.tools = tools("no name");
+        assert!(matches!(many.validate(), Err(TargetError::WhoamiName { .. })));
+        many.tools = Tools::default();
         many.references.push(many.references[0].clone());
         assert_eq!(many.validate(), Err(TargetError::TooManyReferences { count: LIST_REFERENCES_MAX + 1 }));
     }

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use zerkalo_core::record::{
-    DNS_OTHERS_MAX, DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport,
-    QueryType, ResolverKind,
+    DNS_OTHERS_MAX, DNS_RESEND_AFTER_MICROS, DnsDetail, DnsExchange, DnsOtherAnswer, DnsOutcome,
+    DnsTransport, QueryType, ResolverKind,
 };
 
 use super::StepCaps;
@@ -102,7 +102,17 @@ fn exchange_of(
     clock: StepClock,
 ) -> DnsExchange {
     let Question { resolver, server, name, query } = question;
-    DnsExchange { resolver, server, transport, name, query, span: clock.span(since), outcome, others }
+    DnsExchange {
+        detail: DnsDetail::default(),
+        resolver,
+        server,
+        transport,
+        name,
+        query,
+        span: clock.span(since),
+        outcome,
+        others,
+    }
 }
 
 /// Sends the question until an answer to it comes; never gives up by itself.
@@ -143,6 +153,7 @@ fn query_of(question: &Question) -> Result<(Message, Vec<u8>), String> {
     let record_type = match question.query {
         QueryType::A => RecordType::A,
         QueryType::Aaaa => RecordType::AAAA,
+        QueryType::Https => RecordType::HTTPS,
     };
     let mut message = Message::query();
     message.metadata.recursion_desired = true;

@@ -108,6 +108,7 @@ mod tests {
         Arm, Cause, Certificate, ChainFault, DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport,
         HttpExchange, HttpOutcome, QueryType, ResolverKind, Span, TlsHandshake, TlsOutcome,
     };
+    use zerkalo_core::record::{DnsDetail, Ech};
     use zerkalo_core::target::{Sha256, TargetUrl};
     use zerkalo_core::words::UnixMillis;
 
@@ -125,6 +126,7 @@ mod tests {
             ttl_min_secs: 1,
         };
         DnsExchange {
+            detail: DnsDetail::default(),
             resolver: ResolverKind::System,
             server: "127.0.0.1:1".parse().unwrap(),
             transport: DnsTransport::Udp,
@@ -150,6 +152,8 @@ mod tests {
             der: vec![3; 2_048],
         };
         let tls = TlsHandshake {
+            ja4: String::new(),
+            ech: Ech::Absent,
             hello_shape: String::new(),
             hello_len: 0,
             transport: None,
@@ -164,6 +168,7 @@ mod tests {
             chain_fault: Some(ChainFault::Other(text(512))),
         };
         let http = HttpExchange {
+            first_byte_micros: None,
             transport: None,
             arm: Arm::Main,
             url: url.clone(),
@@ -181,6 +186,9 @@ mod tests {
             outcome: HttpOutcome::RedirectRefused(text(512)),
         };
         ProbeRecord {
+            network: None,
+            hops: Vec::new(),
+            screenshot: None,
             mirror: None,
             url,
             list_version: 1,

@@ -271,6 +271,7 @@ fn exchange_of(
         _ => page::excerpt(&answer.body, content_type),
     };
     HttpExchange {
+        first_byte_micros: None,
         arm: ask.arm,
         url: ask.url.clone(),
         address,

@@ -138,6 +138,9 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
     road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
     let facts = road.into_facts();
     let mut record = ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: assignment.mirror.clone(),
         url: assignment.url.clone(),
         list_version: assignment.list_version,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
 use quinn::{ClientConfig, ConnectionError, Endpoint};
 use tokio::time::{Instant, timeout_at};
-use zerkalo_core::record::{QuicHandshake, QuicOutcome};
+use zerkalo_core::record::{Arm, QuicHandshake, QuicOutcome};
 
 use super::chain::Trust;
 use super::clock::StepClock;
@@ -39,6 +39,12 @@ pub async fn handshake(
         }
     };
     QuicHandshake {
+        arm: Arm::Main,
+        chain: Vec::new(),
+        chain_fault: None,
+        datagrams_received: 0,
+        first_received: Vec::new(),
+        versions_offered: Vec::new(),
         address,
         sni: host.to_owned(),
         span: clock.span(since),

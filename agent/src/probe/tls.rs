@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use zerkalo_core::record::{Arm, ChainFault, TlsHandshake, TlsOutcome};
+use zerkalo_core::record::{Arm, ChainFault, Ech, TlsHandshake, TlsOutcome};
 
 use super::chain::{ChainRecorder, Trust};
 use super::clock::StepClock;
@@ -95,6 +95,8 @@ pub async fn handshake(
     let (chain, chain_fault) =
         recorder.seen().map_or((Vec::new(), None), |(chain, fault)| (chain, Some(fault)));
     let step = TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         arm: hello.arm,
         address: hello.address,
         sni,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use zerkalo_agent::spool::{DIR, Limits, Spool};
 use zerkalo_core::evidence::{SecretKey, SignedList};
 use zerkalo_core::record::{Cause, HttpOutcome};
-use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl, Tools};
 use zerkalo_core::words::{AgentId, MarketId, MirrorId, UnixMillis};
 
 use crate::world::*;
@@ -64,6 +64,7 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
     let address = http_server(pages).await;
     let nobody = resolver(&[]).await;
     let mirror = |name: &str, market: &str| Mirror {
+        large_page: None,
         id: MirrorId::parse(name).unwrap(),
         url: TargetUrl::parse(&format!("http://{address}/{name}")).unwrap(),
         markets: vec![MarketId::parse(market).unwrap()],
@@ -72,6 +73,7 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
         expected_addresses: vec![],
     };
     let list = MirrorList {
+        tools: Tools::default(),
         version: 4,
         issued_at: UnixMillis(1),
         mirrors: vec![mirror("m1", "kz"), mirror("other", "ru")],
@@ -132,6 +134,7 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
     let names = ["slow.example", "fast.example"].map(|name| (name, Reply::Addresses(vec![address.ip()])));
     let resolver = resolver(&names).await;
     let mirror = |name: &str| Mirror {
+        large_page: None,
         id: MirrorId::parse(name).unwrap(),
         url: TargetUrl::parse(&format!("http://{name}.example:{}/{name}", address.port())).unwrap(),
         markets: vec![MarketId::parse("kz").unwrap()],
@@ -140,7 +143,8 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
         expected_addresses: vec![],
     };
     let (mirrors, references) = (vec![mirror("slow"), mirror("fast")], vec![]);
-    let list = MirrorList { version: 1, issued_at: UnixMillis(1), mirrors, references };
+    let list =
+        MirrorList { tools: Tools::default(), version: 1, issued_at: UnixMillis(1), mirrors, references };
     let home = tempfile::tempdir().unwrap();
     let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
     write_state(&dir, &list);

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use zerkalo_core::record::{
-    Arm, Cause, Certificate, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome,
-    ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, Certificate, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpExchange,
+    HttpOutcome, ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake,
+    TlsOutcome,
 };
 use zerkalo_core::target::{Sha256, TargetUrl};
 use zerkalo_core::words::UnixMillis;
@@ -36,6 +37,7 @@ pub fn reached() -> ProbeRecord {
     record.tls.truncate(1);
     record.tcp.truncate(1);
     record.http = vec![HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url,
@@ -59,6 +61,7 @@ pub fn reached() -> ProbeRecord {
 pub fn silenced() -> ProbeRecord {
     let span = Span { start_micros: 1_000, duration_micros: 20_000 };
     let dns = |resolver, server: &str| DnsExchange {
+        detail: DnsDetail::default(),
         transport: DnsTransport::Udp,
         others: vec![],
         resolver,
@@ -76,6 +79,8 @@ pub fn silenced() -> ProbeRecord {
     let tcp =
         |arm| TcpConnect { transport: None, arm, address: address(), span, outcome: TcpOutcome::Connected };
     let tls = |arm, sni: &str, outcome| TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,
@@ -95,6 +100,9 @@ pub fn silenced() -> ProbeRecord {
         alpn: None,
     };
     ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: None,
         url: TargetUrl::parse(URL).unwrap(),
         list_version: 0,

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, default_settings};
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, MAGIC, frame};
-use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl, Tools};
 use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station};
 
 use crate::records::{NOON, URL, reached};
@@ -90,6 +90,7 @@ pub fn put(journal: &Path, name: &str, bytes: &[u8]) {
 fn story() -> Vec<JournalEntry> {
     let key = SecretKey::from_bytes(&[5; 32]);
     let mirror = Mirror {
+        large_page: None,
         id: MirrorId::parse("m1").unwrap(),
         url: TargetUrl::parse(URL).unwrap(),
         markets: vec!["kz".parse().unwrap()],
@@ -97,7 +98,13 @@ fn story() -> Vec<JournalEntry> {
         key_pins: vec![],
         expected_addresses: vec![],
     };
-    let list = MirrorList { version: 1, issued_at: NOON, mirrors: vec![mirror], references: vec![] };
+    let list = MirrorList {
+        tools: Tools::default(),
+        version: 1,
+        issued_at: NOON,
+        mirrors: vec![mirror],
+        references: vec![],
+    };
     let mut events = vec![
         Event::Settings(default_settings()),
         Event::List { list: SignedList::sign(&list, &key), operator: key.public() },

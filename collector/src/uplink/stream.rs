@@ -150,7 +150,7 @@ impl Stream {
                 },
                 wish = wishes.recv(), if open => match wish {
                     Ok(wish) if wish.agent == self.agent => {
-                        self.send(Down::ProbeNow(agent_v1::ProbeNow { mirror: wish.mirror.to_string() })).await
+                        self.send(Down::ProbeNow(agent_v1::ProbeNow { mirror: wish.mirror.to_string(), ..Default::default() })).await
                     }
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => Ok(()),
                     // The sender lives as long as the engine, of which this stream holds a handle.

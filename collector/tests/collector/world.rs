@@ -20,7 +20,7 @@ use tonic::{Request, Status, Streaming};
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
 use zerkalo_core::journal::{Event, Found, JournalEntry, MAGIC, read_frame};
 use zerkalo_core::record::{Arm, Cause, HttpExchange, HttpOutcome, ProbeRecord, Span};
-use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl, Tools};
 use zerkalo_core::words::{AgentId, MarketId, MirrorId};
 use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
@@ -415,6 +415,7 @@ pub async fn channel(port: u16, ca_pem: &str, identity: Option<&Identity>) -> Ch
 
 pub fn list(version: u64, mirrors: &[&str]) -> MirrorList {
     let mirror = |id: &&str| Mirror {
+        large_page: None,
         id: MirrorId::parse(id).unwrap(),
         url: url(id),
         markets: ["ru", "kz"].map(|market| MarketId::parse(market).unwrap()).to_vec(),
@@ -423,7 +424,13 @@ pub fn list(version: u64, mirrors: &[&str]) -> MirrorList {
         expected_addresses: vec![],
     };
     let mirrors = mirrors.iter().map(mirror).collect();
-    MirrorList { version, issued_at: zerkalo_collector::clock::now(), mirrors, references: vec![] }
+    MirrorList {
+        tools: Tools::default(),
+        version,
+        issued_at: zerkalo_collector::clock::now(),
+        mirrors,
+        references: vec![],
+    }
 }
 
 fn url(mirror: &str) -> TargetUrl {
@@ -433,6 +440,9 @@ fn url(mirror: &str) -> TargetUrl {
 /// Facts of a visit that found the mirror as itself.
 pub fn facts(mirror: &str) -> ProbeRecord {
     ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: Some(MirrorId::parse(mirror).unwrap()),
         url: url(mirror),
         list_version: 1,
@@ -444,6 +454,7 @@ pub fn facts(mirror: &str) -> ProbeRecord {
         tcp: vec![],
         tls: vec![],
         http: vec![HttpExchange {
+            first_byte_micros: None,
             transport: None,
             arm: Arm::Main,
             url: url(mirror),

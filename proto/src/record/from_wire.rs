@@ -1,5 +1,7 @@
 //! From wire messages to core facts. Every doubt is an error that names its field; nothing here can panic.
 
+mod surroundings;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -37,6 +39,9 @@ impl TryFrom<wire::ProbeRecord> for core::ProbeRecord {
             http: all(record.http, http)?,
             quic: all(record.quic, quic)?,
             references: all(record.references, reference)?,
+            network: record.network.map(surroundings::network).transpose()?,
+            hops: all(record.hops, surroundings::hop)?,
+            screenshot: record.screenshot.map(surroundings::screenshot).transpose()?,
             agent_version: record.agent_version,
         })
     }
@@ -86,6 +91,17 @@ fn arm(arm: wire::Arm) -> Decoded<core::Arm> {
         wire::Arm::OtherResolver => Ok(core::Arm::OtherResolver),
         wire::Arm::NeutralSni => Ok(core::Arm::NeutralSni),
         wire::Arm::OtherHello => Ok(core::Arm::OtherHello),
+        wire::Arm::NeutralFirst => Ok(core::Arm::NeutralFirst),
+        wire::Arm::EachAddress => Ok(core::Arm::EachAddress),
+        wire::Arm::FieldAddress => Ok(core::Arm::FieldAddress),
+        wire::Arm::OtherPort => Ok(core::Arm::OtherPort),
+        wire::Arm::ControlAddress => Ok(core::Arm::ControlAddress),
+        wire::Arm::EchGrease => Ok(core::Arm::EchGrease),
+        wire::Arm::EchReal => Ok(core::Arm::EchReal),
+        wire::Arm::FreshTuple => Ok(core::Arm::FreshTuple),
+        wire::Arm::LargePage => Ok(core::Arm::LargePage),
+        wire::Arm::ReferenceObject => Ok(core::Arm::ReferenceObject),
+        wire::Arm::Http3 => Ok(core::Arm::Http3),
     }
 }
 
@@ -96,18 +112,23 @@ fn dns(exchange: wire::DnsExchange) -> Decoded<core::DnsExchange> {
             wire::ResolverKind::Unspecified => return Err(DecodeError::Missing { field: "dns.resolver" }),
             wire::ResolverKind::System => core::ResolverKind::System,
             wire::ResolverKind::Public => core::ResolverKind::Public,
+            wire::ResolverKind::Nobody => core::ResolverKind::Nobody,
         },
         server: parsed::<SocketAddr>("dns.server", &exchange.server)?,
         transport: match wire::DnsTransport::try_from(exchange.transport) {
             Ok(wire::DnsTransport::Unspecified | wire::DnsTransport::Udp) => core::DnsTransport::Udp,
             Ok(wire::DnsTransport::Tcp) => core::DnsTransport::Tcp,
+            Ok(wire::DnsTransport::Dot) => core::DnsTransport::Dot,
+            Ok(wire::DnsTransport::Doh) => core::DnsTransport::Doh,
             Err(_) => return Err(DecodeError::invalid("dns.transport", exchange.transport)),
         },
         query: match exchange.query() {
             wire::QueryType::Unspecified => return Err(DecodeError::Missing { field: "dns.query" }),
             wire::QueryType::A => core::QueryType::A,
             wire::QueryType::Aaaa => core::QueryType::Aaaa,
+            wire::QueryType::Https => core::QueryType::Https,
         },
+        detail: surroundings::dns_detail(exchange.detail)?,
         span: span(exchange.span),
         outcome: match required("dns.outcome", exchange.outcome)? {
             Outcome::Answer(answer) => core::DnsOutcome::Answer {
@@ -175,6 +196,15 @@ fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
         span: span(handshake.span),
         hello_shape: handshake.hello_shape,
         hello_len: handshake.hello_len,
+        ech: match wire::Ech::try_from(handshake.ech) {
+            Ok(wire::Ech::Unspecified) => core::Ech::Absent,
+            Ok(wire::Ech::Grease) => core::Ech::Grease,
+            Ok(wire::Ech::Offered) => core::Ech::Offered,
+            Ok(wire::Ech::Accepted) => core::Ech::Accepted,
+            Ok(wire::Ech::Rejected) => core::Ech::Rejected,
+            Err(_) => return Err(DecodeError::invalid("tls.ech", handshake.ech)),
+        },
+        ja4: handshake.ja4,
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
         transport: handshake.transport.map(transport),
@@ -229,6 +259,7 @@ fn http(exchange: wire::HttpExchange) -> Decoded<core::HttpExchange> {
         address: parsed("http.address", &exchange.address)?,
         protocol: exchange.protocol,
         span: span(exchange.span),
+        first_byte_micros: exchange.first_byte_micros,
         last_byte_micros: exchange.last_byte_micros,
         status: match exchange.status {
             0 => None,
@@ -256,6 +287,15 @@ fn http(exchange: wire::HttpExchange) -> Decoded<core::HttpExchange> {
 fn quic(handshake: wire::QuicHandshake) -> Decoded<core::QuicHandshake> {
     use wire::quic_handshake::Outcome;
     Ok(core::QuicHandshake {
+        arm: match handshake.arm() {
+            wire::Arm::Unspecified => core::Arm::Main,
+            other => arm(other)?,
+        },
+        chain: all(handshake.chain, certificate)?,
+        chain_fault: handshake.chain_fault.map(chain_fault).transpose()?,
+        datagrams_received: handshake.datagrams_received,
+        first_received: handshake.first_received,
+        versions_offered: handshake.versions_offered,
         address: parsed("quic.address", &handshake.address)?,
         sni: handshake.sni,
         span: span(handshake.span),

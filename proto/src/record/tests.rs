@@ -21,6 +21,20 @@ fn full() -> ProbeRecord {
         der: vec![0x30, 0],
     };
     let dns = |resolver, outcome| DnsExchange {
+        detail: DnsDetail {
+            message_id: 1,
+            edns_payload_len: Some(1_232),
+            is_authoritative: true,
+            is_recursion_available: true,
+            is_authenticated: true,
+            services: vec![HttpsService {
+                priority: 1,
+                target: "edge.example".into(),
+                alpn: vec!["h3".into()],
+                hints: vec!["192.0.2.8".parse().unwrap()],
+                ech_config: vec![0, 1],
+            }],
+        },
         resolver,
         server: "[2001:db8::53]:53".parse().unwrap(),
         transport: DnsTransport::Tcp,
@@ -40,6 +54,8 @@ fn full() -> ProbeRecord {
         Some(Transport { bytes_acked: 1, bytes_received: 2, unacked_segments: 3, retransmits: 4 });
     let tcp = |outcome| TcpConnect { arm: Arm::OtherResolver, address, span, outcome, transport };
     let tls = |outcome, chain_fault| TlsHandshake {
+        ja4: "t13d0910h2_x_y".into(),
+        ech: Ech::Rejected,
         arm: Arm::OtherHello,
         address,
         sni: Some("mirror.example".into()),
@@ -54,6 +70,7 @@ fn full() -> ProbeRecord {
         chain_fault,
     };
     let http = |outcome| HttpExchange {
+        first_byte_micros: Some(8),
         arm: Arm::Main,
         url: url.clone(),
         address,
@@ -71,6 +88,12 @@ fn full() -> ProbeRecord {
         transport,
     };
     let quic = |outcome| QuicHandshake {
+        arm: Arm::NeutralSni,
+        chain: vec![certificate.clone()],
+        chain_fault: Some(ChainFault::Valid),
+        datagrams_received: 3,
+        first_received: vec![0xc0, 0],
+        versions_offered: vec![1],
         address,
         sni: "mirror.example".into(),
         span,
@@ -85,6 +108,29 @@ fn full() -> ProbeRecord {
         alpn: Some("h2".into()),
     };
     ProbeRecord {
+        network: Some(NetworkCheck {
+            checked_at: UnixMillis(6),
+            captive_host: Some("login.example".into()),
+            ipv6: Ipv6Health::Broken,
+            resolver_identity: vec!["192.0.2.53".into()],
+            clock_ahead_millis: Some(-7),
+            host_interference: Some("CN=Shield".into()),
+        }),
+        hops: vec![HopProbe {
+            address,
+            sni: "mirror.example".into(),
+            ttl: 3,
+            span,
+            outcome: TlsOutcome::Reset,
+        }],
+        screenshot: Some(Screenshot {
+            sha256: Sha256([4; 32]),
+            len: 5,
+            media_type: "image/webp".into(),
+            address,
+            span,
+            failure: Some(text()),
+        }),
         mirror: Some(MirrorId::parse("m1").unwrap()),
         url: url.clone(),
         list_version: 3,
@@ -165,6 +211,18 @@ fn every_fact_survives_protobuf_and_json() {
 }
 
 #[test]
+fn every_arm_survives() {
+    for number in 1..=15 {
+        let arm = wire::Arm::try_from(number).unwrap();
+        let mut message = wire::ProbeRecord::from(&full());
+        message.tcp[0].arm = arm.into();
+        let record = decode(&message.encode_to_vec()).unwrap();
+        assert_eq!(wire::ProbeRecord::from(&record).tcp[0].arm, number);
+    }
+    assert!(wire::Arm::try_from(16).is_err());
+}
+
+#[test]
 fn a_record_of_an_older_agent_is_read_without_what_it_did_not_know() {
     let (mut record, mut message) = (full(), wire::ProbeRecord::from(&full()));
     message.dns.iter_mut().for_each(|step| (step.transport, step.others) = (0, vec![]));
@@ -172,13 +230,21 @@ fn a_record_of_an_older_agent_is_read_without_what_it_did_not_know() {
     message.tls.iter_mut().for_each(|step| {
         (step.transport, step.hello_len, step.hello_shape) = (None, 0, String::new());
     });
-    message.http.iter_mut().for_each(|step| step.transport = None);
+    message.http.iter_mut().for_each(|step| (step.transport, step.first_byte_micros) = (None, None));
+    message.quic.iter_mut().for_each(|step| step.arm = 0);
+    message.dns.iter_mut().for_each(|step| step.detail = None);
+    message.tls.iter_mut().for_each(|step| (step.ja4, step.ech) = (String::new(), 0));
+    (message.network, message.hops, message.screenshot) = (None, vec![], None);
     record.dns.iter_mut().for_each(|step| (step.transport, step.others) = (DnsTransport::Udp, vec![]));
     record.tcp.iter_mut().for_each(|step| step.transport = None);
     record.tls.iter_mut().for_each(|step| {
         (step.transport, step.hello_len, step.hello_shape) = (None, 0, String::new());
     });
-    record.http.iter_mut().for_each(|step| step.transport = None);
+    record.http.iter_mut().for_each(|step| (step.transport, step.first_byte_micros) = (None, None));
+    record.quic.iter_mut().for_each(|step| step.arm = Arm::Main);
+    record.dns.iter_mut().for_each(|step| step.detail = DnsDetail::default());
+    record.tls.iter_mut().for_each(|step| (step.ja4, step.ech) = (String::new(), Ech::Absent));
+    (record.network, record.hops, record.screenshot) = (None, vec![], None);
     assert_eq!(decode(&message.encode_to_vec()).unwrap(), record);
 }
 
@@ -202,6 +268,11 @@ fn nonsense_is_refused_by_the_name_of_its_field() {
     check(&|m| m.tls[0].chain[0].sha256.push(0), "tls.chain.sha256");
     check(&|m| m.http[0].status = 70_000, "http.status");
     check(&|m| m.references[0].side = 0, "references.side");
+    check(&|m| m.dns[0].detail.as_mut().unwrap().message_id = 70_000, "dns.detail.message_id");
+    check(&|m| m.tls[0].ech = 77, "tls.ech");
+    check(&|m| m.network.as_mut().unwrap().ipv6 = 77, "network.ipv6");
+    check(&|m| m.hops[0].ttl = 256, "hops.ttl");
+    check(&|m| m.screenshot.as_mut().unwrap().sha256.clear(), "screenshot.sha256");
     assert!(decode(b"\xff\xff\xff").is_err());
     assert!(from_json("{\"schema\": 5}").is_err());
 }

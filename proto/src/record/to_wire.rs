@@ -1,5 +1,7 @@
 //! From core facts to wire messages. Nothing can fail here.
 
+mod surroundings;
+
 use zerkalo_core::record as core;
 use zerkalo_core::target::ReferenceSide;
 
@@ -27,6 +29,9 @@ impl From<&core::ProbeRecord> for wire::ProbeRecord {
             http: record.http.iter().map(http).collect(),
             quic: record.quic.iter().map(quic).collect(),
             references: record.references.iter().map(reference).collect(),
+            network: record.network.as_ref().map(surroundings::network),
+            hops: record.hops.iter().map(surroundings::hop).collect(),
+            screenshot: record.screenshot.as_ref().map(surroundings::screenshot),
         }
     }
 }
@@ -41,6 +46,17 @@ fn arm(arm: core::Arm) -> i32 {
         core::Arm::OtherResolver => wire::Arm::OtherResolver,
         core::Arm::NeutralSni => wire::Arm::NeutralSni,
         core::Arm::OtherHello => wire::Arm::OtherHello,
+        core::Arm::NeutralFirst => wire::Arm::NeutralFirst,
+        core::Arm::EachAddress => wire::Arm::EachAddress,
+        core::Arm::FieldAddress => wire::Arm::FieldAddress,
+        core::Arm::OtherPort => wire::Arm::OtherPort,
+        core::Arm::ControlAddress => wire::Arm::ControlAddress,
+        core::Arm::EchGrease => wire::Arm::EchGrease,
+        core::Arm::EchReal => wire::Arm::EchReal,
+        core::Arm::FreshTuple => wire::Arm::FreshTuple,
+        core::Arm::LargePage => wire::Arm::LargePage,
+        core::Arm::ReferenceObject => wire::Arm::ReferenceObject,
+        core::Arm::Http3 => wire::Arm::Http3,
     }
     .into()
 }
@@ -57,6 +73,7 @@ fn dns(exchange: &core::DnsExchange) -> wire::DnsExchange {
         resolver: match exchange.resolver {
             core::ResolverKind::System => wire::ResolverKind::System,
             core::ResolverKind::Public => wire::ResolverKind::Public,
+            core::ResolverKind::Nobody => wire::ResolverKind::Nobody,
         }
         .into(),
         server: exchange.server.to_string(),
@@ -64,14 +81,18 @@ fn dns(exchange: &core::DnsExchange) -> wire::DnsExchange {
         transport: match exchange.transport {
             core::DnsTransport::Udp => wire::DnsTransport::Udp,
             core::DnsTransport::Tcp => wire::DnsTransport::Tcp,
+            core::DnsTransport::Dot => wire::DnsTransport::Dot,
+            core::DnsTransport::Doh => wire::DnsTransport::Doh,
         }
         .into(),
         others: exchange.others.iter().map(other_answer).collect(),
         query: match exchange.query {
             core::QueryType::A => wire::QueryType::A,
             core::QueryType::Aaaa => wire::QueryType::Aaaa,
+            core::QueryType::Https => wire::QueryType::Https,
         }
         .into(),
+        detail: Some(surroundings::dns_detail(&exchange.detail)),
         span: span(exchange.span),
         outcome: Some(match &exchange.outcome {
             core::DnsOutcome::Answer { rcode, addresses, cnames, ttl_min_secs } => {
@@ -135,6 +156,15 @@ fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
         span: span(handshake.span),
         hello_shape: handshake.hello_shape.clone(),
         hello_len: handshake.hello_len,
+        ja4: handshake.ja4.clone(),
+        ech: match handshake.ech {
+            core::Ech::Absent => wire::Ech::Unspecified,
+            core::Ech::Grease => wire::Ech::Grease,
+            core::Ech::Offered => wire::Ech::Offered,
+            core::Ech::Accepted => wire::Ech::Accepted,
+            core::Ech::Rejected => wire::Ech::Rejected,
+        }
+        .into(),
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
         transport: handshake.transport.map(transport),
@@ -191,6 +221,7 @@ fn http(exchange: &core::HttpExchange) -> wire::HttpExchange {
         address: exchange.address.to_string(),
         protocol: exchange.protocol.clone(),
         span: span(exchange.span),
+        first_byte_micros: exchange.first_byte_micros,
         last_byte_micros: exchange.last_byte_micros,
         status: exchange.status.map(u32::from).unwrap_or_default(),
         headers: exchange
@@ -219,6 +250,12 @@ fn http(exchange: &core::HttpExchange) -> wire::HttpExchange {
 fn quic(handshake: &core::QuicHandshake) -> wire::QuicHandshake {
     use wire::quic_handshake::Outcome;
     wire::QuicHandshake {
+        arm: arm(handshake.arm),
+        chain: handshake.chain.iter().map(certificate).collect(),
+        chain_fault: handshake.chain_fault.as_ref().map(chain_fault),
+        datagrams_received: handshake.datagrams_received,
+        first_received: handshake.first_received.clone(),
+        versions_offered: handshake.versions_offered.clone(),
         address: handshake.address.to_string(),
         sni: handshake.sni.clone(),
         span: span(handshake.span),

@@ -5,7 +5,7 @@ use crate::evidence::{ChainLink, SecretKey, SignedRecord};
 use crate::judge::tests::{answer, cut, healthy, mirror};
 use crate::market::Action;
 use crate::record::{ProbeRecord, TlsOutcome};
-use crate::target::MirrorList;
+use crate::target::{MirrorList, Tools};
 use crate::words::{OwnerId, Station};
 use proptest::prelude::*;
 
@@ -56,8 +56,13 @@ impl Journal {
         let mut journal =
             Self { entries: Vec::new(), heads: BTreeMap::new(), now: UnixMillis(1_800_000_000_000) };
         journal.push(Event::Settings(default_settings()));
-        let list =
-            MirrorList { version: 1, issued_at: journal.now, mirrors: vec![mirror()], references: vec![] };
+        let list = MirrorList {
+            tools: Tools::default(),
+            version: 1,
+            issued_at: journal.now,
+            mirrors: vec![mirror()],
+            references: vec![],
+        };
         journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
         journal.enrol("control-1", "house", Station::Control);
         for carrier in CARRIERS {
@@ -343,7 +348,13 @@ fn records_of_a_url_the_list_no_longer_names_say_nothing() {
     (0..3).for_each(|_| journal.round([Fine; 4], Fine));
     let mut moved = mirror();
     moved.url = crate::target::TargetUrl::parse("https://new.example/").unwrap();
-    let list = MirrorList { version: 2, issued_at: journal.now, mirrors: vec![moved], references: vec![] };
+    let list = MirrorList {
+        tools: Tools::default(),
+        version: 2,
+        issued_at: journal.now,
+        mirrors: vec![moved],
+        references: vec![],
+    };
     journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
     (0..5).for_each(|_| journal.round([Nxdomain; 4], Fine));
     let (state, decisions) = fold(&journal.entries);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::record::{
-    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ResolverKind, TcpConnect,
+    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpConnect,
     TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use crate::target::{Mirror, Sha256};
@@ -148,13 +148,15 @@ pub(super) fn refused_chain(record: &ProbeRecord, mirror: Option<&Mirror>) -> Op
     Some((tls.chain.first()?.spki_sha256, fault))
 }
 
-/// Answers for the mirror's own host from one kind of resolver.
+/// Answers about addresses of the mirror's own host from one kind of resolver.
 pub(super) fn own_answers(record: &ProbeRecord, kind: ResolverKind) -> impl Iterator<Item = &DnsOutcome> {
     let host = record.url.host();
     record
         .dns
         .iter()
-        .filter(move |exchange| exchange.resolver == kind && exchange.name == host)
+        .filter(move |exchange| {
+            exchange.resolver == kind && exchange.name == host && exchange.query != QueryType::Https
+        })
         .map(|exchange| &exchange.outcome)
 }
 

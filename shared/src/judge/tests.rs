@@ -12,6 +12,7 @@ pub(crate) const OWN: &str = "198.51.100.7";
 
 pub(crate) fn mirror() -> Mirror {
     Mirror {
+        large_page: None,
         id: MirrorId::parse("m1").unwrap(),
         url: url("https://mirror.example/"),
         markets: vec![MarketId::parse("kz").unwrap()],
@@ -53,6 +54,8 @@ fn done() -> TlsOutcome {
 fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
     let whole = matches!(outcome, TlsOutcome::Completed { .. });
     TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,
@@ -70,6 +73,7 @@ fn tls(arm: Arm, outcome: TlsOutcome) -> TlsHandshake {
 
 fn http(at: &str, status: u16, canary: bool) -> HttpExchange {
     HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url: url(at),
@@ -98,6 +102,9 @@ pub(crate) fn healthy() -> ProbeRecord {
         failure: None,
     };
     ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: Some(mirror().id),
         url: mirror().url,
         list_version: 1,
@@ -106,6 +113,7 @@ pub(crate) fn healthy() -> ProbeRecord {
         duration_micros: 1,
         agent_version: "t".into(),
         dns: vec![DnsExchange {
+            detail: DnsDetail::default(),
             transport: DnsTransport::Udp,
             others: vec![],
             resolver: ResolverKind::System,
@@ -536,6 +544,12 @@ fn pins_replace_public_authorities() {
 #[test]
 fn quic_alone_silent_is_impaired() {
     let quic = |outcome| QuicHandshake {
+        arm: Arm::Main,
+        chain: Vec::new(),
+        chain_fault: None,
+        datagrams_received: 0,
+        first_received: Vec::new(),
+        versions_offered: Vec::new(),
         address: socket(OWN),
         sni: "mirror.example".into(),
         span: Span::default(),

@@ -6,8 +6,8 @@ use super::facts::NOWHERE;
 use super::format::{Control, ControlFetch, Measurement};
 use super::pages::http_failure;
 use crate::record::{
-    Arm, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord,
-    QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpExchange, HttpOutcome,
+    ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use crate::target::Sha256;
 
@@ -47,6 +47,7 @@ fn fetch(fetch: &ControlFetch, record: &ProbeRecord, address: SocketAddr) -> Opt
     }
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     Some(HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url: record.url.clone(),
@@ -73,6 +74,7 @@ fn answers(control: &Control, record: &ProbeRecord) -> DnsExchange {
     // Names of a CNAME chain stand among the addresses.
     let addresses: Vec<IpAddr> = control.dns.addrs.iter().filter_map(|text| text.parse().ok()).collect();
     DnsExchange {
+        detail: DnsDetail::default(),
         resolver: ResolverKind::Public,
         server: NOWHERE,
         transport: DnsTransport::Udp,
@@ -115,6 +117,8 @@ fn handshakes(control: &Control) -> Vec<TlsHandshake> {
 
 fn completed(address: SocketAddr, name: String) -> TlsHandshake {
     TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,

@@ -138,14 +138,17 @@ fn query(exchange: &DnsExchange) -> Query {
         answers,
         engine: match (exchange.resolver, exchange.transport) {
             (ResolverKind::System, _) => "system".to_owned(),
-            (ResolverKind::Public, DnsTransport::Udp) => "udp".to_owned(),
-            (ResolverKind::Public, DnsTransport::Tcp) => "tcp".to_owned(),
+            (_, DnsTransport::Udp) => "udp".to_owned(),
+            (_, DnsTransport::Tcp) => "tcp".to_owned(),
+            (_, DnsTransport::Dot) => "dot".to_owned(),
+            (_, DnsTransport::Doh) => "doh".to_owned(),
         },
         failure: query_failure(&exchange.outcome).map(str::to_owned),
         hostname: exchange.name.clone(),
         query_type: match exchange.query {
             QueryType::A => "A".to_owned(),
             QueryType::Aaaa => "AAAA".to_owned(),
+            QueryType::Https => "HTTPS".to_owned(),
         },
         // A resolver in a private range is the host's own box.
         resolver_address: crate::address::require_public(exchange.server.ip())
@@ -168,7 +171,9 @@ fn query_failure(outcome: &DnsOutcome) -> Option<&'static str> {
 }
 
 pub(super) fn dns_failure(record: &ProbeRecord) -> Option<String> {
-    let own = record.dns.iter().filter(|x| x.resolver == ResolverKind::System);
+    let own = record.dns.iter().filter(|x| {
+        x.resolver == ResolverKind::System && x.transport == DnsTransport::Udp && x.query != QueryType::Https
+    });
     let failures: Vec<_> = own.map(|exchange| query_failure(&exchange.outcome)).collect();
     let all = !failures.is_empty() && failures.iter().all(Option::is_some);
     failures.into_iter().next().flatten().filter(|_| all).map(str::to_owned)

@@ -9,8 +9,8 @@ use super::format::{Measurement, MeasurementError, Query};
 use super::handshakes::{derive_handshakes, handshakes};
 use super::pages::take_request;
 use crate::record::{
-    Arm, Cause, Certificate, DnsExchange, DnsOutcome, DnsTransport, ProbeRecord, QueryType, ResolverKind,
-    Span, TcpConnect, TcpOutcome,
+    Arm, Cause, Certificate, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, ProbeRecord, QueryType,
+    ResolverKind, Span, TcpConnect, TcpOutcome,
 };
 use crate::target::TargetUrl;
 use crate::words::{Country, UnixMillis};
@@ -45,6 +45,9 @@ pub fn import(measurement: &Measurement, read: ReadCertificate) -> Result<Import
     let keys = &measurement.test_keys;
     let url = TargetUrl::parse(&measurement.input).map_err(MeasurementError::Input)?;
     let mut record = ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: None,
         url: url.clone(),
         list_version: 0,
@@ -113,6 +116,7 @@ fn dns_exchange(query: &Query) -> Option<DnsExchange> {
         Some(failure) => Err(DnsOutcome::Failed(failure.to_owned())),
     };
     Some(DnsExchange {
+        detail: DnsDetail::default(),
         resolver: match query.engine.as_str() {
             "udp" | "tcp" | "dot" | "doh" => ResolverKind::Public,
             _ => ResolverKind::System,

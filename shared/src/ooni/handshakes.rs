@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::facts::{Import, NOWHERE, ReadCertificate, ended};
 use super::format::{Handshake, Measurement, NetworkEvent};
 use super::pages::bytes_of;
-use crate::record::{Arm, ChainFault, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome};
+use crate::record::{Arm, ChainFault, Ech, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome};
 use crate::target::TargetUrl;
 
 /// The probe of before 2020 whose HTTPS client accepted any certificate.
@@ -80,6 +80,8 @@ fn tls_handshake(
         Some(failure) => tls_failure(failure),
     };
     TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,
@@ -123,6 +125,8 @@ pub(super) fn is_certificate_failure(failure: &str) -> bool {
 pub(super) fn derive_handshakes(import: &mut Import, measurement: &Measurement) {
     let verifies = measurement.software_name != UNVERIFYING_SOFTWARE;
     let step = |url: &TargetUrl, address, outcome, fault| TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,

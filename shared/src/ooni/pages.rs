@@ -70,6 +70,7 @@ fn http_exchange(url: TargetUrl, address: SocketAddr, request: &Request) -> Http
     let mut excerpt = page::decoded(&body, content_type);
     page::cut(&mut excerpt, PAGE_LEN_MAX);
     HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url,

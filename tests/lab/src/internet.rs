@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, TargetUrl, Tools};
 use zerkalo_core::words::{Access, MarketId, MirrorId, UnixMillis};
 
 use crate::carrier::{Carrier, Host, Networks};
@@ -87,6 +87,7 @@ impl Internet {
             let fronts = networks.carriers().iter().filter_map(|carrier| carrier.fronts().nth(index));
             let expected_addresses: Vec<IpAddr> = fronts.map(|front| front.ip()).collect();
             mirrors.push(Mirror {
+                large_page: None,
                 id: MirrorId::parse(id)?,
                 url: url(id)?,
                 markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
@@ -106,7 +107,13 @@ impl Internet {
 
     /// What the operator would sign.
     pub fn list(&self, version: u64, issued_at: UnixMillis) -> MirrorList {
-        MirrorList { version, issued_at, mirrors: self.mirrors.clone(), references: self.references.clone() }
+        MirrorList {
+            tools: Tools::default(),
+            version,
+            issued_at,
+            mirrors: self.mirrors.clone(),
+            references: self.references.clone(),
+        }
     }
 
     /// The root an agent's `ca_file` needs.

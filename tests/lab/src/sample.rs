@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use zerkalo_core::record::{
-    Arm, Cause, ChainFault, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord,
-    QueryType, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Cause, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpExchange, HttpOutcome,
+    ProbeRecord, QueryType, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake,
+    TlsOutcome,
 };
-use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl, Tools};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 
 /// The mirror all of it is about.
@@ -17,6 +18,7 @@ const SPAN: Span = Span { start_micros: 1_200, duration_micros: 800 };
 /// A list with the one mirror that [`body`] is about.
 pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
     let mirror = Mirror {
+        large_page: None,
         id: MirrorId::parse(MIRROR)?,
         url: url(),
         markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
@@ -24,7 +26,13 @@ pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
         key_pins: vec![],
         expected_addresses: vec![],
     };
-    Ok(MirrorList { version: 1, issued_at, mirrors: vec![mirror], references: vec![] })
+    Ok(MirrorList {
+        tools: Tools::default(),
+        version: 1,
+        issued_at,
+        mirrors: vec![mirror],
+        references: vec![],
+    })
 }
 
 /// The encoded record of a mirror that works.
@@ -32,6 +40,9 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
     let reference =
         |side| ReferenceCheck { side, url: url(), checked_at: started_at, reached: true, failure: None };
     let record = ProbeRecord {
+        network: None,
+        hops: Vec::new(),
+        screenshot: None,
         mirror: MirrorId::parse(MIRROR).ok(),
         url: url(),
         list_version: 1,
@@ -69,6 +80,7 @@ fn address() -> SocketAddr {
 fn dns(resolver: ResolverKind, query: QueryType) -> DnsExchange {
     let addresses = vec![address().ip()];
     DnsExchange {
+        detail: DnsDetail::default(),
         transport: DnsTransport::Udp,
         others: vec![],
         resolver,
@@ -87,6 +99,8 @@ fn tls() -> TlsHandshake {
         alpn: Some("h2".to_owned()),
     };
     TlsHandshake {
+        ja4: String::new(),
+        ech: Ech::Absent,
         hello_shape: String::new(),
         hello_len: 0,
         transport: None,
@@ -105,6 +119,7 @@ fn tls() -> TlsHandshake {
 fn http() -> HttpExchange {
     let headers = ["content-type", "date", "server", "etag", "cache-control"];
     HttpExchange {
+        first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
         url: url(),

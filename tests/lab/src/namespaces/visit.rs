@@ -70,6 +70,7 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
 fn mirror(url: &str, key_pin: Sha256) -> Result<Mirror> {
     let url = TargetUrl::parse(url)?;
     Ok(Mirror {
+        large_page: None,
         id: MirrorId::parse("netlab")?,
         expected_addresses: addresses(&url.host()),
         url,

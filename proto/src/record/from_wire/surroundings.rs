@@ -1,0 +1,84 @@
+//! The facts around the visit: the agent's own network, hops, the picture, what a DNS answer holds beside addresses.
+
+use zerkalo_core::record as core;
+use zerkalo_core::words::UnixMillis;
+
+use super::{Decoded, addresses, all, non_empty, parsed, required, sha256, small, span};
+use crate::record::DecodeError;
+use crate::record_v1 as wire;
+
+pub(super) fn dns_detail(detail: Option<wire::DnsDetail>) -> Decoded<core::DnsDetail> {
+    let Some(detail) = detail else { return Ok(core::DnsDetail::default()) };
+    Ok(core::DnsDetail {
+        message_id: small("dns.detail.message_id", detail.message_id)?,
+        edns_payload_len: detail
+            .edns_payload_len
+            .map(|len| small("dns.detail.edns_payload_len", len))
+            .transpose()?,
+        is_authoritative: detail.is_authoritative,
+        is_recursion_available: detail.is_recursion_available,
+        is_authenticated: detail.is_authenticated,
+        services: all(detail.services, service)?,
+    })
+}
+
+fn service(service: wire::HttpsService) -> Decoded<core::HttpsService> {
+    Ok(core::HttpsService {
+        priority: small("dns.detail.services.priority", service.priority)?,
+        target: service.target,
+        alpn: service.alpn,
+        hints: addresses("dns.detail.services.hints", &service.hints)?,
+        ech_config: service.ech_config,
+    })
+}
+
+pub(super) fn network(check: wire::NetworkCheck) -> Decoded<core::NetworkCheck> {
+    Ok(core::NetworkCheck {
+        checked_at: UnixMillis(check.checked_at_millis),
+        ipv6: match wire::Ipv6Health::try_from(check.ipv6) {
+            Ok(wire::Ipv6Health::Unspecified) => core::Ipv6Health::Unknown,
+            Ok(wire::Ipv6Health::Absent) => core::Ipv6Health::Absent,
+            Ok(wire::Ipv6Health::Broken) => core::Ipv6Health::Broken,
+            Ok(wire::Ipv6Health::Works) => core::Ipv6Health::Works,
+            Err(_) => return Err(DecodeError::invalid("network.ipv6", check.ipv6)),
+        },
+        captive_host: check.captive_host,
+        resolver_identity: check.resolver_identity,
+        clock_ahead_millis: check.clock_ahead_millis,
+        host_interference: check.host_interference,
+    })
+}
+
+pub(super) fn hop(hop: wire::HopProbe) -> Decoded<core::HopProbe> {
+    use wire::hop_probe::Outcome;
+    Ok(core::HopProbe {
+        address: parsed("hops.address", &hop.address)?,
+        sni: hop.sni,
+        ttl: small("hops.ttl", hop.ttl)?,
+        span: span(hop.span),
+        outcome: match required("hops.outcome", hop.outcome)? {
+            Outcome::Completed(done) => core::TlsOutcome::Completed {
+                version: done.version,
+                cipher_suite: done.cipher_suite,
+                alpn: non_empty(done.alpn),
+            },
+            Outcome::Timeout(_) => core::TlsOutcome::Timeout,
+            Outcome::Reset(_) => core::TlsOutcome::Reset,
+            Outcome::Eof(_) => core::TlsOutcome::Eof,
+            Outcome::Alert(name) => core::TlsOutcome::Alert(name),
+            Outcome::Protocol(detail) => core::TlsOutcome::Protocol(detail),
+            Outcome::Failed(failure) => core::TlsOutcome::Failed(failure.detail),
+        },
+    })
+}
+
+pub(super) fn screenshot(screenshot: wire::Screenshot) -> Decoded<core::Screenshot> {
+    Ok(core::Screenshot {
+        sha256: sha256("screenshot.sha256", &screenshot.sha256)?,
+        len: screenshot.len,
+        media_type: screenshot.media_type,
+        address: parsed("screenshot.address", &screenshot.address)?,
+        span: span(screenshot.span),
+        failure: screenshot.failure,
+    })
+}

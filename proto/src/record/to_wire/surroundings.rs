@@ -1,0 +1,77 @@
+//! The facts around the visit: the agent's own network, hops, the picture, what a DNS answer holds beside addresses.
+
+use zerkalo_core::record as core;
+
+use super::{PLAIN, failure, span};
+use crate::record_v1 as wire;
+
+pub(super) fn dns_detail(detail: &core::DnsDetail) -> wire::DnsDetail {
+    let service = |service: &core::HttpsService| wire::HttpsService {
+        priority: u32::from(service.priority),
+        target: service.target.clone(),
+        alpn: service.alpn.clone(),
+        hints: service.hints.iter().map(ToString::to_string).collect(),
+        ech_config: service.ech_config.clone(),
+    };
+    wire::DnsDetail {
+        message_id: u32::from(detail.message_id),
+        edns_payload_len: detail.edns_payload_len.map(u32::from),
+        is_authoritative: detail.is_authoritative,
+        is_recursion_available: detail.is_recursion_available,
+        is_authenticated: detail.is_authenticated,
+        services: detail.services.iter().map(service).collect(),
+    }
+}
+
+pub(super) fn network(check: &core::NetworkCheck) -> wire::NetworkCheck {
+    wire::NetworkCheck {
+        checked_at_millis: check.checked_at.0,
+        captive_host: check.captive_host.clone(),
+        ipv6: match check.ipv6 {
+            core::Ipv6Health::Unknown => wire::Ipv6Health::Unspecified,
+            core::Ipv6Health::Absent => wire::Ipv6Health::Absent,
+            core::Ipv6Health::Broken => wire::Ipv6Health::Broken,
+            core::Ipv6Health::Works => wire::Ipv6Health::Works,
+        }
+        .into(),
+        resolver_identity: check.resolver_identity.clone(),
+        clock_ahead_millis: check.clock_ahead_millis,
+        host_interference: check.host_interference.clone(),
+    }
+}
+
+pub(super) fn hop(hop: &core::HopProbe) -> wire::HopProbe {
+    use wire::hop_probe::Outcome;
+    wire::HopProbe {
+        address: hop.address.to_string(),
+        sni: hop.sni.clone(),
+        ttl: u32::from(hop.ttl),
+        span: span(hop.span),
+        outcome: Some(match &hop.outcome {
+            core::TlsOutcome::Completed { version, cipher_suite, alpn } => {
+                Outcome::Completed(wire::TlsCompleted {
+                    version: version.clone(),
+                    cipher_suite: cipher_suite.clone(),
+                    alpn: alpn.clone().unwrap_or_default(),
+                })
+            }
+            core::TlsOutcome::Timeout => Outcome::Timeout(PLAIN),
+            core::TlsOutcome::Reset => Outcome::Reset(PLAIN),
+            core::TlsOutcome::Eof => Outcome::Eof(PLAIN),
+            core::TlsOutcome::Alert(name) => Outcome::Alert(name.clone()),
+            core::TlsOutcome::Protocol(detail) => Outcome::Protocol(detail.clone()),
+            core::TlsOutcome::Failed(detail) => Outcome::Failed(failure(detail)),
+        }),
+    }
+}
+
+pub(super) fn screenshot(screenshot: &core::Screenshot) -> wire::Screenshot {
+    wire::Screenshot {
+        sha256: screenshot.sha256.0.to_vec(),
+        len: screenshot.len,
+        media_type: screenshot.media_type.clone(),
+        address: screenshot.address.to_string(),
+        span: span(screenshot.span),
+        failure: screenshot.failure.clone(),
+    }
+}
