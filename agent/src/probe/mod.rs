@@ -15,6 +15,7 @@ pub mod http;
 pub mod quic_socket;
 pub mod quic;
 pub mod road;
+pub mod arms;
 pub mod reference;
 pub mod echo;
 pub mod fit;

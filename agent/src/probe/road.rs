@@ -1,12 +1,12 @@
-//! The road of one probe: which address is tried next, which redirect is followed, which arm runs. The steps
-//! themselves are in their own files; here they are put in order, and their facts kept.
+//! The road of one probe: which address is tried next, which redirect is followed. The steps themselves are in their own
+//! files, the arms that compare in theirs; here they are put in order, and their facts kept.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use zerkalo_core::record::{
-    Arm, DNS_OTHERS_MAX, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, QuicHandshake,
-    REDIRECTS_MAX, ResolverKind, TcpConnect, TcpOutcome, TlsHandshake,
+    Arm, DNS_OTHERS_MAX, DnsExchange, DnsOutcome, HttpExchange, HttpOutcome, QuicHandshake, REDIRECTS_MAX,
+    ResolverKind, TcpConnect, TcpOutcome, TlsHandshake,
 };
 use zerkalo_core::target::{TargetError, TargetUrl};
 
@@ -18,9 +18,7 @@ use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
 use super::tls::{self, Hello, HelloShape};
-use super::{
-    Assignment, Neutral, OTHER_HELLO_CAP, OtherHello, ProbeSettings, connect, dns, is_name_suspect, quic,
-};
+use super::{Assignment, ProbeSettings, connect, dns, quic};
 
 /// Addresses tried of one resolver's answer, one after the other.
 const ADDRESSES_MAX: usize = 4;
@@ -53,10 +51,10 @@ enum Visit {
 
 /// A probe under way.
 pub struct Road<'a> {
-    settings: &'a ProbeSettings,
-    assignment: &'a Assignment,
-    clock: StepClock,
-    facts: Facts,
+    pub(super) settings: &'a ProbeSettings,
+    pub(super) assignment: &'a Assignment,
+    pub(super) clock: StepClock,
+    pub(super) facts: Facts,
     listeners: Vec<Listener>,
 }
 
@@ -90,17 +88,6 @@ impl<'a> Road<'a> {
         is_wanted
     }
 
-    /// The arms that tell one cause from another, the neutral name first: a censor that has just seen the own name again
-    /// may still be punishing the address.
-    pub async fn comparing_arms(&mut self) {
-        // Asked by UDP already; who answers that in the resolver's name seldom answers TCP.
-        let by_tcp = dns::ask_all_by_tcp(self.public_questions(), self.settings.caps.dns, self.clock);
-        let (answers, ()) = tokio::join!(by_tcp, self.neutral_arm());
-        self.insert_beside(&self.assignment.url.host(), answers);
-        self.other_resolver_arm().await;
-        self.other_hello_arm().await;
-    }
-
     /// Notes the answers that came beside those taken.
     pub async fn hear_out(&mut self, patience: Patience) {
         for listener in std::mem::take(&mut self.listeners) {
@@ -112,58 +99,8 @@ impl<'a> Road<'a> {
         }
     }
 
-    /// The addresses only the public resolver knows; those it gave by TCP first, for they are harder to forge.
-    async fn other_resolver_arm(&mut self) {
-        let host = self.assignment.url.host();
-        let mut addresses = self.answered(ResolverKind::Public, &host);
-        let by_tcp = self.facts.dns.iter().filter(|step| step.transport == DnsTransport::Tcp);
-        let hard: Vec<IpAddr> = by_tcp.flat_map(|step| addresses_of(&step.outcome)).copied().collect();
-        addresses.sort_by_key(|address| !hard.contains(address));
-        addresses.retain(|address| !self.facts.tcp.iter().any(|step| step.address.ip() == *address));
-        self.try_addresses(Arm::OtherResolver, &addresses).await;
-    }
-
-    /// The address where the mirror's name met silence or refusal, with a name no censor looks for.
-    async fn neutral_arm(&mut self) {
-        if self.assignment.neutral == Neutral::Spent {
-            return;
-        }
-        let Some(address) = self.suspect_address() else { return };
-        let name = self.settings.neutral_sni.clone();
-        if let Some(stream) = self.connect(Arm::NeutralSni, address).await {
-            let hello = Hello { arm: Arm::NeutralSni, address, host: &name, shape: HelloShape::PostQuantum };
-            let caps = self.settings.caps;
-            let (step, _) = tls::handshake(hello, stream, &self.settings.trust, caps.tls, self.clock).await;
-            self.facts.tls.push(step);
-        }
-    }
-
-    /// The same address and name with a hello of the other shape, where the own name may be shown once more.
-    async fn other_hello_arm(&mut self) {
-        let Some(address) = self.suspect_address() else { return };
-        if self.assignment.other_hello == OtherHello::Kept || self.is_name_spent() || self.clock.is_over() {
-            return;
-        }
-        if let Some(stream) = self.connect(Arm::OtherHello, address).await {
-            let host = self.assignment.url.host();
-            let hello = Hello { arm: Arm::OtherHello, address, host: &host, shape: HelloShape::Classic };
-            let cap = self.settings.caps.tls.min(OTHER_HELLO_CAP);
-            let (step, _) = tls::handshake(hello, stream, &self.settings.trust, cap, self.clock).await;
-            self.facts.tls.push(step);
-        }
-    }
-
-    /// Where a handshake with the mirror's name met silence or refusal.
-    fn suspect_address(&self) -> Option<SocketAddr> {
-        let host = self.assignment.url.host();
-        let is_suspect = |step: &&TlsHandshake| {
-            step.sni.as_ref() == Some(&host) && is_name_suspect(step.arm, &step.outcome)
-        };
-        self.facts.tls.iter().find(is_suspect).map(|step| step.address)
-    }
-
     /// Whether the mirror's own name was shown as often as one probe may.
-    fn is_name_spent(&self) -> bool {
+    pub(super) fn is_name_spent(&self) -> bool {
         let host = self.assignment.url.host();
         let shown = self.facts.tls.iter().filter(|step| step.sni.as_ref() == Some(&host)).count();
         shown >= OWN_NAME_HANDSHAKES_MAX
@@ -209,7 +146,7 @@ impl<'a> Road<'a> {
     }
 
     /// Both address questions about the mirror for the public resolver, where there is one and a name to ask for.
-    fn public_questions(&self) -> Vec<dns::Question> {
+    pub(super) fn public_questions(&self) -> Vec<dns::Question> {
         let url = &self.assignment.url;
         match (self.settings.resolvers.public, url.literal_address()) {
             (Some(server), None) => dns::questions(ResolverKind::Public, server, &url.host()).to_vec(),
@@ -225,13 +162,13 @@ impl<'a> Road<'a> {
     }
 
     /// Puts answers beside the other ones for the mirror, before those for redirects.
-    fn insert_beside(&mut self, host: &str, answers: Vec<DnsExchange>) {
+    pub(super) fn insert_beside(&mut self, host: &str, answers: Vec<DnsExchange>) {
         let place = self.facts.dns.iter().take_while(|step| step.name == host).count();
         self.facts.dns.splice(place..place, answers);
     }
 
     /// Distinct addresses a resolver gave for `host`, IPv4 first.
-    fn answered(&self, kind: ResolverKind, host: &str) -> Vec<IpAddr> {
+    pub(super) fn answered(&self, kind: ResolverKind, host: &str) -> Vec<IpAddr> {
         let mut found: Vec<IpAddr> = Vec::new();
         for step in self.facts.dns.iter().filter(|step| step.resolver == kind && step.name == host) {
             for address in addresses_of(&step.outcome) {
@@ -244,7 +181,7 @@ impl<'a> Road<'a> {
         found
     }
 
-    async fn try_addresses(&mut self, arm: Arm, addresses: &[IpAddr]) -> bool {
+    pub(super) async fn try_addresses(&mut self, arm: Arm, addresses: &[IpAddr]) -> bool {
         for address in addresses.iter().take(ADDRESSES_MAX) {
             if self.clock.is_over() {
                 break;
@@ -352,7 +289,7 @@ impl<'a> Road<'a> {
         started.map_err(|step| self.facts.http.push(*step)).ok()
     }
 
-    async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
+    pub(super) async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
         let (ranges, cap) = (self.settings.ranges, self.settings.caps.connect);
         let (step, stream) = connect::connect(arm, address, ranges, cap, self.clock).await;
         let is_connected = step.outcome == TcpOutcome::Connected;
@@ -366,7 +303,7 @@ impl<'a> Road<'a> {
     }
 }
 
-fn addresses_of(outcome: &DnsOutcome) -> &[IpAddr] {
+pub(super) fn addresses_of(outcome: &DnsOutcome) -> &[IpAddr] {
     match outcome {
         DnsOutcome::Answer { addresses, .. } => addresses,
         DnsOutcome::Timeout | DnsOutcome::Failed(_) => &[],
