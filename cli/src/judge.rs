@@ -63,6 +63,7 @@ pub fn judge_files(args: &JudgeArgs) -> Result<()> {
         mirror: mirror.as_ref(),
         fingerprints: &fingerprints,
         country: mirror.as_ref().and_then(country_of),
+        home: None,
     };
     let verdict = judge(&case);
     match args.format {

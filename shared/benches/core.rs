@@ -58,6 +58,7 @@ fn verdicts(criterion: &mut Criterion) {
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: None,
+        home: None,
     };
     criterion.bench_function("judge one record: ok", |b| b.iter(|| judge(black_box(&case(&good)))));
     criterion.bench_function("judge one record: blocked", |b| b.iter(|| judge(black_box(&case(&bad)))));

@@ -13,7 +13,9 @@ mod stubs;
 pub(crate) use facts::is_authentic;
 pub use facts::{has_reached, reason_unreached};
 
+use crate::catalogue::Carrier;
 use crate::fingerprint::Fingerprints;
+use crate::networks::Networks;
 use crate::record::ProbeRecord;
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
@@ -38,6 +40,15 @@ pub struct Case<'a> {
     pub fingerprints: &'a Fingerprints,
     /// Where the probe stands: rows of public lists confirm only in the countries they name. `None` if nobody knows.
     pub country: Option<Country>,
+    /// In whose network the probe stands. `None` if nobody knows.
+    pub home: Option<Home<'a>>,
+}
+
+/// The carrier of the agent, and who announces which addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Home<'a> {
+    pub carrier: &'a Carrier,
+    pub networks: &'a Networks,
 }
 
 /// One line of the table.

@@ -10,6 +10,7 @@ pub mod evidence;
 pub mod admission;
 pub mod journal;
 pub mod catalogue;
+pub mod networks;
 pub mod fingerprint;
 pub mod policy;
 pub mod verdict;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Fold;
 use crate::cell::{Evidence, News};
-use crate::judge::{CONTROL_MISSING, Case, has_reached, judge, wants_control};
+use crate::judge::{CONTROL_MISSING, Case, Home, has_reached, judge, wants_control};
 use crate::record::ProbeRecord;
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
@@ -175,6 +175,7 @@ impl Fold {
             mirror: self.list().and_then(|list| list.mirror(mirror)),
             fingerprints: self.settings.fingerprints(),
             country: self.country_of(&measured.agent),
+            home: self.home_of(&measured.agent),
         })
     }
 
@@ -183,6 +184,17 @@ impl Fold {
         match &self.agents.get(agent)?.enrolment.station {
             Station::Field { carrier, .. } => {
                 Country::of_market(&self.settings.catalogue().carrier(carrier)?.market)
+            }
+            Station::Control => None,
+        }
+    }
+
+    /// The network of the agent's carrier.
+    fn home_of(&self, agent: &AgentId) -> Option<Home<'_>> {
+        match &self.agents.get(agent)?.enrolment.station {
+            Station::Field { carrier, .. } => {
+                let carrier = self.settings.catalogue().carrier(carrier)?;
+                Some(Home { carrier, networks: self.settings.networks() })
             }
             Station::Control => None,
         }

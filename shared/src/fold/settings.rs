@@ -3,6 +3,7 @@
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::fingerprint::{FingerprintError, Fingerprints};
 use crate::journal::SettingsText;
+use crate::networks::Networks;
 use crate::policy::{Policy, PolicyFaults};
 use crate::words::{CarrierId, MarketId};
 
@@ -38,6 +39,7 @@ pub(super) struct Settings {
     catalogue: Catalogue,
     policies: Vec<Policy>,
     fingerprints: Fingerprints,
+    networks: Networks,
 }
 
 impl Settings {
@@ -49,7 +51,8 @@ impl Settings {
         let catalogue = Catalogue::parse(&text.catalogue).map_err(SettingsError::Catalogue)?;
         let policies = crate::policy::parse_all(&text.policies, &catalogue).map_err(SettingsError::Policy)?;
         let fingerprints = Fingerprints::parse(&text.fingerprints).map_err(SettingsError::Fingerprints)?;
-        Ok(Self { text: text.clone(), catalogue, policies, fingerprints })
+        let networks = Networks::built_in();
+        Ok(Self { text: text.clone(), catalogue, policies, fingerprints, networks })
     }
 
     /// Puts checked data files in force. Files this version cannot read (a newer one wrote them) leave the old in force.
@@ -69,6 +72,10 @@ impl Settings {
 
     pub(super) fn fingerprints(&self) -> &Fingerprints {
         &self.fingerprints
+    }
+
+    pub(super) fn networks(&self) -> &Networks {
+        &self.networks
     }
 
     pub(super) fn policies(&self) -> &[Policy] {

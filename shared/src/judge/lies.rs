@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Case;
 use super::facts::true_addresses;
+use crate::networks::Announcer;
 use crate::record::{
     DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, ResolverKind,
 };
@@ -55,6 +56,37 @@ pub(super) fn contradictions(case: &Case<'_>) -> Vec<String> {
         )
     });
     late.into_iter().chain(honest_by_tcp_alone(case)).collect()
+}
+
+/// An answer inside the asking carrier's own network, where no address that the control got, or the operator stated, is.
+/// Stubs stand there; but so do the caches of some hosters, so that it proves nothing by itself.
+pub(super) struct AtHome<'a> {
+    pub address: IpAddr,
+    pub announcer: Announcer<'a>,
+    carrier: &'a str,
+}
+
+impl std::fmt::Display for AtHome<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { address, announcer, carrier } = self;
+        write!(f, "{address} lies in {carrier}'s own network, {announcer}; the mirror's addresses do not")
+    }
+}
+
+/// The first of `addresses` that lies at home.
+pub(super) fn at_home<'a>(case: &Case<'a>, addresses: &[IpAddr]) -> Option<AtHome<'a>> {
+    let (home, (_, control)) = (case.home?, case.control?);
+    let announced = |address: IpAddr| {
+        let announcer = home.networks.announcer(address)?;
+        home.carrier.asns.contains(&announcer.asn).then_some(announcer)
+    };
+    if true_addresses(control, case.mirror).into_iter().any(|address| announced(address).is_some()) {
+        return None;
+    }
+    addresses.iter().find_map(|address| {
+        let announcer = announced(*address)?;
+        Some(AtHome { address: *address, announcer, carrier: &home.carrier.name })
+    })
 }
 
 /// The public resolver told the truth over TCP and something else over UDP.

@@ -1,17 +1,19 @@
 //! The table of rules. Each is a small question; the order carries the meaning.
 
+use std::net::IpAddr;
+
 use super::facts::{
     has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, last_leg_connects,
     last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, refused_chain,
     true_addresses,
 };
-use super::lies::{contradictions, race};
+use super::lies::{at_home, contradictions, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
 use crate::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, QuicOutcome, ResolverKind, TcpOutcome, TlsHandshake,
-    TlsOutcome,
+    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TcpOutcome,
+    TlsHandshake, TlsOutcome,
 };
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
@@ -241,15 +243,30 @@ fn dns_other_address(case: &Case<'_>) -> Found {
     let addresses = foreign_addresses(case)?;
     let elsewhere = reached_by(case.record, case.mirror, Arm::OtherResolver);
     let stated = case.mirror.is_some_and(|mirror| !mirror.expected_addresses.is_empty());
+    let at_home = at_home(case, &addresses);
     let proof = match (elsewhere, stated) {
         (Some(exchange), _) => Some(format!("another resolver's address {} works", exchange.address.ip())),
         (None, true) => Some("the operator states other addresses".to_owned()),
         // The contradiction itself is the proof.
         (None, false) if race(case).is_some() => None,
+        // A hoster's cache stands there too, but speaks for itself: where TLS was cut, another rule does.
+        (None, false) if at_home.as_ref().is_some_and(|found| !is_cut_at(case.record, found.address)) => None,
         (None, false) => return None,
     };
-    let basis = [Some(format!("the resolver answers {}, not the mirror's", addresses[0])), proof];
+    let told = format!("the resolver answers {}, not the mirror's", addresses[0]);
+    let basis = [Some(told), proof, at_home.map(|found| found.to_string())];
     dns_blocked(case, Mechanism::DnsInjectionOther, basis.into_iter().flatten().collect())
+}
+
+/// Whether a handshake with that address was broken off.
+fn is_cut_at(record: &ProbeRecord, address: IpAddr) -> bool {
+    let is_cut = |tls: &TlsHandshake| {
+        matches!(
+            tls.outcome,
+            TlsOutcome::Timeout | TlsOutcome::Reset | TlsOutcome::Eof | TlsOutcome::Alert(_)
+        )
+    };
+    main_handshakes(record).any(|tls| tls.address.ip() == address && is_cut(tls))
 }
 
 fn tcp_unconnected(case: &Case<'_>) -> Found {

@@ -140,7 +140,14 @@ pub(crate) fn healthy() -> ProbeRecord {
 pub(crate) fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Verdict {
     let (mirror, fingerprints) = (mirror(), Fingerprints::built_in());
     let control = control.map(|control| (Sha256([9; 32]), control));
-    judge(&Case { record, control, mirror: Some(&mirror), fingerprints: &fingerprints, country: None })
+    judge(&Case {
+        record,
+        control,
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country: None,
+        home: None,
+    })
 }
 
 /// The verdict of a record changed by `change`, with a healthy control, as "rule outcome mechanism trigger".
@@ -380,6 +387,7 @@ fn check_rows(expected: &str, rows: &[&str], change: impl Fn(&mut ProbeRecord)) 
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: Country::parse("KZ").ok(),
+        home: None,
     });
     let remarks = verdict.basis.iter().filter(|line| line.contains("only") || line.contains("confirms here"));
     assert_eq!(format!("{}, {} remarks", summary(&verdict), remarks.count()), expected, "{verdict:?}");
@@ -514,6 +522,7 @@ fn a_certificate_that_browsers_refuse_everywhere_is_the_site_s_fault() {
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,
+            home: None,
         }))
     };
     assert_eq!(judged(&record.clone()), "origin.certificate down");
@@ -534,6 +543,7 @@ fn pins_replace_public_authorities() {
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,
+            home: None,
         }))
     };
     assert_eq!(judged(vec![Sha256([1; 32])]), "identity.reached ok");

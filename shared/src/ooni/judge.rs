@@ -125,6 +125,7 @@ fn judge_by_table(import: &Import, identity: &Identity, fingerprints: &Fingerpri
         mirror: None,
         fingerprints,
         country: import.country,
+        home: None,
     })
 }
 

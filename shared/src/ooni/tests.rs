@@ -277,6 +277,7 @@ fn check_there_and_back(expected: &str, change: impl Fn(&mut ProbeRecord)) {
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country,
+        home: None,
     });
     let exported = export(&Exported { record: &record, control: Some(&control), asn: 29_355, country });
     let read_again = Measurement::parse(&exported.to_json()).unwrap();

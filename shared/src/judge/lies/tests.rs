@@ -1,10 +1,13 @@
 //! Races and other contradictions, each with the honest twin that must prove nothing.
 
 use super::super::tests::{OWN, answer, check, cut, healthy, mirror, summary, verdict};
+use crate::catalogue::Carrier;
 use crate::fingerprint::Fingerprints;
-use crate::judge::{Case, judge};
+use crate::judge::{Case, Home, judge};
+use crate::networks::Networks;
 use crate::record::*;
 use crate::target::Sha256;
+use crate::words::{CarrierId, MarketId};
 
 /// A false first answer, and another one `arrived_micros` after the probe's beginning; the visit failed.
 fn raced(record: &mut ProbeRecord, first: DnsOutcome, second: &str, arrived_micros: u64) {
@@ -57,6 +60,7 @@ fn a_race_proves_the_lie_where_nothing_else_does() {
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,
+            home: None,
         })
     };
     let lie = judged(&|_| {});
@@ -90,4 +94,52 @@ fn a_public_resolver_honest_by_tcp_alone_is_noted() {
     assert_eq!(noted(answer(0, &[OWN]), answer(0, &[OWN])), None);
     assert_eq!(noted(answer(0, &["9.9.9.10"]), answer(0, &["9.9.9.10"])), None);
     assert_eq!(noted(answer(0, &["9.9.9.10"]), DnsOutcome::Timeout), None);
+}
+
+/// A visit to a false address in 5.3.3.0/24, by a subscriber of whoever announces AS1, judged by what else is known.
+fn at_home(control_address: &str, change: &dyn Fn(&mut ProbeRecord)) -> crate::verdict::Verdict {
+    let networks = Networks::parse(["5.3.3.0,5.3.3.255,1,Home\n9.9.9.0,9.9.9.255,2,Abroad\n"]).unwrap();
+    let carrier = Carrier {
+        id: CarrierId::parse("ru-home").unwrap(),
+        name: "Home".to_owned(),
+        market: MarketId::parse("ru").unwrap(),
+        asns: vec![1],
+    };
+    let (mut mirror, fingerprints, mut control, mut record) =
+        (mirror(), Fingerprints::built_in(), healthy(), healthy());
+    mirror.expected_addresses.clear();
+    control.dns[0].outcome = answer(0, &[control_address]);
+    record.dns[0].outcome = answer(0, &["5.3.3.77"]);
+    record.tcp[0].outcome = TcpOutcome::Timeout;
+    record.tls.clear();
+    record.http.clear();
+    change(&mut record);
+    judge(&Case {
+        record: &record,
+        control: Some((Sha256([9; 32]), &control)),
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country: None,
+        home: Some(Home { carrier: &carrier, networks: &networks }),
+    })
+}
+
+#[test]
+fn an_answer_inside_the_carriers_own_network_is_a_lie_where_the_controls_is_not() {
+    let lie = at_home(OWN, &|_| {});
+    assert_eq!(summary(&lie), "dns.other_address blocked dns.injection.other name");
+    let named = "5.3.3.77 lies in Home's own network, AS1 (Home); the mirror's addresses do not";
+    assert!(lie.basis.iter().any(|line| line == named), "{lie:?}");
+    let unconnected = "tcp.unconnected blocked tcp.timeout ip";
+    // The mirror itself has an address there: hosters keep caches at carriers.
+    assert_eq!(summary(&at_home("5.3.3.9", &|_| {})), unconnected);
+    // Another network's address proves nothing.
+    assert_eq!(summary(&at_home(OWN, &|r| r.dns[0].outcome = answer(0, &["9.9.9.10"]))), unconnected);
+    // A handshake cut there may be one with a cache of the mirror's hoster.
+    let cut_there = at_home(OWN, &|r| {
+        r.tcp[0].outcome = TcpOutcome::Connected;
+        cut(r, TlsOutcome::Reset, None);
+        r.tls[0].address = "5.3.3.77:443".parse().unwrap();
+    });
+    assert_eq!(summary(&cut_there), "tls.cut blocked tls.reset unknown");
 }

@@ -60,7 +60,14 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
     let control =
         control.as_ref().map(|record| (Sha256::of(zerkalo_proto::record::encode(record).as_slice()), record));
     let (fingerprints, country) = (Fingerprints::built_in(), Country::parse(COUNTRY).ok());
-    let case = Case { record: &record, control, mirror: Some(&mirror), fingerprints: &fingerprints, country };
+    let case = Case {
+        record: &record,
+        control,
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country,
+        home: None,
+    };
     let verdict = judge(&case);
     let duration = Duration::from_micros(record.duration_micros);
     Ok(Visited { verdict, record, duration, bytes })
