@@ -6,6 +6,7 @@ pub mod address;
 pub mod target;
 pub mod record;
 pub mod page;
+pub mod hops;
 pub mod evidence;
 pub mod admission;
 pub mod journal;

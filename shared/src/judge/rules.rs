@@ -2,18 +2,18 @@
 
 use std::net::IpAddr;
 
+use super::cuts::{tcp_partial, tcp_unconnected, tls_cut};
 use super::facts::{
-    has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, last_leg_connects,
-    last_leg_handshakes, main_handshakes, own_answers, reached_by, reason_unreached, refused_chain,
-    true_addresses,
+    has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, main_handshakes,
+    own_answers, reached_by, reason_unreached, refused_chain, true_addresses,
 };
 use super::lies::{at_home, contradictions, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
 use crate::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TcpOutcome,
-    TlsHandshake, TlsOutcome,
+    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TlsHandshake,
+    TlsOutcome,
 };
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
@@ -27,6 +27,7 @@ const NET4PEOPLE: &str = "net4people/bbs";
 pub(super) const TABLE: &[Rule] = &[
     Rule { id: "quic.timeout", source: "RFC 9000; net4people/bbs", apply: quic_timeout },
     Rule { id: "origin.certificate", source: DESIGN, apply: origin_certificate },
+    Rule { id: "tcp.partial", source: OONI, apply: tcp_partial },
     Rule { id: "identity.reached", source: DESIGN, apply: identity_reached },
     Rule { id: "network.captive_portal", source: OONI, apply: captive_portal },
     Rule { id: "network.whitelist", source: NET4PEOPLE, apply: whitelist },
@@ -267,88 +268,6 @@ fn is_cut_at(record: &ProbeRecord, address: IpAddr) -> bool {
         )
     };
     main_handshakes(record).any(|tls| tls.address.ip() == address && is_cut(tls))
-}
-
-fn tcp_unconnected(case: &Case<'_>) -> Found {
-    let attempts: Vec<_> = last_leg_connects(case.record).collect();
-    if attempts.is_empty() || attempts.iter().any(|tcp| tcp.outcome == TcpOutcome::Connected) {
-        return None;
-    }
-    let (tcp, mechanism) = attempts.iter().find_map(|tcp| {
-        let mechanism = match tcp.outcome {
-            TcpOutcome::Timeout => Mechanism::TcpTimeout,
-            TcpOutcome::Reset => Mechanism::TcpReset,
-            TcpOutcome::Refused => Mechanism::TcpRefused,
-            TcpOutcome::Unreachable(_) => Mechanism::TcpUnreachable,
-            _ => return None,
-        };
-        Some((tcp, mechanism))
-    })?;
-    let basis = format!("no address connects: {} ended with {:?}", tcp.address, tcp.outcome);
-    Conclusion::blocked(mechanism, Trigger::Ip, vec![basis, "the control reached the mirror".into()])
-}
-
-fn tls_cut(case: &Case<'_>) -> Found {
-    if last_leg_handshakes(case.record).any(|tls| matches!(tls.outcome, TlsOutcome::Completed { .. })) {
-        return None;
-    }
-    let (tls, mechanism) = last_leg_handshakes(case.record).find_map(|tls| {
-        let mechanism = match tls.outcome {
-            TlsOutcome::Timeout => Mechanism::TlsTimeout,
-            TlsOutcome::Reset => Mechanism::TlsReset,
-            TlsOutcome::Eof | TlsOutcome::Alert(_) => Mechanism::TlsEof,
-            _ => return None,
-        };
-        Some((tls, mechanism))
-    })?;
-    let mut basis = vec![format!(
-        "TCP connects to {}; after {} bytes of ClientHello and {} bytes back TLS ended with {:?}",
-        tls.address, tls.bytes_sent, tls.bytes_received, tls.outcome
-    )];
-    basis.extend(fate_of_hello(tls));
-    let neutral =
-        case.record.tls.iter().find(|other| other.arm == Arm::NeutralSni && other.address == tls.address);
-    let trigger = match neutral.map(|other| &other.outcome) {
-        Some(TlsOutcome::Completed { .. } | TlsOutcome::Alert(_)) => {
-            basis.push("with a neutral name the same address answers".into());
-            Trigger::Sni
-        }
-        Some(_) => {
-            basis.push("with a neutral name the same address fails too".into());
-            Trigger::Unknown
-        }
-        None => Trigger::Unknown,
-    };
-    basis.extend(fate_of_other_hello(case, tls));
-    Conclusion::blocked(mechanism, trigger, basis)
-}
-
-/// What a hello of another shape met at the same address, under the same name.
-fn fate_of_other_hello(case: &Case<'_>, tls: &TlsHandshake) -> Option<String> {
-    let mut others = case.record.tls.iter().filter(|other| other.arm == Arm::OtherHello);
-    let other = others.find(|other| other.address == tls.address && other.sni == tls.sni)?;
-    let shape = format!("a {} hello of {} bytes", other.hello_shape, other.hello_len);
-    let was = format!("the {} one of {} bytes", tls.hello_shape, tls.hello_len);
-    Some(match other.outcome {
-        TlsOutcome::Completed { .. } => format!("{shape} passes where {was} does not: its shape matters"),
-        _ => format!("{shape} fares no better than {was}"),
-    })
-}
-
-/// Whether the ClientHello arrived, as far as the kernel knows: swallowed on its way, or acknowledged and then ignored.
-fn fate_of_hello(tls: &TlsHandshake) -> Option<String> {
-    let transport = tls.transport.filter(|_| tls.hello_len > 0)?;
-    let (len, acked) = (tls.hello_len, transport.bytes_acked.min(tls.hello_len));
-    Some(if acked < len {
-        let retransmits = transport.retransmits;
-        format!(
-            "of the {len} bytes of ClientHello {acked} were acknowledged, after {retransmits} retransmits"
-        )
-    } else if tls.bytes_received == 0 {
-        format!("all {len} bytes of ClientHello were acknowledged, then no byte came")
-    } else {
-        format!("all {len} bytes of ClientHello were acknowledged")
-    })
 }
 
 fn tls_other_key(case: &Case<'_>) -> Found {

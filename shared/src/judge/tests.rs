@@ -1,5 +1,6 @@
 //! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
 
+mod cuts;
 mod gate;
 mod identity;
 
