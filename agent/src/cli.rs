@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::probe::connect::Ranges;
-use crate::probe::reference;
+use crate::probe::network::{self, Checked, Told};
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
 use crate::probe::{Assignment, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
@@ -185,7 +185,11 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     // After the probe: a network lost on the way must not be taken for a block.
-    record.references = reference::check_all(&settings, &args.references, wall_clock()).await;
+    if !args.references.is_empty() {
+        let checked = network::check(&settings, &args.references, &Told::default(), wall_clock()).await;
+        let Checked { references, network } = checked;
+        (record.references, record.network) = (references, Some(network));
+    }
     let text = if args.json {
         zerkalo_proto::record::to_json(&record) + "\n"
     } else {

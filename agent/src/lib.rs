@@ -14,5 +14,6 @@ pub mod probe;
 pub mod show;
 pub mod spool;
 pub mod window;
+pub mod witness;
 pub mod uplink;
 pub mod run;

@@ -8,18 +8,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use zerkalo_core::record::{Cause, ReferenceCheck};
+use zerkalo_core::record::Cause;
 use zerkalo_core::target::{MirrorList, Reference};
 use zerkalo_core::words::{MarketId, MirrorId};
 use zerkalo_durable::store::StoreError;
 
 use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
+use crate::probe::network::{self, Checked, Told};
 use crate::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference};
 use crate::schedule::{Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
+use crate::witness::Witness;
 use crate::{entropy, list};
 
 /// Wishes of the collector that wait for the schedule.
@@ -81,6 +83,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     );
     let (list, list_seen) = watch::channel(held.map(Arc::new));
     let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
+    let (witness, witness_seen) = watch::channel(None);
     let spool = SharedSpool::new(spool);
     let uplink = Uplink {
         credentials: state.credentials()?,
@@ -91,6 +94,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         list,
         wishes,
         was_behind: AtomicBool::new(false),
+        witness,
     };
     let measuring = Measuring {
         schedule: Schedule::new(settings.interval),
@@ -103,8 +107,9 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         held: None,
         list: list_seen,
         wishes: wishes_seen,
-        references: Vec::new(),
-        references_checked: None,
+        checked: None,
+        network_checked: None,
+        witness: witness_seen,
         began: Instant::now(),
     };
     tokio::select! {
@@ -145,9 +150,12 @@ struct Measuring {
     held: Option<Arc<MirrorList>>,
     list: watch::Receiver<Option<Arc<MirrorList>>>,
     wishes: mpsc::Receiver<MirrorId>,
-    references: Vec<ReferenceCheck>,
-    references_checked: Option<Duration>,
+    /// The last look at the network.
+    checked: Option<Checked>,
+    network_checked: Option<Duration>,
     reference_age_max: Duration,
+    /// What the collector's last welcome told.
+    witness: watch::Receiver<Option<Witness>>,
     began: Instant,
 }
 
@@ -203,11 +211,12 @@ impl Measuring {
             .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
             .map(|mirror| (mirror.id.clone(), mirror.url.host()));
         self.schedule.take(own, self.began.elapsed());
-        let listed = |check: &ReferenceCheck| {
-            list.iter().flat_map(|list| &list.references).any(|reference| reference.url == check.url)
-        };
-        self.references.retain(listed);
-        self.references_checked = None;
+        if let Some(checked) = &mut self.checked {
+            let listed = list.iter().flat_map(|list| &list.references);
+            let urls: Vec<_> = listed.map(|reference| &reference.url).collect();
+            checked.references.retain(|check| urls.contains(&&check.url));
+        }
+        self.network_checked = None;
         self.held = list;
     }
 
@@ -218,7 +227,7 @@ impl Measuring {
         else {
             return self.schedule.end(&id);
         };
-        self.check_references(&list, self.reference_age_max).await;
+        self.check_network(&list, self.reference_age_max).await;
         let now = self.began.elapsed();
         let neutrals = self.neutrals_promised + 1;
         let has_room =
@@ -254,9 +263,11 @@ impl Measuring {
         }
         self.schedule.end(&mirror);
         if !is_reached {
-            self.check_references(&list, Duration::ZERO).await;
+            self.check_network(&list, Duration::ZERO).await;
         }
-        record.references = self.references.clone();
+        if let Some(Checked { references, network }) = self.checked.clone() {
+            (record.references, record.network) = (references, Some(network));
+        }
         let body = zerkalo_proto::record::encode(&record);
         match self.spool.append(body, wall_clock()).await {
             Ok(link) => {
@@ -271,9 +282,9 @@ impl Measuring {
     }
 
     /// Checks the network, unless the last check is younger than `age_max` or the handshake budget is spent.
-    async fn check_references(&mut self, list: &MirrorList, age_max: Duration) {
+    async fn check_network(&mut self, list: &MirrorList, age_max: Duration) {
         let now = self.began.elapsed();
-        if self.references_checked.is_some_and(|checked| now < checked + age_max) {
+        if self.network_checked.is_some_and(|checked| now < checked + age_max) {
             return;
         }
         let own = references_of(list, self.market.as_ref());
@@ -284,12 +295,19 @@ impl Measuring {
         for reference in own.iter().filter(|reference| reference.url.is_https()) {
             self.schedule.note_handshakes(&reference.url.host(), 1, now);
         }
-        let mut checks = Vec::with_capacity(own.len());
-        for some in own.chunks(reference::REFERENCES_MAX) {
-            checks.extend(reference::check_all(&self.settings, some, wall_clock()).await);
+        let told = self.told(list);
+        self.checked = Some(network::check(&self.settings, &own, &told, wall_clock()).await);
+        self.network_checked = Some(now);
+    }
+
+    fn told(&self, list: &MirrorList) -> Told {
+        let witness = *self.witness.borrow();
+        let now = (wall_clock(), std::time::Instant::now());
+        Told {
+            whoami_name: list.tools.whoami_name.clone(),
+            clock_ahead_millis: witness.and_then(|witness| witness.ahead_millis(now)),
+            seen_as: witness.and_then(|witness| witness.seen_as),
         }
-        self.references = checks;
-        self.references_checked = Some(now);
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use owo_colors::OwoColorize;
 use zerkalo_core::record::{
-    Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord,
-    QueryType, QuicHandshake, QuicOutcome, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome,
-    TlsHandshake, TlsOutcome,
+    Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, Ipv6Health,
+    NetworkCheck, ProbeRecord, QueryType, QuicHandshake, QuicOutcome, ReferenceCheck, ResolverKind, Span,
+    TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::ReferenceSide;
 
@@ -16,6 +16,9 @@ pub enum Colours {
     On,
     Off,
 }
+
+/// A clock that is off by more is shown as odd, in ms: `Date` has a grain of a second.
+const CLOCK_OFF_MILLIS: u64 = 2_000;
 
 /// How a line is meant.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +55,7 @@ pub fn tree(record: &ProbeRecord, colours: Colours) -> String {
     let mut text = format!("{url}  {}  {}\n", record.started_at, duration_text(record.duration_micros));
     lines.iter().for_each(|line| write_line(&mut text, line, colours));
     record.references.iter().for_each(|check| write_reference(&mut text, check, colours));
+    record.network.iter().for_each(|check| write_network(&mut text, check, colours));
     text
 }
 
@@ -84,6 +88,36 @@ fn write_reference(text: &mut String, check: &ReferenceCheck, colours: Colours) 
         Some(failure) => toned(failure, Tone::Bad, colours),
     };
     let _ = writeln!(text, "{:20} - {side} reference {}  {outcome}", "", check.url);
+}
+
+fn write_network(text: &mut String, check: &NetworkCheck, colours: Colours) {
+    let mut write = |what: &str, tone, outcome: &str| {
+        let _ = writeln!(text, "{:20} - {what}  {}", "", toned(outcome, tone, colours));
+    };
+    if check.is_offline {
+        write("network", Tone::Bad, "this host knows no way out");
+    }
+    if let Some(host) = &check.captive_host {
+        write("captive portal", Tone::Bad, host);
+    }
+    match check.ipv6 {
+        Ipv6Health::Unknown => {}
+        Ipv6Health::Absent => write("IPv6", Tone::Odd, "absent"),
+        Ipv6Health::Broken => write("IPv6", Tone::Bad, "broken"),
+        Ipv6Health::Works => write("IPv6", Tone::Good, "works"),
+    }
+    if !check.resolver_identity.is_empty() {
+        write("resolver asks as", Tone::Good, &check.resolver_identity.join(" "));
+    }
+    if let Some(millis) = check.clock_ahead_millis {
+        let is_well = millis.unsigned_abs() < CLOCK_OFF_MILLIS;
+        let sign = if millis < 0 { "-" } else { "+" };
+        let off = format!("{sign}{}.{} s", millis.unsigned_abs() / 1000, millis.unsigned_abs() % 1000 / 100);
+        write("clock", if is_well { Tone::Good } else { Tone::Odd }, &off);
+    }
+    if let Some(signer) = &check.host_interference {
+        write("TLS broken open on this host", Tone::Bad, signer);
+    }
 }
 
 fn toned(text: &str, tone: Tone, colours: Colours) -> String {

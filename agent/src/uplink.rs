@@ -26,6 +26,7 @@ use crate::list;
 use crate::spool::{Resumed, Spool, SpoolError};
 use crate::state::{Credentials, StateDir};
 use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
+use crate::witness::Witness;
 
 /// First and longest wait before connecting again, about: no storms when a collector comes back.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -90,6 +91,8 @@ pub struct Uplink {
     pub wishes: mpsc::Sender<MirrorId>,
     /// Whether the collector once had records under this name which are not here.
     pub was_behind: AtomicBool,
+    /// What the last welcome told of this box.
+    pub witness: watch::Sender<Option<Witness>>,
 }
 
 /// This box must stop.
@@ -219,10 +222,17 @@ impl Uplink {
         };
         // The channel is empty: there is room.
         let _ = up.try_send(StreamRequest { message: Some(Up::Hello(hello)) });
+        let greeted = Instant::now();
         let mut down = client.stream(ReceiverStream::new(outgoing)).await?.into_inner();
         loop {
             match down.message().await?.ok_or(End::Closed)?.message {
-                Some(Down::Welcome(welcome)) => return Ok((up, down, welcome)),
+                Some(Down::Welcome(welcome)) => {
+                    let came = (wall_clock(), Instant::now());
+                    let seen_as = welcome.peer_address.parse().ok();
+                    let (took, theirs) = (greeted.elapsed(), welcome.server_time_millis);
+                    self.witness.send_replace(Witness::new(came, took, theirs, seen_as));
+                    return Ok((up, down, welcome));
+                }
                 Some(Down::Rejection(rejection)) => {
                     return Err(End::Refused { code: rejection.code, detail: rejection.detail });
                 }

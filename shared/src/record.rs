@@ -10,7 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::target::{ReferenceSide, Sha256, TargetUrl};
 use crate::words::{MirrorId, UnixMillis};
 
-pub use surroundings::{HopProbe, Ipv6Health, NetworkCheck, Screenshot};
+pub use surroundings::{
+    HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, Screenshot, issuer_words,
+};
 
 /// Most steps of one kind in a record, as a collector accepts them.
 pub const STEPS_MAX: usize = 64;
@@ -68,7 +70,8 @@ pub struct ProbeRecord {
     pub quic: Vec<QuicHandshake>,
     /// The state of the agent's own network, checked in the same cycle.
     pub references: Vec<ReferenceCheck>,
-    /// What else the agent found of its own network in that cycle; `None` in records of older agents and by hand.
+    /// What else the agent found of its own network in that cycle; `None` in records of older agents, and by hand where
+    /// no reference was named.
     pub network: Option<NetworkCheck>,
     /// Where on the way the hello is answered; empty unless asked for.
     pub hops: Vec<HopProbe>,

@@ -2,7 +2,7 @@
 //! address: list, DNS answer or redirect.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -82,5 +82,14 @@ fn outcome_of(error: &io::Error, address: SocketAddr) -> TcpOutcome {
 
 /// Whether the host itself knows a way: connecting a UDP socket only looks up the route, no packet leaves.
 fn has_ipv6_route(address: SocketAddr) -> bool {
-    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(address)).is_ok()
+    source_towards(address).is_some()
+}
+
+/// The host's own address on the way to `address`, if it knows a way. Never for a record.
+pub fn source_towards(address: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(address).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

@@ -6,8 +6,8 @@ use zerkalo_core::record::{DnsOutcome, ProbeRecord};
 
 use super::text::cut;
 
-/// Room left for reference checks, which are added after the steps: eight of the longest URLs.
-const REFERENCES_LEN_MAX: usize = 20 * 1024;
+/// Room left for the network's check, which is added after the steps: eight of the longest URLs, and what they told.
+const REFERENCES_LEN_MAX: usize = 22 * 1024;
 /// What a header's value or a certificate's name is cut to, once they are cut.
 const SHORT_LEN: usize = 64;
 /// Headers that judges read, kept longest; one of each.

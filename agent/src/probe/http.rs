@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zerkalo_core::page;
-use zerkalo_core::record::{Arm, BODY_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HttpExchange, HttpOutcome};
+use zerkalo_core::record::{
+    Arm, BODY_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HttpExchange, HttpOutcome, Span,
+};
 use zerkalo_core::target::{Sha256, TargetUrl};
 
 use super::clock::{StepClock, micros};
@@ -60,6 +62,14 @@ pub struct Ask<'a> {
     pub arm: Arm,
     pub url: &'a TargetUrl,
     pub canary: Option<&'a str>,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Head {
+    pub headers: Vec<(String, String)>,
+    /// From the request to the head's arrival.
+    pub span: Span,
 }
 
 /// A connection that speaks HTTP. Its tasks end with it.
@@ -171,6 +181,15 @@ impl HttpConnection {
         HttpExchange { transport: self.tap.transport(), ..step }
     }
 
+    /// Asks for the head of an answer alone, and when it came. `None` where none came in time: nothing rests on it.
+    pub async fn head(&mut self, url: &TargetUrl, cap: Duration, clock: StepClock) -> Option<Head> {
+        let (since, until) = (Instant::now(), clock.until(cap));
+        let mut request = self.request(url).ok()?;
+        *request.method_mut() = http::Method::HEAD;
+        let response = timeout_at(until, self.sender.send(request)).await.ok()?.ok()?;
+        Some(Head { headers: kept_headers(response.headers()), span: clock.span(since) })
+    }
+
     fn protocol(&self) -> &'static str {
         match self.sender {
             Sender::H1(_) => "h1",
@@ -197,10 +216,7 @@ impl HttpConnection {
         request: Request<Empty<Bytes>>,
         answer: &mut Answer,
     ) -> Result<(), hyper::Error> {
-        let response: Response<Incoming> = match &mut self.sender {
-            Sender::H1(sender) => sender.send_request(request).await?,
-            Sender::H2(sender) => sender.send_request(request).await?,
-        };
+        let response = self.sender.send(request).await?;
         answer.last_byte = Some(Instant::now());
         answer.status = Some(response.status().as_u16());
         answer.headers = kept_headers(response.headers());
@@ -239,6 +255,13 @@ impl Sender {
             let (sender, connection) = builder.handshake(io).await?;
             tasks.spawn(async { drop(connection.await) });
             Ok(Self::H1(sender))
+        }
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::H1(sender) => sender.send_request(request).await,
+            Self::H2(sender) => sender.send_request(request).await,
         }
     }
 }

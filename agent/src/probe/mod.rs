@@ -17,6 +17,9 @@ pub mod quic;
 pub mod road;
 pub mod arms;
 pub mod reference;
+pub mod portal;
+pub mod whoami;
+pub mod network;
 pub mod echo;
 pub mod fit;
 

@@ -6,6 +6,7 @@ mod http;
 mod names;
 mod process;
 mod quic;
+mod network;
 mod reference;
 mod spool;
 mod tls;

@@ -1,13 +1,13 @@
-//! The network gate: when a reference counts as reached.
+//! References: when one counts as reached.
 
 use tokio::net::TcpListener;
-use zerkalo_agent::probe::reference::check_all;
+use zerkalo_agent::probe::reference::look_at_all;
 use zerkalo_core::target::{Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{MarketId, UnixMillis};
 
 use crate::world::*;
 
-fn reference(url: &str) -> Reference {
+pub fn reference(url: &str) -> Reference {
     Reference {
         market: MarketId::parse("kz").unwrap(),
         side: ReferenceSide::Foreign,
@@ -48,7 +48,8 @@ async fn a_reference_must_answer_as_itself() {
         reference(&format!("http://{portal}/")),
         reference(&format!("http://{tidy}/")),
     ];
-    let checks = check_all(&settings, &references, UnixMillis(7)).await;
+    let sightings = look_at_all(&settings, &references, UnixMillis(7)).await;
+    let checks: Vec<_> = sightings.into_iter().map(|sighting| sighting.check).collect();
     let check = |index: usize, failure: Option<&str>| {
         let found = checks[index].failure.as_deref();
         assert_eq!(checks[index].reached, failure.is_none(), "{:?}", checks[index]);

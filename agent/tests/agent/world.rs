@@ -181,7 +181,8 @@ pub fn self_signed(names: &[&str]) -> (Arc<rustls::ServerConfig>, CertificateDer
     (server_config(leaf.der().clone(), &key), leaf.der().clone())
 }
 
-fn server_config(leaf: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
+/// A server of one certificate.
+pub fn server_config(leaf: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider)

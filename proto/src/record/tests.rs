@@ -115,6 +115,7 @@ fn full() -> ProbeRecord {
             resolver_identity: vec!["192.0.2.53".into()],
             clock_ahead_millis: Some(-7),
             host_interference: Some("CN=Shield".into()),
+            is_offline: true,
         }),
         hops: vec![HopProbe {
             address,

@@ -19,8 +19,38 @@ pub struct NetworkCheck {
     pub resolver_identity: Vec<String>,
     /// The agent's clock minus the median of the reference hosts' `Date` headers and the collector's welcome, in ms.
     pub clock_ahead_millis: Option<i64>,
-    /// Product that signs certificates on the agent's own host (antivirus, corporate proxy), by issuer.
+    /// Product that signs certificates on the agent's own host (antivirus, corporate proxy), by issuer: what
+    /// [`issuer_words`] leaves of the one name that vouches for every reference.
     pub host_interference: Option<String>,
+    /// The host itself knew no way out, by either family, and no reference answered.
+    pub is_offline: bool,
+}
+
+/// Most answers of the whoami name kept in [`NetworkCheck::resolver_identity`].
+pub const RESOLVER_IDENTITIES_MAX: usize = 8;
+
+/// Common name and organisation of a distinguished name in RFC 4514 text, in that order; the whole name where it has
+/// neither. What tells one signer from another: serial numbers and units differ from leaf to leaf.
+pub fn issuer_words(name: &str) -> String {
+    let parts: Vec<&str> = split_name(name);
+    let told =
+        ["CN=", "O="].into_iter().filter_map(|key| parts.iter().find(|part| part.starts_with(key)).copied());
+    let told: Vec<&str> = told.collect();
+    if told.is_empty() { name.to_owned() } else { told.join(", ") }
+}
+
+/// The relative names between commas that no backslash escapes.
+fn split_name(name: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut is_escaped) = (Vec::new(), 0, false);
+    for (index, byte) in name.bytes().enumerate() {
+        if byte == b',' && !is_escaped {
+            parts.push(name[start..index].trim());
+            start = index + 1;
+        }
+        is_escaped = byte == b'\\' && !is_escaped;
+    }
+    parts.push(name[start..].trim());
+    parts
 }
 
 /// Whether IPv6 works on the agent's line.
@@ -61,4 +91,19 @@ pub struct Screenshot {
     pub span: Span,
     /// Why there is no picture.
     pub failure: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signer_is_known_by_its_name_and_house() {
+        let check = |name: &str, words: &str| assert_eq!(issuer_words(name), words, "{name}");
+        check("C=RU, O=AO Kaspersky Lab, CN=Kaspersky Root", "CN=Kaspersky Root, O=AO Kaspersky Lab");
+        check("CN=Gateway\\, Inc,OU=17,O=House", "CN=Gateway\\, Inc, O=House");
+        check("CN=Gateway\\\\,O=House", "CN=Gateway\\\\, O=House");
+        check("OU=only this", "OU=only this");
+        check("", "");
+    }
 }

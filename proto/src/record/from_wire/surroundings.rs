@@ -46,6 +46,7 @@ pub(super) fn network(check: wire::NetworkCheck) -> Decoded<core::NetworkCheck> 
         resolver_identity: check.resolver_identity,
         clock_ahead_millis: check.clock_ahead_millis,
         host_interference: check.host_interference,
+        is_offline: check.is_offline,
     })
 }
 

@@ -37,6 +37,7 @@ pub(super) fn network(check: &core::NetworkCheck) -> wire::NetworkCheck {
         resolver_identity: check.resolver_identity.clone(),
         clock_ahead_millis: check.clock_ahead_millis,
         host_interference: check.host_interference.clone(),
+        is_offline: check.is_offline,
     }
 }
 
