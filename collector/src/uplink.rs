@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
+use zerkalo_core::address::unwrap_embedded;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
@@ -54,6 +55,8 @@ impl UplinkService for Uplink {
         let stream = Stream {
             agent: agent.clone(),
             key,
+            // Behind NAT the carrier's own.
+            peer: request.remote_addr().map(|address| unwrap_embedded(address.ip())),
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
             responses,

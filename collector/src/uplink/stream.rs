@@ -3,6 +3,7 @@
 //! Records are checked here, agents side by side; batches go to the engine as they come, a few at a time, and their
 //! answers go back in the same order.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Stream {
     pub agent: AgentId,
     /// What the agent's records are signed with.
     pub key: PublicKey,
+    /// Where the stream comes from: told to the agent, and to nobody else.
+    pub peer: Option<IpAddr>,
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
     pub responses: mpsc::Sender<Result<StreamResponse, Status>>,
@@ -103,6 +106,7 @@ impl Stream {
             sequence: last.sequence,
             hash: last.hash.0.to_vec(),
             server_time_millis: clock::now().0,
+            peer_address: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();
