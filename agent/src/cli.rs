@@ -18,6 +18,8 @@ use crate::config::{
 };
 use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::probe::connect::Ranges;
+use crate::probe::flow::Flow;
+use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
 use crate::probe::{Assignment, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
@@ -51,7 +53,7 @@ enum Command {
     /// Measure by the operator's list and send records to the collector, until stopped.
     Run(RunArgs),
     /// Measure one URL now and print what happened; needs no collector and no enrolment.
-    Probe(ProbeArgs),
+    Probe(Box<ProbeArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +116,13 @@ struct ProbeArgs {
     /// given several times.
     #[arg(long = "reference", value_name = "domestic|foreign=URL", value_parser = parse_reference)]
     references: Vec<Reference>,
+    /// A page of 64 KiB or more at the same host, read after a visit that went through: freezes and throttling show on
+    /// nothing smaller.
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    large_page: Option<TargetUrl>,
+    /// An object of about the same size at a host of your own, to compare the speed with.
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    reference_object: Option<TargetUrl>,
 }
 
 /// Runs the program.
@@ -132,7 +141,7 @@ pub fn main() -> ExitCode {
         }
     };
     let (result, failure) = match cli.command {
-        Command::Probe(args) => (runtime.block_on(probe_command(args)), BAD_INPUT),
+        Command::Probe(args) => (runtime.block_on(probe_command(*args)), BAD_INPUT),
         Command::Enroll(args) => (runtime.block_on(enroll_command(args)), 1),
         Command::Run(args) => (runtime.block_on(run_command(args)), 1),
     };
@@ -159,6 +168,14 @@ fn status_of(error: &anyhow::Error) -> Option<u8> {
 async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
     if !args.allow_special_ranges {
         args.url.require_public().context("this URL cannot be probed (see --allow-special-ranges)")?;
+        if let Some(object) = &args.reference_object {
+            object
+                .require_public()
+                .context("--reference-object cannot be read (see --allow-special-ranges)")?;
+        }
+    }
+    if let Some(page) = args.large_page.as_ref().filter(|page| page.host() != args.url.host()) {
+        anyhow::bail!("--large-page {page} is at another host than {}; it must be at the same", args.url);
     }
     let resolvers = match args.resolvers.as_slice() {
         [] if args.url.literal_address().is_some() => Resolvers::named(Vec::new(), None),
@@ -173,6 +190,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         neutral_sni: NEUTRAL_SNI_DEFAULT.to_owned(),
         timeout: Duration::from_secs(args.timeout),
         caps: StepCaps::default(),
+        reading: Reading::Whole,
     };
     let assignment = Assignment {
         mirror: None,
@@ -182,6 +200,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
         other_hello: OtherHello::Allowed,
+        flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     // After the probe: a network lost on the way must not be taken for a block.

@@ -15,6 +15,8 @@ use zerkalo_durable::store::StoreError;
 
 use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
+use crate::probe::flow::Flow;
+use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference};
 use crate::schedule::{Schedule, Step};
@@ -68,6 +70,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         neutral_sni: settings.neutral_sni.clone(),
         timeout: settings.timeout,
         caps: StepCaps::default(),
+        reading: Reading::Whole,
     };
     let spool = open_spool(&state, &identity)?;
     let held = list::load(&state, &operator_key).unwrap_or_else(|error| {
@@ -244,6 +247,7 @@ impl Measuring {
             cause,
             neutral,
             other_hello: if is_idle { OtherHello::Allowed } else { OtherHello::Kept },
+            flow: Flow::default(),
         };
         self.neutrals_promised += usize::from(has_room);
         let settings = self.settings.clone();

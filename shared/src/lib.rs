@@ -7,6 +7,7 @@ pub mod target;
 pub mod record;
 pub mod page;
 pub mod hops;
+pub mod goodput;
 pub mod evidence;
 pub mod admission;
 pub mod journal;

@@ -55,6 +55,9 @@ const HEADERS_KEPT: [&str; 20] = [
 ];
 /// Bytes hyper may hold of an answer's head.
 const HEAD_LEN_MAX: usize = 64 * 1024;
+/// Body bytes after which a sparing visit looks whether it has seen enough: beyond the 14-34 KB at which the known
+/// freeze strikes.
+pub const SPARING_LEN: u64 = 40 * 1024;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -62,6 +65,35 @@ pub struct Ask<'a> {
     pub arm: Arm,
     pub url: &'a TargetUrl,
     pub canary: Option<&'a str>,
+    pub reading: Reading,
+}
+
+/// How much of a body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it, up to [`BODY_LEN_MAX`].
+    Whole,
+    /// No more than [`SPARING_LEN`], or as far as the canary stands: on a metered line every byte is paid for.
+    Sparing,
+}
+
+impl Reading {
+    /// Bytes a peer may send unasked.
+    fn window_len(self) -> u32 {
+        match self {
+            Self::Whole => BODY_LEN_MAX as u32,
+            Self::Sparing => SPARING_LEN as u32,
+        }
+    }
+
+    /// Whether these bytes of a body will do.
+    fn is_enough(self, body: &[u8], canary: Option<&str>) -> bool {
+        let len = body.len() as u64;
+        len >= BODY_LEN_MAX
+            || self == Self::Sparing
+                && len >= SPARING_LEN
+                && canary.is_none_or(|canary| page::holds(body, canary))
+    }
 }
 
 /// The head of an answer.
@@ -95,6 +127,7 @@ struct Answer {
     status: Option<u16>,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    first_byte: Option<Instant>,
     last_byte: Option<Instant>,
     is_whole: bool,
 }
@@ -134,7 +167,7 @@ impl HttpConnection {
     {
         let since = Instant::now();
         let tasks = Tasks::default();
-        match Sender::start(TokioIo::new(stream), is_h2, &tasks).await {
+        match Sender::start(TokioIo::new(stream), is_h2, ask.reading, &tasks).await {
             Ok(sender) => Ok(Self { sender, tasks, tap, address, origin: origin_of(ask.url), is_idle: true }),
             Err(error) => {
                 let protocol = if is_h2 { "h2" } else { "h1" };
@@ -170,7 +203,7 @@ impl HttpConnection {
         let mut answer = Answer::default();
         let outcome = match self.request(ask.url) {
             Err(error) => HttpOutcome::Failed(error.to_string()),
-            Ok(request) => match timeout_at(until, self.converse(request, &mut answer)).await {
+            Ok(request) => match timeout_at(until, self.converse(request, &ask, &mut answer)).await {
                 Ok(Ok(())) => HttpOutcome::Complete,
                 Ok(Err(error)) => outcome_of(&error, &self.tap),
                 Err(_) => HttpOutcome::Timeout,
@@ -214,6 +247,7 @@ impl HttpConnection {
     async fn converse(
         &mut self,
         request: Request<Empty<Bytes>>,
+        ask: &Ask<'_>,
         answer: &mut Answer,
     ) -> Result<(), hyper::Error> {
         let response = self.sender.send(request).await?;
@@ -222,11 +256,13 @@ impl HttpConnection {
         answer.headers = kept_headers(response.headers());
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            answer.last_byte = Some(Instant::now());
+            let now = Instant::now();
+            answer.last_byte = Some(now);
             let Ok(data) = frame?.into_data() else { continue };
+            answer.first_byte.get_or_insert(now);
             let room = (BODY_LEN_MAX as usize).saturating_sub(answer.body.len());
             answer.body.extend_from_slice(&data[..data.len().min(room)]);
-            if data.len() >= room {
+            if ask.reading.is_enough(&answer.body, ask.canary) {
                 return Ok(());
             }
         }
@@ -236,7 +272,7 @@ impl HttpConnection {
 }
 
 impl Sender {
-    async fn start<I>(io: I, is_h2: bool, tasks: &Tasks) -> hyper::Result<Self>
+    async fn start<I>(io: I, is_h2: bool, reading: Reading, tasks: &Tasks) -> hyper::Result<Self>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -244,8 +280,8 @@ impl Sender {
         if is_h2 {
             let mut builder = http2::Builder::new(tasks.clone());
             builder.max_header_list_size(HEAD_LEN_MAX as u32);
-            builder.initial_stream_window_size(BODY_LEN_MAX as u32);
-            builder.initial_connection_window_size(BODY_LEN_MAX as u32);
+            builder.initial_stream_window_size(reading.window_len());
+            builder.initial_connection_window_size(reading.window_len());
             let (sender, connection) = builder.handshake(io).await?;
             tasks.spawn(async { drop(connection.await) });
             Ok(Self::H2(sender))
@@ -294,7 +330,7 @@ fn exchange_of(
         _ => page::excerpt(&answer.body, content_type),
     };
     HttpExchange {
-        first_byte_micros: None,
+        first_byte_micros: answer.first_byte.map(|at| micros(at.duration_since(since))),
         arm: ask.arm,
         url: ask.url.clone(),
         address,

@@ -16,6 +16,7 @@ pub mod quic_socket;
 pub mod quic;
 pub mod road;
 pub mod arms;
+pub mod flow;
 pub mod reference;
 pub mod portal;
 pub mod whoami;
@@ -32,6 +33,8 @@ use zerkalo_core::words::{MirrorId, UnixMillis};
 use chain::Trust;
 use clock::StepClock;
 use connect::Ranges;
+use flow::Flow;
+use http::Reading;
 use late::Patience;
 use resolvers::Resolvers;
 use road::Road;
@@ -51,6 +54,8 @@ const OTHER_HELLO_CAP: Duration = Duration::from_secs(4);
 const HTTP_CAP: Duration = Duration::from_secs(15);
 /// Longest QUIC handshake: short, for h2 has answered already.
 const QUIC_CAP: Duration = Duration::from_secs(5);
+/// Longest reading of a large page or of the reference object: at 128 kbit/s, twice the 64 KiB it has at least.
+const FLOW_CAP: Duration = Duration::from_secs(10);
 
 /// How long each step may take, within the arm's deadline.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +66,7 @@ pub struct StepCaps {
     pub tls: Duration,
     pub http: Duration,
     pub quic: Duration,
+    pub flow: Duration,
 }
 
 impl Default for StepCaps {
@@ -72,6 +78,7 @@ impl Default for StepCaps {
             tls: TLS_CAP,
             http: HTTP_CAP,
             quic: QUIC_CAP,
+            flow: FLOW_CAP,
         }
     }
 }
@@ -87,6 +94,8 @@ pub struct ProbeSettings {
     /// The main arm's deadline; the other arms together get as much again.
     pub timeout: Duration,
     pub caps: StepCaps,
+    /// How much of the mirror's page is read.
+    pub reading: Reading,
 }
 
 /// What to probe, and why.
@@ -101,6 +110,8 @@ pub struct Assignment {
     pub neutral: Neutral,
     /// Whether the own name may be shown once more, in another hello.
     pub other_hello: OtherHello,
+    /// What is read beside the page itself.
+    pub flow: Flow,
 }
 
 /// Whether the neutral arm may run.
@@ -128,7 +139,7 @@ pub struct Measured {
     pub is_reached: bool,
 }
 
-/// Measures. Always ends: within twice `settings.timeout`, the QUIC cap, and the cap of late answers where the visit
+/// Measures. Always ends: within thrice `settings.timeout`, the QUIC cap, and the cap of late answers where the visit
 /// failed.
 pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_at: UnixMillis) -> Measured {
     let clock = StepClock::start(settings.timeout);
@@ -138,6 +149,7 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
         road.renew(settings.timeout);
         road.comparing_arms().await;
     }
+    road.flow_arms(is_reached).await;
     road.quic_step().await;
     road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
     let facts = road.into_facts();

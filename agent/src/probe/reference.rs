@@ -14,7 +14,7 @@ use zerkalo_core::words::UnixMillis;
 use super::clock::StepClock;
 use super::connect::Ranges;
 use super::echo::Known;
-use super::http::{Ask, HttpConnection, header};
+use super::http::{Ask, HttpConnection, Reading, header};
 use super::text::cut;
 use super::tls::{self, Hello, HelloShape};
 use super::{ProbeSettings, connect, dns, portal};
@@ -180,7 +180,7 @@ impl Visit<'_> {
 
     /// Whatever comes of it, the reference is reached.
     async fn ask_date(&mut self, connection: tls::TlsConnection, address: SocketAddr) {
-        let ask = Ask { arm: Arm::Main, url: self.url, canary: None };
+        let ask = Ask { arm: Arm::Main, url: self.url, canary: None, reading: Reading::Sparing };
         let Ok(mut connection) = HttpConnection::over_tls(connection, address, ask, self.clock).await else {
             return;
         };
@@ -191,7 +191,7 @@ impl Visit<'_> {
     }
 
     async fn speak_plain(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), String> {
-        let ask = Ask { arm: Arm::Main, url: self.url, canary: None };
+        let ask = Ask { arm: Arm::Main, url: self.url, canary: None, reading: Reading::Sparing };
         let step = match HttpConnection::over_tcp(stream, address, ask.clone(), self.clock).await {
             Ok(mut connection) => connection.exchange(ask, self.settings.caps.http, self.clock).await,
             Err(step) => *step,

@@ -56,12 +56,14 @@ pub struct Road<'a> {
     pub(super) clock: StepClock,
     pub(super) facts: Facts,
     listeners: Vec<Listener>,
+    /// The visit's connection, where its page is not all that is to be read.
+    pub(super) kept: Option<HttpConnection>,
 }
 
 impl<'a> Road<'a> {
     /// Before the first step.
     pub fn new(settings: &'a ProbeSettings, assignment: &'a Assignment, clock: StepClock) -> Self {
-        Self { settings, assignment, clock, facts: Facts::default(), listeners: Vec::new() }
+        Self { settings, assignment, clock, facts: Facts::default(), listeners: Vec::new(), kept: None }
     }
 
     /// Sets the deadline for the arms that follow.
@@ -132,7 +134,7 @@ impl<'a> Road<'a> {
     }
 
     /// Asks the system's resolvers: the second only where the first gave no answer, as stub resolvers do.
-    async fn ask_system(&mut self, host: &str) {
+    pub(super) async fn ask_system(&mut self, host: &str) {
         for server in self.settings.resolvers.system.iter().take(SYSTEM_MAX) {
             let questions = dns::questions(ResolverKind::System, *server, host).to_vec();
             let asked = dns::ask_all(questions, self.settings.caps, self.clock).await;
@@ -201,7 +203,8 @@ impl<'a> Road<'a> {
         }
         let Some(mut connection) = self.open(arm, &url, address).await else { return Visit::Failed };
         for hop in 0..=REDIRECTS_MAX {
-            let ask = Ask { arm, url: &url, canary: self.assignment.canary.as_deref() };
+            let (canary, reading) = (self.assignment.canary.as_deref(), self.settings.reading);
+            let ask = Ask { arm, url: &url, canary, reading };
             let step = connection.exchange(ask, self.settings.caps.http, self.clock).await;
             let (is_complete, next) = (step.outcome == HttpOutcome::Complete, redirect(&step));
             let is_wanted = step.canary_found.unwrap_or(self.assignment.canary.is_none());
@@ -210,7 +213,11 @@ impl<'a> Road<'a> {
                 return Visit::Failed;
             }
             let next = match next {
-                None => return Visit::Answered { is_wanted: is_wanted && self.is_trusted(arm) },
+                None => {
+                    let is_next = arm == Arm::Main && self.assignment.flow.large_page.is_some();
+                    self.kept = is_next.then_some(connection);
+                    return Visit::Answered { is_wanted: is_wanted && self.is_trusted(arm) };
+                }
                 Some(Err(reason)) => return self.refuse_redirect(reason),
                 Some(Ok(_)) if hop == REDIRECTS_MAX => {
                     return self.refuse_redirect(format!("more than {REDIRECTS_MAX} redirects"));
@@ -271,10 +278,15 @@ impl<'a> Road<'a> {
     }
 
     /// Connects and, for https, shakes hands.
-    async fn open(&mut self, arm: Arm, url: &TargetUrl, address: IpAddr) -> Option<HttpConnection> {
+    pub(super) async fn open(
+        &mut self,
+        arm: Arm,
+        url: &TargetUrl,
+        address: IpAddr,
+    ) -> Option<HttpConnection> {
         let address = SocketAddr::new(address, url.port());
         let stream = self.connect(arm, address).await?;
-        let ask = Ask { arm, url, canary: None };
+        let ask = Ask { arm, url, canary: None, reading: self.settings.reading };
         let started = if url.is_https() {
             let host = url.host();
             let hello = Hello { arm, address, host: &host, shape: HelloShape::PostQuantum };

@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::LazyConfigAcceptor;
 use zerkalo_agent::probe::chain::Trust;
 use zerkalo_agent::probe::connect::Ranges;
+use zerkalo_agent::probe::flow::Flow;
+use zerkalo_agent::probe::http::Reading;
 use zerkalo_agent::probe::resolvers::Resolvers;
 use zerkalo_agent::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use zerkalo_core::record::{Cause, ProbeRecord};
@@ -375,13 +377,20 @@ pub fn settings(authority: &Authority, system: SocketAddr, public: Option<Socket
             tls: PATIENCE,
             http: PATIENCE,
             quic: PATIENCE,
+            flow: PATIENCE,
         },
+        reading: Reading::Whole,
     }
 }
 
 /// Probes `url` for the canary.
 pub async fn probe(settings: &ProbeSettings, url: &str) -> Measured {
-    let assignment = Assignment {
+    probe_as(settings, &assignment(url)).await
+}
+
+/// What to probe, and why, where a test says nothing else.
+pub fn assignment(url: &str) -> Assignment {
+    Assignment {
         mirror: None,
         url: TargetUrl::parse(url).unwrap(),
         canary: Some(CANARY.to_owned()),
@@ -389,8 +398,13 @@ pub async fn probe(settings: &ProbeSettings, url: &str) -> Measured {
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
         other_hello: OtherHello::Allowed,
-    };
-    let measured = measure(settings, &assignment, UnixMillis(1_800_000_000_000)).await;
+        flow: Flow::default(),
+    }
+}
+
+/// Probes as assigned.
+pub async fn probe_as(settings: &ProbeSettings, assignment: &Assignment) -> Measured {
+    let measured = measure(settings, assignment, UnixMillis(1_800_000_000_000)).await;
     check_record(&measured.record);
     measured
 }
