@@ -60,6 +60,7 @@ pub fn judge_files(args: &JudgeArgs) -> Result<()> {
     let case = Case {
         record: &probe,
         control: digest.zip(control.as_ref()),
+        others: &[],
         mirror: mirror.as_ref(),
         fingerprints: &fingerprints,
         country: mirror.as_ref().and_then(country_of),

@@ -59,6 +59,7 @@ fn verdicts(criterion: &mut Criterion) {
         fingerprints: &fingerprints,
         country: None,
         home: None,
+        others: &[],
     };
     criterion.bench_function("judge one record: ok", |b| b.iter(|| judge(black_box(&case(&good)))));
     criterion.bench_function("judge one record: blocked", |b| b.iter(|| judge(black_box(&case(&bad)))));

@@ -277,6 +277,7 @@ mod tests {
             rules_version: "t".into(),
             basis: vec![],
             control: None,
+            dissent: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! else looked odd. A known stub confirms a block by itself; every other "blocked" needs a control that reached the
 //! mirror and a healthy network at the agent.
 
+mod controls;
 mod cuts;
 mod facts;
 mod lies;
@@ -11,6 +12,7 @@ mod network;
 mod rules;
 mod stubs;
 
+pub use controls::{FIELD_ADDRESSES_MAX, Standing, field_addresses, standing, unvisited};
 pub(crate) use facts::is_authentic;
 pub use facts::{has_reached, reason_unreached};
 
@@ -26,6 +28,8 @@ use crate::words::Country;
 pub const RULES_VERSION: &str = "2026-11.9";
 /// The rule that says a control is still missing: who can wait for one, waits.
 pub const CONTROL_MISSING: &str = "control.missing";
+/// The rule that says two controls, both with a network that works, saw different things.
+const CONTROL_CONTRADICTORY: &str = "control.contradictory";
 /// The rules that say a control's own network is in doubt: another control may know better.
 const CONTROL_ILL: &str = "control.ill";
 const CONTROL_UNPROVEN: &str = "control.unproven";
@@ -36,6 +40,8 @@ pub struct Case<'a> {
     pub record: &'a ProbeRecord,
     /// The control's record of the same mirror in the same minutes, with its hash.
     pub control: Option<(Sha256, &'a ProbeRecord)>,
+    /// What other controls recorded in the same minutes, one record each.
+    pub others: &'a [(Sha256, &'a ProbeRecord)],
     /// `None` for a URL that is on no list.
     pub mirror: Option<&'a Mirror>,
     pub fingerprints: &'a Fingerprints,
@@ -110,6 +116,7 @@ pub fn judge(case: &Case<'_>) -> Verdict {
         rules_version: RULES_VERSION.to_owned(),
         basis,
         control: case.control.map(|(hash, _)| hash),
+        dissent: (rule == CONTROL_CONTRADICTORY).then(|| controls::dissent(case)).flatten(),
     }
 }
 

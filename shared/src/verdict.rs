@@ -108,4 +108,7 @@ pub struct Verdict {
     /// Hash of the control record it was compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Sha256>,
+    /// Hash of another control's record of the same minutes that says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dissent: Option<Sha256>,
 }

@@ -154,7 +154,7 @@ impl Stream {
                 },
                 wish = wishes.recv(), if open => match wish {
                     Ok(wish) if wish.agent == self.agent => {
-                        self.send(Down::ProbeNow(agent_v1::ProbeNow { mirror: wish.mirror.to_string(), ..Default::default() })).await
+                        self.send(Down::ProbeNow(probe_now(&wish))).await
                     }
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => Ok(()),
                     // The sender lives as long as the engine, of which this stream holds a handle.
@@ -283,5 +283,13 @@ impl Stream {
             () = tokio::time::sleep(SEND_WAIT) => Err(End::Gone),
             () = stopping.stopped() => Err(End::Gone),
         }
+    }
+}
+
+fn probe_now(wish: &Wish) -> agent_v1::ProbeNow {
+    agent_v1::ProbeNow {
+        mirror: wish.mirror.to_string(),
+        addresses: wish.addresses.iter().map(ToString::to_string).collect(),
+        picture: false,
     }
 }

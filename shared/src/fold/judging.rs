@@ -1,14 +1,19 @@
 //! From records to evidence in cells: failed records wait on the docket for a control measured after them.
 //!
 //! A control that answered before the failure proves nothing: the site may have gone down in between. So a failed
-//! record is judged with the first control that *began* after it began; without one in time it is `insufficient`.
+//! record is judged with a control that *began* after it began; without one in time it is `insufficient`. Once a control
+//! has spoken, the record still waits a little for the other controls at work, and for a control's visit to the very
+//! addresses the agent got.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use super::Fold;
 use crate::cell::{Evidence, News};
-use crate::judge::{CONTROL_MISSING, Case, Home, has_reached, judge, wants_control};
-use crate::record::ProbeRecord;
+use crate::judge::{
+    CONTROL_MISSING, Case, Home, Standing, field_addresses, judge, standing, unvisited, wants_control,
+};
+use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
 use crate::words::{AgentId, Country, MirrorId, OwnerId, Station, UnixMillis};
@@ -19,6 +24,10 @@ const SPOOLED_AFTER_MILLIS: u64 = 60_000;
 const CONTROLS_MAX: usize = 16;
 /// Failed records that may wait for one mirror; the oldest goes without a control.
 const WAITING_MAX: usize = 4_096;
+/// How long a record waits on after a control has spoken: a visit that fails lasts up to 40 s.
+const SECOND_WORD_WAIT_SECS: u64 = 45;
+/// A control silent for longer is not waited for: three intervals of 60 s.
+const CONTROL_SILENT_SECS: u64 = 180;
 
 /// An agent's record with its hash and its place in time, by the collector's clock.
 #[derive(Debug, Clone)]
@@ -63,22 +72,30 @@ impl Docket {
         }
     }
 
-    /// The first control that began within `[began_at, until]` and reached the mirror; else the first of all. One that
-    /// failed where another did not speaks of itself.
-    fn control_for(
-        &self,
-        id: &MirrorId,
-        mirror: Option<&Mirror>,
-        began_at: UnixMillis,
-        until: UnixMillis,
-    ) -> Option<&Measured> {
-        self.controls
-            .get(id)?
-            .iter()
-            .filter(|control| control.began_at >= began_at && control.began_at <= until)
-            .min_by_key(|control| (!has_reached(&control.facts, mirror), control.began_at))
+    /// What each control recorded of the mirror since the agent's visit began: its best record, the best control first.
+    /// Best is who reached the mirror: one that failed where another did not may speak of itself; then who visited more of
+    /// the agent's addresses; then who spoke first.
+    fn controls_for(&self, id: &MirrorId, mirror: Option<&Mirror>, waiting: &Waiting) -> Vec<&Measured> {
+        let record = &waiting.measured;
+        let mut best: BTreeMap<&AgentId, (Rank, &Measured)> = BTreeMap::new();
+        for control in self.controls.get(id).into_iter().flatten() {
+            if control.began_at < record.began_at || control.began_at > waiting.until {
+                continue;
+            }
+            let left_out = unvisited(&record.facts, &control.facts).len();
+            let rank = (standing(&control.facts, mirror), left_out, control.began_at);
+            if best.get(&control.agent).is_none_or(|(other, _)| rank < *other) {
+                best.insert(&control.agent, (rank, control));
+            }
+        }
+        let mut ranked: Vec<_> = best.into_values().collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, control)| control).collect()
     }
 }
+
+/// The lower, the better.
+type Rank = (Standing, usize, UnixMillis);
 
 impl Fold {
     /// Takes an admitted record in.
@@ -101,7 +118,7 @@ impl Fold {
                 self.judge_waiting(&mirror);
             }
             Some(Station::Field { carrier, .. }) => {
-                let alone = self.verdict(&measured, &mirror, None);
+                let alone = self.verdict(&measured, &mirror, &[]);
                 let wait = self
                     .settings
                     .policy_of_carrier(&carrier)
@@ -130,48 +147,102 @@ impl Fold {
 
     /// Judges a field record at once where its facts or a control suffice, else lets it wait. What restricts the network
     /// waits for no control, but hears one that has spoken.
-    fn file(&mut self, waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
+    fn file(&mut self, mut waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
         let helps =
             alone.rule == CONTROL_MISSING || matches!(alone.outcome, Outcome::Ok | Outcome::Restricted);
         let verdict = if helps { self.best_verdict(&waiting, mirror) } else { alone };
-        if wants_control(&verdict) && waiting.until > self.at {
-            let queue = self.docket.waiting.entry(mirror.clone()).or_default();
-            queue.push_back(waiting);
-            if queue.len() > WAITING_MAX
-                && let Some(oldest) = queue.pop_front()
-            {
-                let verdict = self.best_verdict(&oldest, mirror);
-                self.observe(&oldest, mirror, verdict);
-            }
-            self.ask_controls(mirror);
-        } else {
-            self.observe(&waiting, mirror, verdict);
+        let Some(until) = self.waits_until(&waiting, mirror, &verdict) else {
+            return self.observe(&waiting, mirror, verdict);
+        };
+        waiting.until = until;
+        let addresses = field_addresses(&waiting.measured.facts);
+        let queue = self.docket.waiting.entry(mirror.clone()).or_default();
+        queue.push_back(waiting);
+        if queue.len() > WAITING_MAX
+            && let Some(oldest) = queue.pop_front()
+        {
+            let verdict = self.best_verdict(&oldest, mirror);
+            self.observe(&oldest, mirror, verdict);
         }
+        self.ask_controls(mirror, &addresses);
     }
 
     /// Judges those who waited for a control that has come; where its own network is in doubt, another may still speak.
     fn judge_waiting(&mut self, mirror: &MirrorId) {
         let queue = self.docket.waiting.get_mut(mirror).map(std::mem::take).unwrap_or_default();
-        for waiting in queue {
+        let mut left_out = Vec::new();
+        for mut waiting in queue {
             let verdict = self.best_verdict(&waiting, mirror);
-            if wants_control(&verdict) {
+            if let Some(until) = self.waits_until(&waiting, mirror, &verdict) {
+                left_out.extend(self.left_out(&waiting, mirror));
+                waiting.until = until;
                 self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting);
             } else {
                 self.observe(&waiting, mirror, verdict);
             }
         }
+        if !left_out.is_empty() {
+            self.ask_controls(mirror, &left_out);
+        }
+    }
+
+    /// Until when a record waits on, with that verdict in hand; `None`: it is judged now.
+    fn waits_until(&self, waiting: &Waiting, mirror: &MirrorId, verdict: &Verdict) -> Option<UnixMillis> {
+        let may_change = matches!(verdict.outcome, Outcome::Blocked | Outcome::Down | Outcome::Insufficient);
+        let until = if wants_control(verdict) {
+            waiting.until
+        } else if verdict.control.is_some() && may_change && self.is_word_missing(waiting, mirror) {
+            waiting.until.min(self.at.plus_secs(SECOND_WORD_WAIT_SECS))
+        } else {
+            return None;
+        };
+        (until > self.at).then_some(until)
+    }
+
+    /// Whether a control at work has not spoken yet, or none has gone to the agent's addresses.
+    fn is_word_missing(&self, waiting: &Waiting, mirror: &MirrorId) -> bool {
+        let heard = self.controls_for(waiting, mirror);
+        let is_at_work = |agent: &super::AgentState| {
+            let last = agent.last_record_at.unwrap_or_default();
+            !agent.revoked
+                && agent.enrolment.station == Station::Control
+                && self.at.since_millis(last) <= CONTROL_SILENT_SECS * 1_000
+        };
+        let is_heard = |id: &AgentId| heard.iter().any(|control| control.agent == *id);
+        self.agents.iter().any(|(id, agent)| is_at_work(agent) && !is_heard(id))
+            || !self.left_out(waiting, mirror).is_empty()
+    }
+
+    /// The agent's addresses that the best control has not gone to. One that was asked after the visit and did not go
+    /// there will not.
+    fn left_out(&self, waiting: &Waiting, mirror: &MirrorId) -> Vec<IpAddr> {
+        let record = &waiting.measured;
+        let heard = self.controls_for(waiting, mirror);
+        let was_asked = |control: &Measured| {
+            control.facts.cause == Cause::Requested && control.began_at >= record.ended_at
+        };
+        match heard.first() {
+            Some(best) if !was_asked(best) => unvisited(&record.facts, &best.facts),
+            _ => Vec::new(),
+        }
+    }
+
+    fn controls_for(&self, waiting: &Waiting, mirror: &MirrorId) -> Vec<&Measured> {
+        let listed = self.list().and_then(|list| list.mirror(mirror));
+        self.docket.controls_for(mirror, listed, waiting)
     }
 
     fn best_verdict(&self, waiting: &Waiting, mirror: &MirrorId) -> Verdict {
-        let listed = self.list().and_then(|list| list.mirror(mirror));
-        let control = self.docket.control_for(mirror, listed, waiting.measured.began_at, waiting.until);
-        self.verdict(&waiting.measured, mirror, control)
+        self.verdict(&waiting.measured, mirror, &self.controls_for(waiting, mirror))
     }
 
-    fn verdict(&self, measured: &Measured, mirror: &MirrorId, control: Option<&Measured>) -> Verdict {
+    /// The verdict with these controls, the best first.
+    fn verdict(&self, measured: &Measured, mirror: &MirrorId, controls: &[&Measured]) -> Verdict {
+        let words: Vec<_> = controls.iter().map(|control| (control.hash, &control.facts)).collect();
         judge(&Case {
             record: &measured.facts,
-            control: control.map(|control| (control.hash, &control.facts)),
+            control: words.first().copied(),
+            others: words.get(1..).unwrap_or_default(),
             mirror: self.list().and_then(|list| list.mirror(mirror)),
             fingerprints: self.settings.fingerprints(),
             country: self.country_of(&measured.agent),

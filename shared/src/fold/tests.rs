@@ -1,5 +1,7 @@
 //! Whole stories through the fold: four Kazakh carriers of three owners, a control, one mirror.
 
+mod controls;
+
 use super::*;
 use crate::evidence::{ChainLink, SecretKey, SignedRecord};
 use crate::judge::tests::{answer, cut, healthy, mirror};

@@ -2,11 +2,14 @@
 //! sees a block. A wish is no decision: it is not journaled, and whoever is asked keeps to its own budget.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::Fold;
+use crate::judge::FIELD_ADDRESSES_MAX;
 use crate::words::{AgentId, CarrierId, MirrorId, Station, UnixMillis};
 
-/// One agent is asked about one mirror at most once in this time: more would be the burst a censor polices.
+/// One agent is asked about one mirror at most once in this time: more would be the burst a censor polices. A control,
+/// which nobody watches, is asked again where there are addresses it was not sent to.
 const ASK_AGAIN_SECS: u64 = 30;
 /// Wishes that wait to be taken: more than every agent of a market; the rest is dropped, the schedule asks them anyway.
 const WISHES_MAX: usize = 4_096;
@@ -16,13 +19,22 @@ const WISHES_MAX: usize = 4_096;
 pub struct Wish {
     pub agent: AgentId,
     pub mirror: MirrorId,
+    /// Addresses of the mirror's host that another agent got, at most [`FIELD_ADDRESSES_MAX`]; for controls only.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Wishes not yet taken, and when each was last made.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     open: Vec<Wish>,
-    asked: BTreeMap<(MirrorId, AgentId), UnixMillis>,
+    asked: BTreeMap<(MirrorId, AgentId), Asked>,
+}
+
+/// When an agent was first asked, and where it was sent since.
+#[derive(Debug, Default)]
+struct Asked {
+    at: UnixMillis,
+    addresses: Vec<IpAddr>,
 }
 
 impl Wishes {
@@ -38,30 +50,37 @@ impl Fold {
         std::mem::take(&mut self.wishes.open)
     }
 
-    /// Asks every control.
-    pub(super) fn ask_controls(&mut self, mirror: &MirrorId) {
-        self.ask(mirror, |station, _| *station == Station::Control);
+    /// Asks every control, to go to these addresses too.
+    pub(super) fn ask_controls(&mut self, mirror: &MirrorId, addresses: &[IpAddr]) {
+        self.ask(mirror, addresses, |station, _| *station == Station::Control);
     }
 
     /// Asks everyone on the carrier but the agent that spoke, and every control.
     pub(super) fn ask_carrier(&mut self, mirror: &MirrorId, carrier: &CarrierId, spoke: &AgentId) {
-        self.ask(mirror, |station, agent| match station {
+        self.ask(mirror, &[], |station, agent| match station {
             Station::Control => true,
             Station::Field { carrier: own, .. } => own == carrier && agent != spoke,
         });
     }
 
-    fn ask(&mut self, mirror: &MirrorId, chosen: impl Fn(&Station, &AgentId) -> bool) {
+    fn ask(&mut self, mirror: &MirrorId, addresses: &[IpAddr], chosen: impl Fn(&Station, &AgentId) -> bool) {
         let now = self.at;
         for (agent, state) in &self.agents {
             let wanted = !state.revoked && chosen(&state.enrolment.station, agent);
             if !wanted || self.wishes.open.len() >= WISHES_MAX {
                 continue;
             }
-            let last = self.wishes.asked.entry((mirror.clone(), agent.clone())).or_default();
-            if *last == UnixMillis::default() || now >= last.plus_secs(ASK_AGAIN_SECS) {
-                *last = now;
-                self.wishes.open.push(Wish { agent: agent.clone(), mirror: mirror.clone() });
+            let asked = self.wishes.asked.entry((mirror.clone(), agent.clone())).or_default();
+            let is_first = asked.at == UnixMillis::default() || now >= asked.at.plus_secs(ASK_AGAIN_SECS);
+            if is_first {
+                *asked = Asked { at: now, addresses: Vec::new() };
+            }
+            let is_new = |address: &&IpAddr| !asked.addresses.contains(address);
+            let room = FIELD_ADDRESSES_MAX - asked.addresses.len();
+            let addresses: Vec<IpAddr> = addresses.iter().filter(is_new).take(room).copied().collect();
+            if is_first || !addresses.is_empty() {
+                asked.addresses.extend(&addresses);
+                self.wishes.open.push(Wish { agent: agent.clone(), mirror: mirror.clone(), addresses });
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use super::controls::very_same_address;
 use super::facts::{has_own_key, has_reached, last_leg_connects, last_leg_handshakes};
 use super::rules::Found;
 use super::{Case, Conclusion};
@@ -54,9 +55,10 @@ pub(super) fn tcp_unconnected(case: &Case<'_>) -> Found {
         return None;
     }
     let (tcp, mechanism) = attempts.iter().find_map(|tcp| Some((tcp, mechanism_of_tcp(&tcp.outcome)?)))?;
+    let same = attempts.iter().find_map(|tcp| very_same_address(case, tcp.address));
     let mut basis = vec![
         format!("no address connects: {} ended with {:?}", tcp.address, tcp.outcome),
-        "the control reached the mirror".into(),
+        same.unwrap_or_else(|| "the control reached the mirror".to_owned()),
     ];
     basis.extend(fate_of_other_port(case, tcp.address));
     Conclusion::blocked(mechanism, Trigger::Ip, basis)
@@ -74,6 +76,7 @@ pub(super) fn tls_cut(case: &Case<'_>) -> Found {
         tls.address, tls.bytes_sent, tls.bytes_received, tls.outcome
     )];
     basis.extend(fate_of_hello(tls));
+    basis.extend(very_same_address(case, tls.address));
     let trigger = Comparison { case, tls }.trigger(&mut basis);
     basis.extend(fate_of_other_hello(case, tls));
     basis.extend(fate_of_other_port(case, tls.address));

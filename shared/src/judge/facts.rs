@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::controls::own_addresses;
 use crate::record::{
     Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpConnect,
     TcpOutcome, TlsHandshake, TlsOutcome,
@@ -130,7 +131,7 @@ pub(super) fn last_leg_handshakes(record: &ProbeRecord) -> impl Iterator<Item = 
 }
 
 /// When the last answer sent the visitor on; 0 if none did.
-fn last_leg_start_micros(record: &ProbeRecord) -> u64 {
+pub(super) fn last_leg_start_micros(record: &ProbeRecord) -> u64 {
     let is_redirect = |exchange: &&HttpExchange| {
         exchange.outcome == HttpOutcome::Complete
             && exchange.status.is_some_and(|status| (300..400).contains(&status))
@@ -160,11 +161,13 @@ pub(super) fn own_answers(record: &ProbeRecord, kind: ResolverKind) -> impl Iter
         .map(|exchange| &exchange.outcome)
 }
 
-/// Addresses the mirror is known under: stated by the operator, or seen by the control.
+/// Addresses the mirror is known under: stated by the operator, given to the control, or found by the control to be the
+/// mirror's.
 pub(super) fn true_addresses(control: &ProbeRecord, mirror: Option<&Mirror>) -> Vec<IpAddr> {
     let mut addresses = mirror.map(|mirror| mirror.expected_addresses.clone()).unwrap_or_default();
     addresses.extend(control.resolved(ResolverKind::System));
     addresses.extend(control.resolved(ResolverKind::Public));
+    addresses.extend(own_addresses(control, mirror));
     addresses
 }
 

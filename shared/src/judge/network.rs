@@ -7,8 +7,8 @@
 use super::facts::{has_reached, heard, is_alive, is_answered_by, is_connected, reason_unreached};
 use super::rules::Found;
 use super::{Case, Conclusion};
-use crate::record::{Arm, ReferenceCheck, ResolverKind};
-use crate::target::{ReferenceSide, TargetUrl};
+use crate::record::{Arm, ProbeRecord, ReferenceCheck, ResolverKind};
+use crate::target::{Mirror, ReferenceSide, TargetUrl};
 use crate::verdict::Outcome;
 
 pub(super) fn whitelist(case: &Case<'_>) -> Found {
@@ -57,10 +57,15 @@ pub(super) fn shutdown(case: &Case<'_>) -> Found {
 pub(super) fn control_ill(case: &Case<'_>) -> Found {
     let (_, control) = case.control?;
     let asked = control.references.len();
-    let ill = asked > 0 && control.references.iter().all(|check| !check.reached);
-    (ill && !has_reached(control, case.mirror))
+    is_ill(control, case.mirror)
         .then(|| format!("the control's own network is ill: none of {asked} reference hosts answers it"))
         .and_then(|basis| Conclusion::of(Outcome::Insufficient, vec![basis]))
+}
+
+/// Whether a control reached neither the mirror nor any reference host, though it asked for some.
+pub(super) fn is_ill(control: &ProbeRecord, mirror: Option<&Mirror>) -> bool {
+    let references = &control.references;
+    !references.is_empty() && references.iter().all(|check| !check.reached) && !has_reached(control, mirror)
 }
 
 /// A control that failed, and met nothing alive: its line may be dead, not the site.

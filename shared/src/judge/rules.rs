@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::controls::{address_dead, address_stale, control_contradictory, very_same_address};
 use super::cuts::{tcp_partial, tcp_unconnected, tls_cut};
 use super::facts::{
     has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, main_handshakes,
@@ -10,7 +11,7 @@ use super::facts::{
 use super::lies::{at_home, contradictions, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
-use super::{CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
+use super::{CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
 use crate::record::{
     Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TlsHandshake,
     TlsOutcome,
@@ -39,6 +40,7 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "tls.state_ca", source: "OONI 2024 on Kazakhstan; browsers' block lists", apply: state_ca },
     Rule { id: "canary.unsearched", source: DESIGN, apply: canary_unsearched },
     Rule { id: CONTROL_MISSING, source: "design: no control, no block", apply: control_missing },
+    Rule { id: CONTROL_CONTRADICTORY, source: DESIGN_ENOUGH, apply: control_contradictory },
     Rule { id: CONTROL_ILL, source: "design: no control, no block", apply: control_ill },
     Rule { id: CONTROL_UNPROVEN, source: "design: no control, no block", apply: control_unproven },
     Rule { id: "control.failed", source: "design: no control, no block", apply: control_failed },
@@ -46,6 +48,12 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "dns.no_address", source: OONI, apply: dns_no_address },
     Rule { id: "dns.bogon", source: OONI, apply: dns_bogon },
     Rule { id: "dns.other_address", source: OONI, apply: dns_other_address },
+    Rule {
+        id: "address.dead",
+        source: "design: the control at the agent's own address",
+        apply: address_dead,
+    },
+    Rule { id: "address.stale", source: DESIGN_ENOUGH, apply: address_stale },
     Rule { id: "tcp.unconnected", source: OONI, apply: tcp_unconnected },
     Rule { id: "tls.cut", source: "OONI; Censored Planet", apply: tls_cut },
     Rule { id: "tls.other_key", source: OONI, apply: tls_other_key },
@@ -280,8 +288,9 @@ fn tls_other_key(case: &Case<'_>) -> Found {
     let leaf = tls.chain.first()?;
     let same = main_handshakes(control)
         .any(|other| other.chain.first().is_some_and(|own| own.spki_sha256 == leaf.spki_sha256));
-    let basis = format!("a key that is not the mirror's, vouched for by {:?}", leaf.issuer);
-    (!same).then(|| Conclusion::blocked(Mechanism::TlsMitmOther, Trigger::Sni, vec![basis])).flatten()
+    let mut basis = vec![format!("a key that is not the mirror's, vouched for by {:?}", leaf.issuer)];
+    basis.extend(very_same_address(case, tls.address));
+    (!same).then(|| Conclusion::blocked(Mechanism::TlsMitmOther, Trigger::Sni, basis)).flatten()
 }
 
 fn origin_refused(case: &Case<'_>) -> Found {

@@ -1,5 +1,6 @@
 //! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
 
+mod controls;
 mod cuts;
 mod gate;
 mod identity;
@@ -144,6 +145,7 @@ pub(crate) fn verdict(record: &ProbeRecord, control: Option<&ProbeRecord>) -> Ve
     judge(&Case {
         record,
         control,
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: None,
@@ -385,6 +387,7 @@ fn check_rows(expected: &str, rows: &[&str], change: impl Fn(&mut ProbeRecord)) 
     let verdict = judge(&Case {
         record: &record,
         control: Some((Sha256([9; 32]), &control)),
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: Country::parse("KZ").ok(),
@@ -520,6 +523,7 @@ fn a_certificate_that_browsers_refuse_everywhere_is_the_site_s_fault() {
         summary(&judge(&Case {
             record: &record,
             control: Some((Sha256([9; 32]), control)),
+            others: &[],
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,
@@ -541,6 +545,7 @@ fn pins_replace_public_authorities() {
         summary(&judge(&Case {
             record: &record,
             control: None,
+            others: &[],
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,

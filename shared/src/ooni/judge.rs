@@ -87,6 +87,7 @@ pub fn judge_import(import: &Import, fingerprints: &Fingerprints) -> Judgement {
             rules_version: RULES_VERSION.to_owned(),
             basis: answer.basis,
             control: None,
+            dissent: None,
         },
     };
     // The control stands in the measurement; it is no record with a hash of its own.
@@ -122,6 +123,7 @@ fn judge_by_table(import: &Import, identity: &Identity, fingerprints: &Fingerpri
     judge(&Case {
         record: &record,
         control: control.as_ref().map(|control| (Sha256::default(), control)),
+        others: &[],
         mirror: None,
         fingerprints,
         country: import.country,

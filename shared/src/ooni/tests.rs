@@ -274,6 +274,7 @@ fn check_there_and_back(expected: &str, change: impl Fn(&mut ProbeRecord)) {
     let own = judge(&Case {
         record: &record,
         control: control_of,
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country,

@@ -57,6 +57,7 @@ fn a_race_proves_the_lie_where_nothing_else_does() {
         judge(&Case {
             record: &record,
             control: Some((Sha256([9; 32]), &control)),
+            others: &[],
             mirror: Some(&mirror),
             fingerprints: &fingerprints,
             country: None,
@@ -117,6 +118,7 @@ fn at_home(control_address: &str, change: &dyn Fn(&mut ProbeRecord)) -> crate::v
     judge(&Case {
         record: &record,
         control: Some((Sha256([9; 32]), &control)),
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: None,

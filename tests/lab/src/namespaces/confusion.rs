@@ -170,6 +170,7 @@ mod tests {
             rules_version: RULES_VERSION.to_owned(),
             basis: vec![],
             control: None,
+            dissent: None,
         };
         let record = zerkalo_proto::record::decode(&crate::sample::body(UnixMillis(1))).unwrap();
         let visited = Visited { verdict, record, duration: std::time::Duration::from_secs(1), bytes: 9 };

@@ -63,6 +63,7 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
     let case = Case {
         record: &record,
         control,
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country,
