@@ -22,7 +22,7 @@ use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
-use crate::probe::{Assignment, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
+use crate::probe::{Assignment, EchLook, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
 use crate::token::Token;
@@ -201,6 +201,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         neutral: Neutral::Allowed,
         other_hello: OtherHello::Allowed,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
+        ech: EchLook::Allowed,
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     // After the probe: a network lost on the way must not be taken for a block.

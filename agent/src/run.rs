@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use zerkalo_core::record::Cause;
+use zerkalo_core::record::{Arm, Cause};
 use zerkalo_core::target::{MirrorList, Reference};
 use zerkalo_core::words::{MarketId, MirrorId};
 use zerkalo_durable::store::StoreError;
@@ -18,7 +18,9 @@ use crate::config::{Settings, SettingsError, load_trust};
 use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
-use crate::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference};
+use crate::probe::{
+    Assignment, EchLook, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference,
+};
 use crate::schedule::{Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
@@ -26,6 +28,9 @@ use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
 use crate::witness::Witness;
 use crate::{entropy, list};
 
+/// Under this word ECH offers count together, whatever public name they show: most mirrors of one front share it. No host
+/// is called so.
+const ECH_LOOKS: &str = "(ech)";
 /// Wishes of the collector that wait for the schedule.
 const WISHES_MAX: usize = 64;
 /// How old a check of the network may be: a cycle checks once, not once a mirror.
@@ -106,6 +111,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         settings: Arc::new(probe_settings),
         under_way: JoinSet::new(),
         neutrals_promised: 0,
+        ech_looks_promised: 0,
         spool,
         held: None,
         list: list_seen,
@@ -146,6 +152,8 @@ struct Measuring {
     under_way: JoinSet<Ended>,
     /// Probes under way that may show the neutral name.
     neutrals_promised: usize,
+    /// Probes under way that may offer ECH.
+    ech_looks_promised: usize,
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
     spool: SharedSpool,
@@ -167,6 +175,7 @@ struct Ended {
     mirror: MirrorId,
     cause: Cause,
     neutral: Neutral,
+    ech: EchLook,
     list: Arc<MirrorList>,
     measured: Measured,
 }
@@ -239,6 +248,9 @@ impl Measuring {
         // Looks that the collector asks for follow one another closely: there the room is theirs.
         let is_idle =
             cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
+        let looks = self.ech_looks_promised + 1;
+        let has_ech_room = looks <= HANDSHAKES_MAX && self.schedule.has_room(ECH_LOOKS, looks, now);
+        let ech = if has_ech_room { EchLook::Allowed } else { EchLook::Kept };
         let assignment = Assignment {
             mirror: Some(mirror.id.clone()),
             url: mirror.url.clone(),
@@ -246,23 +258,34 @@ impl Measuring {
             list_version: list.version,
             cause,
             neutral,
-            other_hello: if is_idle { OtherHello::Allowed } else { OtherHello::Kept },
+            other_hello: match is_idle {
+                false => OtherHello::Kept,
+                true if entropy::fraction() < 0.5 => OtherHello::GreaseFirst,
+                true => OtherHello::Allowed,
+            },
             flow: Flow::default(),
+            ech,
         };
         self.neutrals_promised += usize::from(has_room);
+        self.ech_looks_promised += usize::from(ech == EchLook::Allowed);
         let settings = self.settings.clone();
         self.under_way.spawn(async move {
             let measured = measure(&settings, &assignment, wall_clock()).await;
-            Ended { mirror: id, cause, neutral, list, measured }
+            Ended { mirror: id, cause, neutral, ech, list, measured }
         });
     }
 
     /// Keeps the record of a probe at its end, in the order of the ends.
     async fn keep(&mut self, ended: Ended) {
-        let Ended { mirror, cause, neutral, list, measured: Measured { mut record, is_reached } } = ended;
+        let Ended { mirror, cause, neutral, ech, list, measured: Measured { mut record, is_reached } } =
+            ended;
         let now = self.began.elapsed();
         self.neutrals_promised -= usize::from(neutral == Neutral::Allowed);
-        for name in record.tls.iter().filter_map(|step| step.sni.as_deref()) {
+        self.ech_looks_promised -= usize::from(ech == EchLook::Allowed);
+        let by_tcp = record.tls.iter().filter_map(|step| step.sni.as_deref());
+        let by_quic = record.quic.iter().map(|step| step.sni.as_str());
+        let looks = record.tls.iter().filter(|step| step.arm == Arm::EchReal).map(|_| ECH_LOOKS);
+        for name in by_tcp.chain(by_quic).chain(looks) {
             self.schedule.note_handshakes(name, 1, now);
         }
         self.schedule.end(&mirror);

@@ -17,7 +17,11 @@ impl Road<'_> {
         let by_tcp = dns::ask_all_by_tcp(self.public_questions(), self.settings.caps.dns, self.clock);
         let (answers, ()) = tokio::join!(by_tcp, self.neutral_arm());
         self.insert_beside(&self.assignment.url.host(), answers);
+        self.ech_real_arm().await;
         self.other_resolver_arm().await;
+        if self.assignment.other_hello == OtherHello::GreaseFirst {
+            self.ech_grease_arm().await;
+        }
         self.other_hello_arm().await;
     }
 
@@ -63,7 +67,7 @@ impl Road<'_> {
     }
 
     /// Where a handshake with the mirror's name met silence or refusal.
-    fn suspect_address(&self) -> Option<SocketAddr> {
+    pub(super) fn suspect_address(&self) -> Option<SocketAddr> {
         let host = self.assignment.url.host();
         let is_suspect = |step: &&TlsHandshake| {
             step.sni.as_ref() == Some(&host) && is_name_suspect(step.arm, &step.outcome)

@@ -2,7 +2,7 @@
 //! least: long headers, then whole certificates, then the middle of long chains, answers and redirects.
 
 use zerkalo_core::evidence::BODY_LEN_MAX;
-use zerkalo_core::record::{DnsOutcome, ProbeRecord};
+use zerkalo_core::record::{Certificate, ChainFault, DnsOutcome, ProbeRecord};
 
 use super::text::cut;
 
@@ -55,22 +55,36 @@ fn shed_headers(record: &mut ProbeRecord) {
     }
 }
 
+fn chains(record: &mut ProbeRecord) -> impl Iterator<Item = &mut Vec<Certificate>> {
+    let by_tls = record.tls.iter_mut().map(|step| &mut step.chain);
+    by_tls.chain(record.quic.iter_mut().map(|step| &mut step.chain))
+}
+
 fn shed_certificates(record: &mut ProbeRecord) {
-    for certificate in record.tls.iter_mut().flat_map(|step| step.chain.iter_mut().skip(1)) {
+    for certificate in chains(record).flat_map(|chain| chain.iter_mut().skip(1)) {
         certificate.der.clear();
     }
 }
 
 fn shed_names(record: &mut ProbeRecord) {
-    for certificate in record.tls.iter_mut().flat_map(|step| &mut step.chain) {
+    for certificate in chains(record).flatten() {
         cut(&mut certificate.subject, SHORT_LEN);
         cut(&mut certificate.issuer, SHORT_LEN);
+    }
+    let by_tls = record.tls.iter_mut().map(|step| &mut step.chain_fault);
+    for fault in by_tls.chain(record.quic.iter_mut().map(|step| &mut step.chain_fault)).flatten() {
+        if let ChainFault::Other(text) = fault {
+            cut(text, SHORT_LEN);
+        }
     }
 }
 
 fn shed_excerpts(record: &mut ProbeRecord) {
     let last = record.http.len().saturating_sub(1);
-    record.http.iter_mut().take(last).for_each(|step| step.excerpt.clear());
+    for step in record.http.iter_mut().take(last) {
+        step.excerpt.clear();
+        step.title.iter_mut().for_each(|title| cut(title, SHORT_LEN));
+    }
 }
 
 fn shed_answers(record: &mut ProbeRecord) {
@@ -93,10 +107,11 @@ fn shed_steps(record: &mut ProbeRecord) {
         record.tls.drain(1..record.tls.len() - STEPS_LEFT + 1);
     }
     record.tls.iter_mut().for_each(|step| step.chain.truncate(STEPS_LEFT));
+    record.quic.iter_mut().for_each(|step| step.chain.truncate(1));
 }
 
 fn shed_leaves(record: &mut ProbeRecord) {
-    for certificate in record.tls.iter_mut().flat_map(|step| &mut step.chain) {
+    for certificate in chains(record).flatten() {
         certificate.der.clear();
     }
 }
@@ -105,8 +120,8 @@ fn shed_leaves(record: &mut ProbeRecord) {
 mod tests {
     use super::*;
     use zerkalo_core::record::{
-        Arm, Cause, Certificate, ChainFault, DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport,
-        HttpExchange, HttpOutcome, QueryType, ResolverKind, Span, TlsHandshake, TlsOutcome,
+        Arm, Cause, DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport, HttpExchange, HttpOutcome,
+        QueryType, QuicHandshake, QuicOutcome, ResolverKind, Span, TlsHandshake, TlsOutcome,
     };
     use zerkalo_core::record::{DnsDetail, Ech};
     use zerkalo_core::target::{Sha256, TargetUrl};
@@ -135,6 +150,23 @@ mod tests {
             span: Span::default(),
             outcome: DnsOutcome::Answer { rcode: 0, addresses, cnames: vec![text(253); 16], ttl_min_secs: 1 },
             others: vec![other; DNS_OTHERS_MAX],
+        }
+    }
+
+    fn quic(chain: Vec<Certificate>) -> QuicHandshake {
+        QuicHandshake {
+            arm: Arm::Main,
+            address: "127.0.0.1:1".parse().unwrap(),
+            sni: text(253),
+            span: Span::default(),
+            bytes_sent: 1,
+            bytes_received: 1,
+            outcome: QuicOutcome::Closed(text(512)),
+            chain,
+            chain_fault: Some(ChainFault::Other(text(512))),
+            datagrams_received: 1,
+            first_received: vec![1; 32],
+            versions_offered: vec![1; 16],
         }
     }
 
@@ -167,6 +199,7 @@ mod tests {
             chain: vec![certificate; 8],
             chain_fault: Some(ChainFault::Other(text(512))),
         };
+        let quic = quic(tls.chain.clone());
         let http = HttpExchange {
             first_byte_micros: None,
             transport: None,
@@ -200,7 +233,7 @@ mod tests {
             tcp: vec![],
             tls: vec![tls; count],
             http: vec![http; count],
-            quic: vec![],
+            quic: vec![quic; count.min(2)],
             references: vec![],
         }
     }

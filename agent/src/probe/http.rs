@@ -54,7 +54,7 @@ const HEADERS_KEPT: [&str; 20] = [
     "x-squid-error",
 ];
 /// Bytes hyper may hold of an answer's head.
-const HEAD_LEN_MAX: usize = 64 * 1024;
+pub(super) const HEAD_LEN_MAX: usize = 64 * 1024;
 /// Body bytes after which a sparing visit looks whether it has seen enough: beyond the 14-34 KB at which the known
 /// freeze strikes.
 pub const SPARING_LEN: u64 = 40 * 1024;
@@ -123,7 +123,7 @@ enum Sender {
 
 /// What an answer brought, as far as it came.
 #[derive(Default)]
-struct Answer {
+pub(super) struct Answer {
     status: Option<u16>,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -230,18 +230,12 @@ impl HttpConnection {
         }
     }
 
-    /// The headers a browser sends first; no compression, so that offsets are those of the wire.
     fn request(&self, url: &TargetUrl) -> Result<Request<Empty<Bytes>>, http::Error> {
         let builder = match self.sender {
             Sender::H1(_) => Request::get(url.path_and_query()).header("host", url.authority()),
             Sender::H2(_) => Request::get(without_fragment(url.as_str())),
         };
-        builder
-            .header("user-agent", USER_AGENT)
-            .header("accept", ACCEPT)
-            .header("accept-language", "ru,en;q=0.8")
-            .header("accept-encoding", "identity")
-            .body(Empty::new())
+        as_browsers_ask(builder).body(Empty::new())
     }
 
     async fn converse(
@@ -251,23 +245,35 @@ impl HttpConnection {
         answer: &mut Answer,
     ) -> Result<(), hyper::Error> {
         let response = self.sender.send(request).await?;
-        answer.last_byte = Some(Instant::now());
-        answer.status = Some(response.status().as_u16());
-        answer.headers = kept_headers(response.headers());
+        answer.note_head(response.status(), response.headers());
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            let now = Instant::now();
-            answer.last_byte = Some(now);
+            answer.last_byte = Some(Instant::now());
             let Ok(data) = frame?.into_data() else { continue };
-            answer.first_byte.get_or_insert(now);
-            let room = (BODY_LEN_MAX as usize).saturating_sub(answer.body.len());
-            answer.body.extend_from_slice(&data[..data.len().min(room)]);
-            if ask.reading.is_enough(&answer.body, ask.canary) {
+            if answer.is_enough_after(&data, ask) {
                 return Ok(());
             }
         }
         answer.is_whole = true;
         Ok(())
+    }
+}
+
+impl Answer {
+    pub(super) fn note_head(&mut self, status: http::StatusCode, headers: &http::HeaderMap) {
+        self.last_byte = Some(Instant::now());
+        self.status = Some(status.as_u16());
+        self.headers = kept_headers(headers);
+    }
+
+    /// Keeps a part of the body. Whether that is all we read of one.
+    pub(super) fn is_enough_after(&mut self, data: &[u8], ask: &Ask<'_>) -> bool {
+        let now = Instant::now();
+        self.last_byte = Some(now);
+        self.first_byte.get_or_insert(now);
+        let room = (BODY_LEN_MAX as usize).saturating_sub(self.body.len());
+        self.body.extend_from_slice(&data[..data.len().min(room)]);
+        ask.reading.is_enough(&self.body, ask.canary)
     }
 }
 
@@ -313,7 +319,16 @@ pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str
     headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
 }
 
-fn exchange_of(
+/// The headers a browser sends first; no compression, so that offsets are those of the wire.
+pub(super) fn as_browsers_ask(request: http::request::Builder) -> http::request::Builder {
+    request
+        .header("user-agent", USER_AGENT)
+        .header("accept", ACCEPT)
+        .header("accept-language", "ru,en;q=0.8")
+        .header("accept-encoding", "identity")
+}
+
+pub(super) fn exchange_of(
     ask: Ask<'_>,
     address: SocketAddr,
     protocol: &str,
@@ -383,7 +398,7 @@ fn outcome_of(error: &hyper::Error, tap: &Tap) -> HttpOutcome {
     }
 }
 
-fn chain_text(error: &dyn std::error::Error) -> String {
+pub(super) fn chain_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

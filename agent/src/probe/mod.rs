@@ -10,10 +10,14 @@ pub mod gauge;
 pub mod connect;
 pub mod tap;
 pub mod chain;
+pub mod client_hello;
 pub mod tls;
+pub mod ech;
 pub mod http;
 pub mod quic_socket;
 pub mod quic;
+pub mod h3;
+pub mod beside;
 pub mod road;
 pub mod arms;
 pub mod flow;
@@ -112,6 +116,8 @@ pub struct Assignment {
     pub other_hello: OtherHello,
     /// What is read beside the page itself.
     pub flow: Flow,
+    /// Whether ECH may be offered: the public names of fronts have a budget of their own.
+    pub ech: EchLook,
 }
 
 /// Whether the neutral arm may run.
@@ -126,7 +132,17 @@ pub enum Neutral {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherHello {
     Allowed,
+    /// The same, and GREASE is tried before the other shape: there is seldom room for both.
+    GreaseFirst,
     /// The handshake is better kept for the next look at the mirror.
+    Kept,
+}
+
+/// Whether the mirror's own ECH may be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EchLook {
+    Allowed,
+    /// It was tried too often of late, here or at other mirrors: many stand behind one public name.
     Kept,
 }
 
@@ -139,8 +155,8 @@ pub struct Measured {
     pub is_reached: bool,
 }
 
-/// Measures. Always ends: within thrice `settings.timeout`, the QUIC cap, and the cap of late answers where the visit
-/// failed.
+/// Measures. Always ends: within thrice `settings.timeout`, three times the QUIC cap, and the cap of late answers where
+/// the visit failed.
 pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_at: UnixMillis) -> Measured {
     let clock = StepClock::start(settings.timeout);
     let mut road = Road::new(settings, assignment, clock);
@@ -150,7 +166,7 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
         road.comparing_arms().await;
     }
     road.flow_arms(is_reached).await;
-    road.quic_step().await;
+    road.steps_beside(is_reached).await;
     road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
     let facts = road.into_facts();
     let mut record = ProbeRecord {

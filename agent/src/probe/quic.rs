@@ -1,57 +1,117 @@
-//! The QUIC step: one handshake with ALPN h3, run only where the mirror advertised h3. No HTTP/3 request follows: what
-//! a censor does to QUIC it does to the handshake.
+//! The QUIC step: one handshake with ALPN h3, with all that came back. Whether to run it, and what to ask over it, is the
+//! business of others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig};
-use quinn::{ClientConfig, ConnectionError, Endpoint};
+use quinn::{ClientConfig, ConnectionError, Endpoint, TransportConfig};
+use rustls::crypto::CryptoProvider;
 use tokio::time::{Instant, timeout_at};
-use zerkalo_core::record::{Arm, QuicHandshake, QuicOutcome};
+use zerkalo_core::record::{Arm, BODY_LEN_MAX, QuicHandshake, QuicOutcome};
 
-use super::chain::Trust;
+use super::chain::{ChainRecorder, Trust};
 use super::clock::StepClock;
 use super::quic_socket::CountingSocket;
+use super::tls::HelloShape;
 
-/// Shakes hands with `address`, showing `host`. A new source port each time: some blocks stick to the 4-tuple.
+/// Bytes of one answer, and of all streams, that may be unread.
+const STREAM_WINDOW: u32 = BODY_LEN_MAX as u32;
+/// See [`STREAM_WINDOW`].
+const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+/// Streams a server may open: control, two of QPACK, one that greases, and some to spare.
+const UNI_STREAMS_MAX: u32 = 8;
+
+/// Who is asked, and by which name.
+#[derive(Debug, Clone)]
+pub struct QuicHello<'a> {
+    pub arm: Arm,
+    pub address: SocketAddr,
+    /// A host name, or an address as text: then no name is shown.
+    pub host: &'a str,
+}
+
+/// A connection on which a handshake was completed. Closed when dropped.
+#[derive(Debug)]
+pub struct QuicConnection {
+    pub connection: quinn::Connection,
+    pub socket: Arc<CountingSocket>,
+    pub address: SocketAddr,
+    _endpoint: ClosingEndpoint,
+}
+
+/// An endpoint whose connections end with it, and say so.
+#[derive(Debug)]
+struct ClosingEndpoint(Endpoint);
+
+impl Drop for ClosingEndpoint {
+    fn drop(&mut self) {
+        self.0.close(0u32.into(), b"");
+    }
+}
+
+/// Shakes hands. A new source port each time: some blocks stick to the 4-tuple.
 pub async fn handshake(
-    address: SocketAddr,
-    host: &str,
+    hello: QuicHello<'_>,
     trust: &Trust,
     cap: Duration,
     clock: StepClock,
-) -> QuicHandshake {
+) -> (QuicHandshake, Option<QuicConnection>) {
     let (since, until) = (Instant::now(), clock.until(cap));
-    let (counts, outcome) = match prepare(address, trust) {
-        Err(error) => (None, QuicOutcome::Failed(error)),
-        Ok((endpoint, socket)) => {
-            let outcome = match endpoint.connect(address, host) {
-                Err(error) => QuicOutcome::Failed(error.to_string()),
-                Ok(connecting) => tokio::select! {
-                    biased;
-                    connected = timeout_at(until, connecting) => outcome_of(connected),
-                    () = socket.refused() => QuicOutcome::Refused,
-                },
-            };
-            endpoint.close(0u32.into(), b"");
-            (Some(socket), outcome)
-        }
-    };
-    QuicHandshake {
-        arm: Arm::Main,
+    let recorder = trust.recorder();
+    let mut step = QuicHandshake {
+        arm: hello.arm,
+        address: hello.address,
+        sni: hello.host.to_owned(),
+        span: clock.span(since),
+        bytes_sent: 0,
+        bytes_received: 0,
+        outcome: QuicOutcome::Timeout,
         chain: Vec::new(),
         chain_fault: None,
         datagrams_received: 0,
         first_received: Vec::new(),
         versions_offered: Vec::new(),
-        address,
-        sni: host.to_owned(),
-        span: clock.span(since),
-        bytes_sent: counts.as_ref().map_or(0, |socket| socket.sent()),
-        bytes_received: counts.as_ref().map_or(0, |socket| socket.received()),
-        outcome,
+    };
+    let (endpoint, socket) = match prepare(hello.address, trust, recorder.clone()) {
+        Ok(prepared) => prepared,
+        Err(error) => return (QuicHandshake { outcome: QuicOutcome::Failed(error), ..step }, None),
+    };
+    let mut connection = None;
+    step.outcome = match endpoint.0.connect(hello.address, hello.host) {
+        Err(error) => QuicOutcome::Failed(error.to_string()),
+        Ok(connecting) => tokio::select! {
+            biased;
+            () = socket.flooded() => QuicOutcome::Failed("more than any handshake needs".to_owned()),
+            connected = timeout_at(until, connecting) => match connected {
+                Ok(Ok(connected)) => {
+                    let alpn = alpn_of(&connected);
+                    connection = Some(connected);
+                    QuicOutcome::Completed { alpn }
+                }
+                Err(_) | Ok(Err(ConnectionError::TimedOut)) => QuicOutcome::Timeout,
+                Ok(Err(ConnectionError::LocallyClosed)) => QuicOutcome::Failed("closed on this side".to_owned()),
+                Ok(Err(error)) => QuicOutcome::Closed(error.to_string()),
+            },
+            () = socket.refused() => QuicOutcome::Refused,
+        },
+    };
+    (step.bytes_sent, step.bytes_received) = (socket.sent(), socket.received());
+    step.datagrams_received = socket.datagrams();
+    step.first_received = socket.first_received();
+    step.versions_offered = socket.versions_offered();
+    if let Some((chain, fault)) = recorder.seen() {
+        (step.chain, step.chain_fault) = (chain, Some(fault));
     }
+    step.span = clock.span(since);
+    let connected = connection.map(|connection| QuicConnection {
+        connection,
+        socket,
+        address: hello.address,
+        _endpoint: endpoint,
+    });
+    (step, connected)
 }
 
 /// The UDP port of h3 in an Alt-Svc header (RFC 7838), where it is offered at the same host.
@@ -62,12 +122,18 @@ pub fn advertised_port(alt_svc: &str) -> Option<u16> {
     })
 }
 
-fn prepare(address: SocketAddr, trust: &Trust) -> Result<(Endpoint, Arc<CountingSocket>), String> {
-    let mut tls = rustls::ClientConfig::builder_with_provider(trust.provider())
+fn prepare(
+    address: SocketAddr,
+    trust: &Trust,
+    recorder: Arc<ChainRecorder>,
+) -> Result<(ClosingEndpoint, Arc<CountingSocket>), String> {
+    let kx_groups = HelloShape::PostQuantum.groups();
+    let provider = CryptoProvider { kx_groups, ..(*trust.provider()).clone() };
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(trust.recorder())
+        .with_custom_certificate_verifier(recorder)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
@@ -79,19 +145,21 @@ fn prepare(address: SocketAddr, trust: &Trust) -> Result<(Endpoint, Arc<Counting
     let mut endpoint =
         Endpoint::new_with_abstract_socket(quinn::EndpointConfig::default(), None, socket.clone(), runtime)
             .map_err(|error| error.to_string())?;
-    endpoint.set_default_client_config(ClientConfig::new(Arc::new(crypto)));
-    Ok((endpoint, socket))
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(limits()));
+    endpoint.set_default_client_config(config);
+    Ok((ClosingEndpoint(endpoint), socket))
 }
 
-fn outcome_of(
-    connected: Result<Result<quinn::Connection, ConnectionError>, tokio::time::error::Elapsed>,
-) -> QuicOutcome {
-    match connected {
-        Err(_) | Ok(Err(ConnectionError::TimedOut)) => QuicOutcome::Timeout,
-        Ok(Ok(connection)) => QuicOutcome::Completed { alpn: alpn_of(&connection) },
-        Ok(Err(ConnectionError::LocallyClosed)) => QuicOutcome::Failed("closed on this side".to_owned()),
-        Ok(Err(error)) => QuicOutcome::Closed(error.to_string()),
-    }
+/// What a peer may have under way at once: one answer, and the streams HTTP/3 keeps for itself.
+fn limits() -> TransportConfig {
+    let mut limits = TransportConfig::default();
+    limits.stream_receive_window(STREAM_WINDOW.into());
+    limits.receive_window(CONNECTION_WINDOW.into());
+    limits.max_concurrent_bidi_streams(0u32.into());
+    limits.max_concurrent_uni_streams(UNI_STREAMS_MAX.into());
+    limits.datagram_receive_buffer_size(None);
+    limits
 }
 
 fn alpn_of(connection: &quinn::Connection) -> Option<String> {

@@ -18,7 +18,7 @@ use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
 use super::tls::{self, Hello, HelloShape};
-use super::{Assignment, ProbeSettings, connect, dns, quic};
+use super::{Assignment, ProbeSettings, connect, dns};
 
 /// Addresses tried of one resolver's answer, one after the other.
 const ADDRESSES_MAX: usize = 4;
@@ -106,24 +106,6 @@ impl<'a> Road<'a> {
         let host = self.assignment.url.host();
         let shown = self.facts.tls.iter().filter(|step| step.sni.as_ref() == Some(&host)).count();
         shown >= OWN_NAME_HANDSHAKES_MAX
-    }
-
-    /// One QUIC handshake, where the mirror itself said that it speaks h3.
-    pub async fn quic_step(&mut self) {
-        let url = &self.assignment.url;
-        let advertised = self.facts.http.iter().find_map(|step| {
-            let own = step.url.host() == url.host() && step.url.is_https();
-            let port = header(&step.headers, "alt-svc").and_then(quic::advertised_port)?;
-            own.then(|| SocketAddr::new(step.address.ip(), port))
-        });
-        if let Some(address) = advertised
-            && connect::forbidden(address, self.settings.ranges).is_none()
-        {
-            let (trust, cap) = (&self.settings.trust, self.settings.caps.quic);
-            self.renew(cap);
-            let step = quic::handshake(address, &url.host(), trust, cap, self.clock).await;
-            self.facts.quic.push(step);
-        }
     }
 
     /// Goes where the system's resolvers say.

@@ -4,14 +4,17 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zerkalo_core::record::Transport;
 
 use super::gauge::Gauge;
+
+/// Bytes kept of the first flight: a ClientHello with post-quantum key shares and ECH takes about 2.5 KB.
+const FIRST_FLIGHT_LEN_MAX: usize = 4 * 1024;
 
 /// How the socket ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +29,8 @@ pub enum End {
 #[derive(Debug, Default)]
 pub struct Tap {
     sent: AtomicU64,
-    first_flight: AtomicU64,
+    first_flight_len: AtomicU64,
+    first_flight: Mutex<Vec<u8>>,
     received: AtomicU64,
     end: AtomicU8,
     gauge: Option<Gauge>,
@@ -39,8 +43,13 @@ impl Tap {
     }
 
     /// Bytes handed to the socket before the first one came back.
-    pub fn first_flight(&self) -> u64 {
-        self.first_flight.load(Ordering::Relaxed)
+    pub fn first_flight_len(&self) -> u64 {
+        self.first_flight_len.load(Ordering::Relaxed)
+    }
+
+    /// Those bytes themselves, at most 4 KiB of them: then they are given away.
+    pub fn take_first_flight(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.first_flight.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Bytes that came from the socket.
@@ -60,6 +69,16 @@ impl Tap {
     /// What the kernel knows of the connection at this instant.
     pub fn transport(&self) -> Option<Transport> {
         self.gauge.as_ref()?.read()
+    }
+
+    fn note_sent(&self, bytes: &[u8]) {
+        self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if self.received() == 0 {
+            self.first_flight_len.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let mut flight = self.first_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = FIRST_FLIGHT_LEN_MAX - flight.len();
+            flight.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
     }
 
     fn note_end(&self, end: End) {
@@ -120,12 +139,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tapped<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         match &result {
-            Poll::Ready(Ok(written)) => {
-                self.tap.sent.fetch_add(*written as u64, Ordering::Relaxed);
-                if self.tap.received() == 0 {
-                    self.tap.first_flight.fetch_add(*written as u64, Ordering::Relaxed);
-                }
-            }
+            Poll::Ready(Ok(written)) => self.tap.note_sent(&buf[..*written]),
             Poll::Ready(Err(error)) => self.tap.note_error(error),
             Poll::Pending => {}
         }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::EchStatus;
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, Error as TlsError};
+use rustls::{AlertDescription, ClientConfig, Error as TlsError, PeerIncompatible};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -17,7 +18,9 @@ use tokio_rustls::client::TlsStream;
 use zerkalo_core::record::{Arm, ChainFault, Ech, TlsHandshake, TlsOutcome};
 
 use super::chain::{ChainRecorder, Trust};
+use super::client_hello::ClientHello;
 use super::clock::StepClock;
+use super::ech::{self, EchOffer};
 use super::tap::{End, Tap, Tapped};
 
 /// A connection on which a handshake was completed.
@@ -46,7 +49,7 @@ impl HelloShape {
     }
 
     /// Key shares go out for the first group, and for the classic half of a hybrid one.
-    fn groups(self) -> Vec<&'static dyn SupportedKxGroup> {
+    pub(super) fn groups(self) -> Vec<&'static dyn SupportedKxGroup> {
         match self {
             Self::PostQuantum => vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],
             Self::Classic => vec![X25519, SECP256R1, SECP384R1],
@@ -72,19 +75,42 @@ pub async fn handshake(
     cap: Duration,
     clock: StepClock,
 ) -> (TlsHandshake, Option<TlsConnection>) {
+    handshake_with(hello, None, stream, trust, cap, clock).await
+}
+
+/// The same, perhaps with ECH: then by TLS 1.3 alone, and with whatever name the offer shows.
+pub async fn handshake_with(
+    hello: Hello<'_>,
+    offer: Option<&EchOffer>,
+    stream: TcpStream,
+    trust: &Trust,
+    cap: Duration,
+    clock: StepClock,
+) -> (TlsHandshake, Option<TlsConnection>) {
     let (since, until) = (Instant::now(), clock.until(cap));
     let (stream, tap) = Tapped::new(stream);
     let recorder = trust.recorder();
     let server_name = ServerName::try_from(hello.host.to_owned());
-    let sni = match &server_name {
-        Ok(ServerName::DnsName(name)) => Some(name.as_ref().to_owned()),
+    let sni = match (&server_name, offer) {
+        (Ok(ServerName::DnsName(_)), Some(offer)) => shown_name(trust, offer, hello.host),
+        (Ok(ServerName::DnsName(name)), None) => Some(name.as_ref().to_owned()),
         _ => None,
     };
-    let (outcome, connection) = match (server_name, client_config(trust, recorder.clone(), hello.shape)) {
+    let config = client_config(trust, recorder.clone(), hello.shape, offer);
+    let mut ech = offer.map_or(Ech::Absent, EchOffer::before_an_answer);
+    let (outcome, connection) = match (server_name, config) {
         (Ok(name), Ok(config)) => {
             match timeout_at(until, TlsConnector::from(Arc::new(config)).connect(name, stream)).await {
-                Ok(Ok(stream)) => (completed(&stream), Some(stream)),
-                Ok(Err(error)) => (outcome_of(&error, &tap), None),
+                Ok(Ok(stream)) => {
+                    ech = ech_of(stream.get_ref().1.ech_status());
+                    (completed(&stream), Some(stream))
+                }
+                Ok(Err(error)) => {
+                    if is_ech_rejection(&error) {
+                        ech = Ech::Rejected;
+                    }
+                    (outcome_of(&error, &tap), None)
+                }
                 Err(_) => (TlsOutcome::Timeout, None),
             }
         }
@@ -95,14 +121,14 @@ pub async fn handshake(
     let (chain, chain_fault) =
         recorder.seen().map_or((Vec::new(), None), |(chain, fault)| (chain, Some(fault)));
     let step = TlsHandshake {
-        ja4: String::new(),
-        ech: Ech::Absent,
+        ja4: ClientHello::read(&tap.take_first_flight()).map_or_else(String::new, |sent| sent.ja4()),
+        ech,
         arm: hello.arm,
         address: hello.address,
         sni,
         span: clock.span(since),
         hello_shape: hello.shape.as_str().to_owned(),
-        hello_len: tap.first_flight(),
+        hello_len: tap.first_flight_len(),
         bytes_sent: tap.sent(),
         bytes_received: tap.received(),
         outcome,
@@ -122,17 +148,25 @@ pub fn is_trusted(step: &TlsHandshake) -> bool {
     matches!(step.outcome, TlsOutcome::Completed { .. }) && step.chain_fault == Some(ChainFault::Valid)
 }
 
+/// The name that a hello with this offer shows to boxes on the way.
+pub fn shown_name(trust: &Trust, offer: &EchOffer, host: &str) -> Option<String> {
+    let config = client_config(trust, trust.recorder(), HelloShape::PostQuantum, Some(offer)).ok()?;
+    ech::shown_name(config, ServerName::try_from(host.to_owned()).ok()?)
+}
+
 fn client_config(
     trust: &Trust,
     recorder: Arc<ChainRecorder>,
     shape: HelloShape,
+    offer: Option<&EchOffer>,
 ) -> Result<ClientConfig, TlsError> {
     let provider = CryptoProvider { kx_groups: shape.groups(), ..(*trust.provider()).clone() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(recorder)
-        .with_no_client_auth();
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let builder = match offer {
+        None => builder.with_safe_default_protocol_versions()?,
+        Some(offer) => builder.with_ech(offer.mode())?,
+    };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(recorder).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session shows no chain.
     config.resumption = rustls::client::Resumption::disabled();
@@ -148,6 +182,22 @@ fn completed<S>(stream: &TlsStream<S>) -> TlsOutcome {
             .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
         alpn: connection.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into_owned()),
     }
+}
+
+fn ech_of(status: EchStatus) -> Ech {
+    match status {
+        EchStatus::NotOffered => Ech::Absent,
+        EchStatus::Grease => Ech::Grease,
+        EchStatus::Offered => Ech::Offered,
+        EchStatus::Accepted => Ech::Accepted,
+        EchStatus::Rejected => Ech::Rejected,
+    }
+}
+
+/// Whether the server shook hands as the front it is, and knew nothing of the configuration.
+fn is_ech_rejection(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    matches!(error, Some(TlsError::PeerIncompatible(PeerIncompatible::ServerRejectedEncryptedClientHello(_))))
 }
 
 fn outcome_of(error: &io::Error, tap: &Tap) -> TlsOutcome {

@@ -76,6 +76,18 @@ async fn a_swallowed_hello_is_a_timeout_with_no_byte_received_and_the_neutral_na
 }
 
 #[tokio::test]
+async fn every_hello_has_its_ja4() {
+    let record = measure_behind(|_| Front::Swallow).await;
+    let [main, other, neutral] =
+        [Arm::Main, Arm::OtherHello, Arm::NeutralSni].map(|arm| step(&record, arm).ja4.as_str());
+    // TLS 1.3, a name, ALPN h2; extensions are sent in another order each time, and JA4 is the same.
+    assert!(main.starts_with("t13d") && main[..10].ends_with("h2") && main.len() == 36, "{main}");
+    assert_eq!(main, neutral);
+    // The key share is no part of it.
+    assert_eq!(main, other);
+}
+
+#[tokio::test]
 async fn a_box_that_chokes_on_a_large_hello_lets_the_other_one_pass() {
     let record = measure_behind(|authority| {
         Front::ResetLarge(authority.server(&[HOST, "neutral.example"]), real_page())
@@ -141,6 +153,46 @@ async fn a_self_signed_chain_is_kept_whole_and_the_page_behind_it_read() {
     assert_ne!(main.chain[0].spki_sha256, Sha256::default());
     assert_eq!(record.http[0].title.as_deref(), Some("Blocked"));
     assert!(record.http[0].excerpt.contains("by order"));
+}
+
+#[tokio::test]
+async fn silence_amid_the_servers_flight_keeps_the_byte_at_which_it_fell() {
+    let record = measure_behind(|authority| Front::Cut(authority.server(&[HOST]), 100)).await;
+    let main = step(&record, Arm::Main);
+    assert_eq!((&main.outcome, main.bytes_received), (&TlsOutcome::Timeout, 100));
+    assert_eq!((main.chain.len(), &main.chain_fault), (0, &None));
+    assert_eq!(main.transport.unwrap().bytes_received, 100);
+}
+
+#[tokio::test]
+async fn a_chain_that_came_before_the_silence_is_kept() {
+    // By TLS 1.2 the server's first flight brings the chain, and it waits for the client then.
+    let record = measure_behind(|authority| {
+        let config = authority.server_of(&[HOST], &[&rustls::version::TLS12]);
+        Front::Cut(config, usize::MAX)
+    })
+    .await;
+    let main = step(&record, Arm::Main);
+    assert_eq!((&main.outcome, &main.chain_fault), (&TlsOutcome::Timeout, &Some(ChainFault::Valid)));
+    assert!(
+        main.chain.len() == 1 && main.bytes_sent > main.hello_len && main.bytes_received > 100,
+        "{main:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_version_and_the_protocol_agreed_on_are_kept() {
+    let record = measure_behind(|authority| {
+        let mut config = (*authority.server_of(&[HOST], &[&rustls::version::TLS12])).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Front::Serve(std::sync::Arc::new(config), real_page())
+    })
+    .await;
+    let TlsOutcome::Completed { version, alpn, .. } = &step(&record, Arm::Main).outcome else {
+        panic!("{record:?}")
+    };
+    assert_eq!((version.as_str(), alpn.as_deref()), ("TLSv1_2", Some("http/1.1")));
+    assert_eq!(record.http[0].canary_found, Some(true));
 }
 
 #[tokio::test]

@@ -18,7 +18,9 @@ use zerkalo_agent::probe::connect::Ranges;
 use zerkalo_agent::probe::flow::Flow;
 use zerkalo_agent::probe::http::Reading;
 use zerkalo_agent::probe::resolvers::Resolvers;
-use zerkalo_agent::probe::{Assignment, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
+use zerkalo_agent::probe::{
+    Assignment, EchLook, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure,
+};
 use zerkalo_core::record::{Cause, ProbeRecord};
 use zerkalo_core::target::TargetUrl;
 use zerkalo_core::words::UnixMillis;
@@ -163,14 +165,29 @@ impl Authority {
     }
 
     /// The same, valid from the first to the second year.
-    pub fn server_in(&self, names: &[&str], (from, to): (i32, i32)) -> Arc<rustls::ServerConfig> {
+    pub fn server_in(&self, names: &[&str], years: (i32, i32)) -> Arc<rustls::ServerConfig> {
+        let (leaf, key) = self.leaf(names, years);
+        server_config(leaf, &key)
+    }
+
+    /// The same, by these versions of TLS alone.
+    pub fn server_of(
+        &self,
+        names: &[&str],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<rustls::ServerConfig> {
+        let (leaf, key) = self.leaf(names, (1975, 4096));
+        server_config_of(leaf, &key, versions)
+    }
+
+    fn leaf(&self, names: &[&str], (from, to): (i32, i32)) -> (CertificateDer<'static>, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        server_config(leaf.der().clone(), &key)
+        (leaf.der().clone(), key)
     }
 }
 
@@ -185,10 +202,18 @@ pub fn self_signed(names: &[&str]) -> (Arc<rustls::ServerConfig>, CertificateDer
 
 /// A server of one certificate.
 pub fn server_config(leaf: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
+    server_config_of(leaf, key, rustls::DEFAULT_VERSIONS)
+}
+
+fn server_config_of(
+    leaf: CertificateDer<'static>,
+    key: &KeyPair,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![leaf], key)
@@ -211,6 +236,8 @@ pub enum Front {
     Close,
     /// Answers with bytes that are no TLS.
     Garbage,
+    /// Sends so many bytes of its first flight, then nothing.
+    Cut(Arc<rustls::ServerConfig>, usize),
 }
 
 /// What a server does with a request: bytes to send for a path, and what comes after them.
@@ -283,6 +310,22 @@ async fn serve_tls(stream: TcpStream, fronts: &[(&'static str, Front)]) -> std::
             let mut stream = stream;
             stream.read_exact(&mut hello[..len]).await?;
             stream.shutdown().await
+        }
+        Front::Cut(config, len) => {
+            let mut stream = stream;
+            let mut server = rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+            let mut flight = Vec::new();
+            while !server.wants_write() {
+                let read = stream.read(&mut hello).await?;
+                server.read_tls(&mut &hello[..read])?;
+                server.process_new_packets().map_err(std::io::Error::other)?;
+            }
+            while server.wants_write() {
+                server.write_tls(&mut flight)?;
+            }
+            stream.write_all(&flight[..flight.len().min(*len)]).await?;
+            while stream.read(&mut hello).await? > 0 {}
+            Ok(())
         }
         Front::Garbage => {
             let mut stream = stream;
@@ -399,6 +442,7 @@ pub fn assignment(url: &str) -> Assignment {
         neutral: Neutral::Allowed,
         other_hello: OtherHello::Allowed,
         flow: Flow::default(),
+        ech: EchLook::Allowed,
     }
 }
 
