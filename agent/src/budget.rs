@@ -6,6 +6,9 @@ use std::time::Duration;
 
 /// Handshakes with one name in one window (net4people/bbs on the TSPU's handshake policing: about three in 60 s).
 pub const HANDSHAKES_MAX: usize = 3;
+/// The same for a control: abroad no censor counts. A few carriers' resolvers may give eight addresses each, and each look
+/// asked for is a handshake or two of its own; the mirror's own servers set the limit.
+pub const CONTROL_HANDSHAKES_MAX: usize = 48;
 /// The window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
@@ -13,21 +16,27 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Budget {
     window: Duration,
+    handshakes_max: usize,
     shown: BTreeMap<String, VecDeque<Duration>>,
 }
 
 impl Budget {
     /// A host that measures more often than the window chose to: the window shrinks to its interval.
     pub fn new(interval: Duration) -> Self {
-        Self { window: WINDOW.min(interval), shown: BTreeMap::new() }
+        Self { window: WINDOW.min(interval), handshakes_max: HANDSHAKES_MAX, shown: BTreeMap::new() }
+    }
+
+    /// The budget of a control.
+    pub fn of_control(interval: Duration) -> Self {
+        Self { handshakes_max: CONTROL_HANDSHAKES_MAX, ..Self::new(interval) }
     }
 
     /// Notes `count` handshakes with `host`.
     pub fn note(&mut self, host: &str, count: usize, now: Duration) {
         let instants = self.shown.entry(host.to_owned()).or_default();
         // More than the limit need not be remembered: the latest decide.
-        instants.extend(std::iter::repeat_n(now, count.min(HANDSHAKES_MAX)));
-        while instants.len() > HANDSHAKES_MAX {
+        instants.extend(std::iter::repeat_n(now, count.min(self.handshakes_max)));
+        while instants.len() > self.handshakes_max {
             instants.pop_front();
         }
         let window = self.window;
@@ -37,11 +46,16 @@ impl Budget {
     /// When `count` handshakes with `host` fit; `now` or earlier if they do already.
     pub fn fits_at(&self, host: &str, count: usize, now: Duration) -> Duration {
         let Some(instants) = self.shown.get(host) else { return now };
-        let must_pass = (instants.len() + count).saturating_sub(HANDSHAKES_MAX).min(instants.len());
+        let must_pass = (instants.len() + count).saturating_sub(self.handshakes_max).min(instants.len());
         match must_pass.checked_sub(1).and_then(|index| instants.get(index)) {
             Some(instant) => *instant + self.window,
             None => now,
         }
+    }
+
+    /// How many handshakes with `host` fit now.
+    pub fn room(&self, host: &str, now: Duration) -> usize {
+        (0..=self.handshakes_max).rev().find(|count| self.fits(host, *count, now)).unwrap_or_default()
     }
 
     /// Whether `count` handshakes with `host` fit now.
@@ -81,5 +95,16 @@ mod tests {
         let mut budget = Budget::new(secs(2));
         budget.note("m", 3, secs(0));
         assert!(!budget.fits("m", 1, secs(1)) && budget.fits("m", 2, secs(2)));
+    }
+
+    #[test]
+    fn a_control_has_room_for_others_addresses_and_an_end_of_it() {
+        let mut budget = Budget::of_control(secs(600));
+        assert_eq!(budget.room("m", secs(0)), CONTROL_HANDSHAKES_MAX);
+        budget.note("m", 10, secs(0));
+        budget.note("m", 30, secs(30));
+        assert_eq!(budget.room("m", secs(30)), CONTROL_HANDSHAKES_MAX - 40);
+        assert_eq!(budget.room("m", secs(60)), CONTROL_HANDSHAKES_MAX - 30);
+        assert_eq!(Budget::new(secs(600)).room("m", secs(0)), HANDSHAKES_MAX);
     }
 }

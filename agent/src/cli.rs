@@ -202,6 +202,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         other_hello: OtherHello::Allowed,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
         ech: EchLook::Allowed,
+        field_addresses: Vec::new(),
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     // After the probe: a network lost on the way must not be taken for a block.

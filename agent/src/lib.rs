@@ -8,6 +8,7 @@ pub mod state;
 pub mod channel;
 pub mod enroll;
 pub mod list;
+pub mod wish;
 pub mod budget;
 pub mod schedule;
 pub mod probe;

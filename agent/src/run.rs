@@ -18,6 +18,7 @@ use crate::config::{Settings, SettingsError, load_trust};
 use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
+use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::probe::{
     Assignment, EchLook, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference,
 };
@@ -25,6 +26,7 @@ use crate::schedule::{Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
+use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
 use crate::{entropy, list};
 
@@ -104,8 +106,10 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         was_behind: AtomicBool::new(false),
         witness,
     };
+    let post = Post::of(identity.market.as_ref());
     let measuring = Measuring {
-        schedule: Schedule::new(settings.interval),
+        schedule: Schedule::at(post, settings.interval),
+        detours: Detours::at(post),
         reference_age_max: REFERENCE_AGE_MAX.min(settings.interval),
         market: identity.market.clone(),
         settings: Arc::new(probe_settings),
@@ -147,6 +151,7 @@ fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> 
 /// The measuring loop's state.
 struct Measuring {
     schedule: Schedule,
+    detours: Detours,
     settings: Arc<ProbeSettings>,
     /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
     under_way: JoinSet<Ended>,
@@ -160,7 +165,7 @@ struct Measuring {
     /// The list the schedule knows.
     held: Option<Arc<MirrorList>>,
     list: watch::Receiver<Option<Arc<MirrorList>>>,
-    wishes: mpsc::Receiver<MirrorId>,
+    wishes: mpsc::Receiver<Wish>,
     /// The last look at the network.
     checked: Option<Checked>,
     network_checked: Option<Duration>,
@@ -184,8 +189,8 @@ impl Measuring {
     async fn run(mut self) -> std::convert::Infallible {
         self.take_list();
         loop {
-            while let Ok(mirror) = self.wishes.try_recv() {
-                self.schedule.request(mirror);
+            while let Ok(wish) = self.wishes.try_recv() {
+                self.hear(wish);
             }
             if self.list.has_changed().unwrap_or(false) {
                 self.take_list();
@@ -208,11 +213,19 @@ impl Measuring {
         tokio::select! {
             () = due => {}
             Ok(()) = self.list.changed() => self.take_list(),
-            Some(mirror) = self.wishes.recv() => self.schedule.request(mirror),
+            Some(wish) = self.wishes.recv() => self.hear(wish),
             Some(ended) = self.under_way.join_next() => {
                 self.keep(ended.expect("a probe does not panic and is never aborted")).await;
             }
         }
+    }
+
+    /// Takes a wish of the collector's in: the list says which mirrors there are.
+    fn hear(&mut self, wish: Wish) {
+        if self.held.as_ref().is_some_and(|list| list.mirror(&wish.mirror).is_some()) {
+            self.detours.note(&wish);
+        }
+        self.schedule.request(wish.mirror);
     }
 
     /// Schedules the mirrors of this box's market.
@@ -229,6 +242,7 @@ impl Measuring {
             checked.references.retain(|check| urls.contains(&&check.url));
         }
         self.network_checked = None;
+        self.detours.retain(|mirror| list.as_ref().is_some_and(|list| list.mirror(mirror).is_some()));
         self.held = list;
     }
 
@@ -251,6 +265,7 @@ impl Measuring {
         let looks = self.ech_looks_promised + 1;
         let has_ech_room = looks <= HANDSHAKES_MAX && self.schedule.has_room(ECH_LOOKS, looks, now);
         let ech = if has_ech_room { EchLook::Allowed } else { EchLook::Kept };
+        let room = self.schedule.room(&mirror.url.host(), now).saturating_sub(OWN_NAME_HANDSHAKES_MAX);
         let assignment = Assignment {
             mirror: Some(mirror.id.clone()),
             url: mirror.url.clone(),
@@ -265,6 +280,7 @@ impl Measuring {
             },
             flow: Flow::default(),
             ech,
+            field_addresses: self.detours.take(&id, room),
         };
         self.neutrals_promised += usize::from(has_room);
         self.ech_looks_promised += usize::from(ech == EchLook::Allowed);

@@ -12,6 +12,7 @@ use zerkalo_core::words::MirrorId;
 
 use crate::budget::Budget;
 use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
+use crate::wish::Post;
 
 /// How far a turn may stray, as a part of the interval: agents must not march in step.
 const JITTER: f64 = 0.1;
@@ -63,6 +64,15 @@ impl Schedule {
         }
     }
 
+    /// The same with the budget of the box's post: no censor counts a control's handshakes.
+    pub fn at(post: Post, interval: Duration) -> Self {
+        let budget = match post {
+            Post::Field => Budget::new(interval),
+            Post::Control => Budget::of_control(interval),
+        };
+        Self { budget, ..Self::new(interval) }
+    }
+
     /// Takes over a list of mirrors with their host names. Mirrors known keep their turns; new ones are spread over one
     /// interval, the first at once.
     pub fn take(&mut self, mirrors: impl IntoIterator<Item = (MirrorId, String)>, now: Duration) {
@@ -98,6 +108,11 @@ impl Schedule {
     /// Whether `count` handshakes with a host name fit its budget now.
     pub fn has_room(&self, host: &str, count: usize, now: Duration) -> bool {
         self.budget.fits(host, count, now)
+    }
+
+    /// How many handshakes with a host name fit its budget now.
+    pub fn room(&self, host: &str, now: Duration) -> usize {
+        self.budget.room(host, now)
     }
 
     /// Notes the end of a probe: its host name is free again, its handshakes noted.

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::{ChainLink, PublicKey};
 use zerkalo_core::target::{MirrorList, Sha256};
-use zerkalo_core::words::{MirrorId, UnixMillis};
+use zerkalo_core::words::UnixMillis;
 use zerkalo_durable::retry::Retry;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
@@ -26,6 +26,7 @@ use crate::list;
 use crate::spool::{Resumed, Spool, SpoolError};
 use crate::state::{Credentials, StateDir};
 use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
+use crate::wish::Wish;
 use crate::witness::Witness;
 
 /// First and longest wait before connecting again, about: no storms when a collector comes back.
@@ -88,7 +89,7 @@ pub struct Uplink {
     /// The list in force; the uplink puts newer ones here.
     pub list: watch::Sender<Option<Arc<MirrorList>>>,
     /// Wishes for a fresh look; dropped when full.
-    pub wishes: mpsc::Sender<MirrorId>,
+    pub wishes: mpsc::Sender<Wish>,
     /// Whether the collector once had records under this name which are not here.
     pub was_behind: AtomicBool,
     /// What the last welcome told of this box.
@@ -270,8 +271,8 @@ impl Uplink {
             }
             Down::Rejection(rejection) => self.refused(rejection).await?,
             Down::List(list) => self.take_list(list).await,
-            Down::ProbeNow(wish) => match MirrorId::parse(&wish.mirror) {
-                Ok(mirror) => drop(self.wishes.try_send(mirror)),
+            Down::ProbeNow(message) => match Wish::parse(&message) {
+                Ok(wish) => drop(self.wishes.try_send(wish)),
                 Err(error) => tracing::warn!(%error, "the collector asks for a mirror that cannot be"),
             },
             // A second welcome changes nothing.

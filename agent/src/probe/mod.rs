@@ -20,6 +20,7 @@ pub mod h3;
 pub mod beside;
 pub mod road;
 pub mod arms;
+pub mod field;
 pub mod flow;
 pub mod reference;
 pub mod portal;
@@ -28,6 +29,7 @@ pub mod network;
 pub mod echo;
 pub mod fit;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use zerkalo_core::record::{Arm, Cause, ProbeRecord, TlsOutcome};
@@ -118,6 +120,8 @@ pub struct Assignment {
     pub flow: Flow,
     /// Whether ECH may be offered: the public names of fronts have a budget of their own.
     pub ech: EchLook,
+    /// Addresses another agent got for the mirror's host, for a control to try too; empty anywhere else.
+    pub field_addresses: Vec<IpAddr>,
 }
 
 /// Whether the neutral arm may run.
@@ -161,14 +165,20 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
     let clock = StepClock::start(settings.timeout);
     let mut road = Road::new(settings, assignment, clock);
     let is_reached = road.main_arm().await;
-    if !is_reached {
-        road.renew(settings.timeout);
-        road.comparing_arms().await;
-    }
-    road.flow_arms(is_reached).await;
-    road.steps_beside(is_reached).await;
-    road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
-    let facts = road.into_facts();
+    let visited = road.visited();
+    let elsewhere = field::visits(settings, assignment, &visited, clock.renewed(settings.timeout));
+    let rest = async {
+        if !is_reached {
+            road.renew(settings.timeout);
+            road.comparing_arms().await;
+        }
+        road.flow_arms(is_reached).await;
+        road.steps_beside(is_reached).await;
+        road.hear_out(if is_reached { Patience::None } else { Patience::ToTheEnd }).await;
+    };
+    let (elsewhere, ()) = tokio::join!(elsewhere, rest);
+    let mut facts = road.into_facts();
+    facts.extend(elsewhere);
     let mut record = ProbeRecord {
         network: None,
         hops: Vec::new(),

@@ -40,6 +40,17 @@ pub struct Facts {
     pub quic: Vec<QuicHandshake>,
 }
 
+impl Facts {
+    /// Puts what other steps brought behind.
+    pub fn extend(&mut self, other: Self) {
+        self.dns.extend(other.dns);
+        self.tcp.extend(other.tcp);
+        self.tls.extend(other.tls);
+        self.http.extend(other.http);
+        self.quic.extend(other.quic);
+    }
+}
+
 /// How a visit to one address ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Visit {
@@ -69,6 +80,12 @@ impl<'a> Road<'a> {
     /// Sets the deadline for the arms that follow.
     pub fn renew(&mut self, timeout: Duration) {
         self.clock = self.clock.renewed(timeout);
+    }
+
+    /// The addresses tried so far at the mirror's own port.
+    pub fn visited(&self) -> Vec<IpAddr> {
+        let own = self.facts.tcp.iter().filter(|step| step.address.port() == self.assignment.url.port());
+        own.map(|step| step.address.ip()).collect()
     }
 
     /// The facts, at the end.

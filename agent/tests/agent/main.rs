@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
 mod cli;
 mod ech;
+mod field;
 mod flow;
 mod http;
 mod names;

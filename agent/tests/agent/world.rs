@@ -443,6 +443,7 @@ pub fn assignment(url: &str) -> Assignment {
         other_hello: OtherHello::Allowed,
         flow: Flow::default(),
         ech: EchLook::Allowed,
+        field_addresses: Vec::new(),
     }
 }
 
