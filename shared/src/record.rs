@@ -168,6 +168,14 @@ pub struct DnsExchange {
     pub detail: DnsDetail,
 }
 
+impl DnsExchange {
+    /// Whether a visitor's own question may have gone this way: the system's resolver is asked by TCP and other roads for
+    /// comparison alone, and the answers would hide what it says by UDP.
+    pub fn is_for_visitors(&self) -> bool {
+        self.resolver != ResolverKind::System || self.transport == DnsTransport::Udp
+    }
+}
+
 /// What an answer holds beside addresses. Empty where none came, and in records of older agents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DnsDetail {
@@ -477,11 +485,13 @@ impl ProbeRecord {
             })
     }
 
-    /// The addresses a resolver gave for the URL's own host, in the order received.
+    /// The addresses a resolver gave for the URL's own host, in the order received; of the system's, what visitors get.
     pub fn resolved(&self, kind: ResolverKind) -> Vec<IpAddr> {
         let host = self.url.host();
         let mut found = Vec::new();
-        for exchange in self.dns.iter().filter(|x| x.resolver == kind && x.name == host) {
+        for exchange in
+            self.dns.iter().filter(|x| x.resolver == kind && x.name == host && x.is_for_visitors())
+        {
             if let DnsOutcome::Answer { addresses, .. } = &exchange.outcome {
                 for address in addresses {
                     if !found.contains(address) {

@@ -156,7 +156,10 @@ pub(super) fn own_answers(record: &ProbeRecord, kind: ResolverKind) -> impl Iter
         .dns
         .iter()
         .filter(move |exchange| {
-            exchange.resolver == kind && exchange.name == host && exchange.query != QueryType::Https
+            exchange.resolver == kind
+                && exchange.name == host
+                && exchange.query != QueryType::Https
+                && exchange.is_for_visitors()
         })
         .map(|exchange| &exchange.outcome)
 }

@@ -1,13 +1,14 @@
-//! Answers that contradict each other: the truth that came second to the same question, a resolver that is honest over
-//! TCP alone. Both point at somebody on the way who answers in the resolver's name.
+//! Answers that contradict each other: the truth that came second to the same question, a resolver that is honest by every
+//! road but UDP, an answer from where no resolver runs. All point at somebody on the way who answers in the resolver's name.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Case;
 use super::facts::true_addresses;
+use crate::address::require_public;
 use crate::networks::Announcer;
 use crate::record::{
-    DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, ResolverKind,
+    DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, QueryType, ResolverKind,
 };
 
 /// A question of the system's resolver to which somebody else answered first.
@@ -55,7 +56,123 @@ pub(super) fn contradictions(case: &Case<'_>) -> Vec<String> {
             race.truth, race.behind_micros
         )
     });
-    late.into_iter().chain(honest_by_tcp_alone(case)).collect()
+    let roads =
+        [ResolverKind::System, ResolverKind::Public].into_iter().filter_map(|kind| forked(case, kind));
+    let nobody = word_of_nobody(case).map(|word| word.to_string());
+    late.into_iter().chain(roads.map(|road| road.to_string())).chain(nobody).collect()
+}
+
+/// Whether the record itself shows that one of `addresses`, or the lack of any, is somebody else's word: the truth came
+/// second, the same resolver knows it by a road that is harder to forge, or somebody says the same where no resolver runs.
+pub(super) fn is_exposed(case: &Case<'_>, addresses: &[IpAddr]) -> bool {
+    let says_so = |lie: &[IpAddr]| lie.iter().any(|address| addresses.contains(address));
+    race(case).is_some()
+        || forked(case, ResolverKind::System).is_some()
+        || forked(case, ResolverKind::Public).is_some_and(|road| says_so(&road.lies))
+        || word_of_nobody(case).is_some_and(|word| word.truth.is_none() && says_so(&word.addresses))
+}
+
+/// A resolver that tells the truth by every road but UDP, which anybody on the way can answer.
+pub(super) struct Forked {
+    kind: ResolverKind,
+    server: SocketAddr,
+    lies: Vec<IpAddr>,
+    truth: IpAddr,
+    roads: Vec<&'static str>,
+}
+
+impl std::fmt::Display for Forked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let who = if self.kind == ResolverKind::System { "system's" } else { "public" };
+        let lie = self.lies.first().map_or("no address".to_owned(), IpAddr::to_string);
+        let (server, truth, roads) = (self.server, self.truth, self.roads.join(", "));
+        write!(
+            f,
+            "the {who} resolver {server} gives {lie} over UDP and {truth} over {roads}: its UDP is answered on the way"
+        )
+    }
+}
+
+/// Whether that resolver's roads lead apart. One that knows nothing by UDP may be silent; one that lies is not itself.
+pub(super) fn forked(case: &Case<'_>, kind: ResolverKind) -> Option<Forked> {
+    let (_, control) = case.control?;
+    let known = true_addresses(control, case.mirror);
+    let by = |transport| own_exchanges(case, kind, transport).flat_map(addresses_of);
+    let server = own_exchanges(case, kind, DnsTransport::Udp).next()?.server;
+    let lies: Vec<IpAddr> = by(DnsTransport::Udp).collect();
+    if lies.iter().any(|address| known.contains(address)) {
+        return None;
+    }
+    let others = [(DnsTransport::Tcp, "TCP"), (DnsTransport::Dot, "TLS"), (DnsTransport::Doh, "HTTPS")];
+    let truths: Vec<(IpAddr, &str)> = others
+        .into_iter()
+        .filter_map(|(road, word)| Some((by(road).find(|address| known.contains(address))?, word)))
+        .collect();
+    let (truth, _) = *truths.first()?;
+    Some(Forked { kind, server, lies, truth, roads: truths.iter().map(|(_, word)| *word).collect() })
+}
+
+/// An answer from an address at which no resolver runs. One that holds the truth comes from a box that passes questions on:
+/// no block, whatever one thinks of it.
+pub(super) struct WordOfNobody {
+    server: SocketAddr,
+    addresses: Vec<IpAddr>,
+    truth: Option<IpAddr>,
+}
+
+impl std::fmt::Display for WordOfNobody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let server = self.server;
+        match (self.truth, self.addresses.first()) {
+            (Some(truth), _) => {
+                write!(
+                    f,
+                    "{server}, where no resolver runs, answers {truth}: a box on the way passes questions on"
+                )
+            }
+            (None, lie) => {
+                let lie = lie.map_or("without an address".to_owned(), IpAddr::to_string);
+                write!(
+                    f,
+                    "{server}, where no resolver runs, answers {lie}: somebody on the way answers in any name"
+                )
+            }
+        }
+    }
+}
+
+pub(super) fn word_of_nobody(case: &Case<'_>) -> Option<WordOfNobody> {
+    let (_, control) = case.control?;
+    let known = true_addresses(control, case.mirror);
+    let answered = |exchange: &&DnsExchange| matches!(exchange.outcome, DnsOutcome::Answer { .. });
+    let exchange = own_exchanges(case, ResolverKind::Nobody, DnsTransport::Udp).find(answered)?;
+    let addresses: Vec<IpAddr> = addresses_of(exchange).collect();
+    let truth = addresses.iter().copied().find(|address| known.contains(address));
+    Some(WordOfNobody { server: exchange.server, addresses, truth })
+}
+
+/// An address beside the mirror's own ones that is none of it: a lie about one family, or one of several addresses, which
+/// visitors may not notice.
+pub(super) fn false_among_true(case: &Case<'_>) -> Option<String> {
+    let stated = case.mirror.map(|mirror| mirror.expected_addresses.as_slice()).unwrap_or_default();
+    let known = match case.control {
+        Some((_, control)) => true_addresses(control, case.mirror),
+        None => stated.to_vec(),
+    };
+    let answers = case.record.resolved(ResolverKind::System);
+    if !answers.iter().any(|address| known.contains(address)) {
+        return None;
+    }
+    let is_false = |address: &&IpAddr| {
+        let is_bogon =
+            require_public(**address).is_err() && stated.iter().all(|own| require_public(*own).is_ok());
+        !known.contains(address) && (is_bogon || !stated.is_empty())
+    };
+    let found = answers.iter().find(is_false)?;
+    let range = require_public(*found).err().map_or(String::new(), |range| format!(" ({range})"));
+    Some(format!(
+        "beside the mirror's own addresses the resolver answers {found}{range}, which is not known as one"
+    ))
 }
 
 /// An answer inside the asking carrier's own network, where no address that the control got, or the operator stated, is.
@@ -89,22 +206,6 @@ pub(super) fn at_home<'a>(case: &Case<'a>, addresses: &[IpAddr]) -> Option<AtHom
     })
 }
 
-/// The public resolver told the truth over TCP and something else over UDP.
-fn honest_by_tcp_alone(case: &Case<'_>) -> Option<String> {
-    let (_, control) = case.control?;
-    let known = true_addresses(control, case.mirror);
-    let by = |transport| own_exchanges(case, ResolverKind::Public, transport).flat_map(addresses_of);
-    let server = own_exchanges(case, ResolverKind::Public, DnsTransport::Udp).next()?.server;
-    if by(DnsTransport::Udp).any(|address| known.contains(&address)) {
-        return None;
-    }
-    let truth = by(DnsTransport::Tcp).find(|address| known.contains(address))?;
-    let lie = by(DnsTransport::Udp).next().map_or("no address".to_owned(), |address| address.to_string());
-    Some(format!(
-        "the public resolver {server} gives {lie} over UDP and {truth} over TCP: its UDP is answered on the way"
-    ))
-}
-
 fn own_exchanges<'a>(
     case: &Case<'a>,
     kind: ResolverKind,
@@ -112,7 +213,10 @@ fn own_exchanges<'a>(
 ) -> impl Iterator<Item = &'a DnsExchange> {
     let (host, exchanges) = (case.record.url.host(), case.record.dns.iter());
     exchanges.filter(move |exchange| {
-        exchange.resolver == kind && exchange.transport == transport && exchange.name == host
+        exchange.resolver == kind
+            && exchange.transport == transport
+            && exchange.name == host
+            && exchange.query != QueryType::Https
     })
 }
 

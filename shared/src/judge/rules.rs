@@ -8,7 +8,7 @@ use super::facts::{
     has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, main_handshakes,
     own_answers, reached_by, reason_unreached, refused_chain, true_addresses,
 };
-use super::lies::{at_home, contradictions, race};
+use super::lies::{at_home, contradictions, false_among_true, forked, is_exposed, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
 use super::{CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
@@ -99,7 +99,9 @@ fn identity_reached(case: &Case<'_>) -> Found {
         _ => "the page answered with success",
     };
     let key = if exchange.url.is_https() { " under the mirror's key" } else { "" };
-    Conclusion::of(Outcome::Ok, vec![format!("{how}{key}, from {}", exchange.address)])
+    let mut basis = vec![format!("{how}{key}, from {}", exchange.address)];
+    basis.extend(false_among_true(case));
+    Conclusion::of(Outcome::Ok, basis)
 }
 
 fn captive_portal(case: &Case<'_>) -> Found {
@@ -204,7 +206,7 @@ fn dns_no_address(case: &Case<'_>) -> Found {
         && !true_addresses(control, case.mirror).is_empty()
     {
         (Mechanism::DnsInjectionOther, "knows the name and gives no address")
-    } else if race(case).is_some() {
+    } else if race(case).is_some() || forked(case, ResolverKind::System).is_some() {
         (Mechanism::DnsInjectionOther, "seems to answer with garbage")
     } else {
         return None;
@@ -257,7 +259,7 @@ fn dns_other_address(case: &Case<'_>) -> Found {
         (Some(exchange), _) => Some(format!("another resolver's address {} works", exchange.address.ip())),
         (None, true) => Some("the operator states other addresses".to_owned()),
         // The contradiction itself is the proof.
-        (None, false) if race(case).is_some() => None,
+        (None, false) if is_exposed(case, &addresses) => None,
         // A hoster's cache stands there too, but speaks for itself: where TLS was cut, another rule does.
         (None, false) if at_home.as_ref().is_some_and(|found| !is_cut_at(case.record, found.address)) => None,
         (None, false) => return None,

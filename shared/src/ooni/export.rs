@@ -137,7 +137,7 @@ fn query(exchange: &DnsExchange) -> Query {
     Query {
         answers,
         engine: match (exchange.resolver, exchange.transport) {
-            (ResolverKind::System, _) => "system".to_owned(),
+            (ResolverKind::System, DnsTransport::Udp) => "system".to_owned(),
             (_, DnsTransport::Udp) => "udp".to_owned(),
             (_, DnsTransport::Tcp) => "tcp".to_owned(),
             (_, DnsTransport::Dot) => "dot".to_owned(),

@@ -145,3 +145,131 @@ fn an_answer_inside_the_carriers_own_network_is_a_lie_where_the_controls_is_not(
     });
     assert_eq!(summary(&cut_there), "tls.cut blocked tls.reset unknown");
 }
+
+/// A visit to a false address, and what other roads said of the mirror whose operator states no address.
+fn by_roads(roads: &[(ResolverKind, DnsTransport, DnsOutcome)]) -> crate::verdict::Verdict {
+    let (mut mirror, fingerprints, control, mut record) =
+        (mirror(), Fingerprints::built_in(), healthy(), healthy());
+    mirror.expected_addresses.clear();
+    record.dns[0].outcome = answer(0, &["9.9.9.10"]);
+    record.tcp[0].outcome = TcpOutcome::Timeout;
+    record.tls.clear();
+    record.http.clear();
+    for (resolver, transport, outcome) in roads {
+        let (resolver, transport, outcome) = (*resolver, *transport, outcome.clone());
+        record.dns.push(DnsExchange { resolver, transport, outcome, ..record.dns[0].clone() });
+    }
+    judge(&Case {
+        record: &record,
+        control: Some((Sha256([9; 32]), &control)),
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country: None,
+        home: None,
+    })
+}
+
+#[test]
+fn a_resolver_that_is_honest_by_harder_roads_exposes_the_lie() {
+    use DnsTransport::{Doh, Dot, Tcp, Udp};
+    use ResolverKind::{Nobody, Public, System};
+    let (lie, truth, nxdomain) = (answer(0, &["9.9.9.10"]), answer(0, &[OWN]), answer(3, &[]));
+    let check = |roads: &[(ResolverKind, DnsTransport, DnsOutcome)], expected: &str, line: &str| {
+        let verdict = by_roads(roads);
+        assert_eq!(summary(&verdict), expected, "{roads:?}");
+        assert!(verdict.basis.iter().any(|found| found.contains(line)), "{line}: {verdict:?}");
+    };
+    let exposed = "dns.other_address blocked dns.injection.other name";
+    let open = "tcp.unconnected blocked tcp.timeout ip";
+    check(
+        &[(System, Tcp, truth.clone())],
+        exposed,
+        "the system's resolver 192.0.2.53:53 gives 9.9.9.10 over UDP",
+    );
+    let public = [
+        (Public, Udp, lie.clone()),
+        (Public, Tcp, lie.clone()),
+        (Public, Dot, truth.clone()),
+        (Public, Doh, truth.clone()),
+    ];
+    check(&public, exposed, "gives 9.9.9.10 over UDP and 198.51.100.7 over TLS, HTTPS");
+    check(&[(Nobody, Udp, lie.clone())], exposed, "where no resolver runs, answers 9.9.9.10");
+    // Nobody to contradict it: the address may be a new one of the mirror's.
+    check(&[], open, "no address connects");
+    check(&[(System, Tcp, lie.clone()), (Public, Udp, lie.clone()), (Public, Dot, lie.clone())], open, "");
+    // Another lie than the one the visitor got, or none at all, says nothing of his.
+    check(&[(Public, Udp, nxdomain.clone()), (Public, Dot, truth.clone())], open, "");
+    check(&[(Nobody, Udp, nxdomain)], open, "");
+    // A box that passes the truth on is no liar.
+    check(&[(Nobody, Udp, truth.clone())], open, "");
+    check(&[(Public, Udp, truth.clone()), (Public, Tcp, truth)], open, "");
+}
+
+#[test]
+fn the_systems_answer_by_tcp_does_not_hide_the_one_by_udp() {
+    let by_tcp = |record: &mut ProbeRecord, outcome| {
+        record.dns.push(DnsExchange { transport: DnsTransport::Tcp, outcome, ..record.dns[0].clone() });
+    };
+    check("dns.bogon blocked dns.injection.bogon name", |r| {
+        cut(r, TlsOutcome::Reset, None);
+        r.dns[0].outcome = answer(0, &["10.1.2.3"]);
+        by_tcp(r, answer(0, &[OWN]));
+    });
+    check("dns.no_address blocked dns.nxdomain name", |r| {
+        cut(r, TlsOutcome::Reset, None);
+        r.dns[0].outcome = answer(3, &[]);
+        by_tcp(r, answer(0, &[OWN]));
+    });
+    check("dns.no_address blocked dns.timeout name", |r| {
+        cut(r, TlsOutcome::Reset, None);
+        r.dns[0].outcome = DnsOutcome::Timeout;
+        by_tcp(r, answer(0, &[OWN]));
+    });
+    check("dns.no_address blocked dns.injection.other name", |r| {
+        cut(r, TlsOutcome::Reset, None);
+        r.dns[0].outcome = DnsOutcome::Failed("garbage".into());
+        by_tcp(r, answer(0, &[OWN]));
+    });
+    // A liar by TCP alone harms nobody.
+    check("identity.reached ok", |r| by_tcp(r, answer(0, &["10.1.2.3"])));
+}
+
+#[test]
+fn a_proxy_that_passes_the_truth_on_is_no_block() {
+    let nobody = |r: &mut ProbeRecord, outcome| {
+        let (resolver, server) = (ResolverKind::Nobody, "198.51.100.53:53".parse().unwrap());
+        r.dns.push(DnsExchange { resolver, server, outcome, ..r.dns[0].clone() });
+    };
+    check("identity.reached ok", |r| nobody(r, answer(0, &[OWN])));
+    check("tls.cut blocked tls.reset unknown", |r| {
+        cut(r, TlsOutcome::Reset, None);
+        nobody(r, answer(0, &[OWN]));
+    });
+    let mut record = healthy();
+    cut(&mut record, TlsOutcome::Reset, None);
+    record.dns[0].outcome = answer(3, &[]);
+    nobody(&mut record, answer(0, &[OWN]));
+    let verdict = verdict(&record, Some(&healthy()));
+    let line = "198.51.100.53:53, where no resolver runs, answers 198.51.100.7: a box on the way passes questions on";
+    assert!(verdict.basis.iter().any(|found| found == line), "{verdict:?}");
+}
+
+#[test]
+fn a_lie_about_one_family_or_one_of_two_addresses_is_named_and_no_block() {
+    let noted = |addresses: &[&str]| {
+        let mut record = healthy();
+        record.dns[0].outcome = answer(0, addresses);
+        let verdict = verdict(&record, Some(&healthy()));
+        assert_eq!(summary(&verdict), "identity.reached ok");
+        verdict.basis.get(1).cloned()
+    };
+    let line = |rest: &str| Some(format!("beside the mirror's own addresses the resolver answers {rest}"));
+    assert_eq!(
+        noted(&[OWN, "10.10.34.36"]),
+        line("10.10.34.36 (private 10.0.0.0/8), which is not known as one")
+    );
+    assert_eq!(noted(&[OWN, "100::36"]), line("100::36 (discard 100::/64), which is not known as one"));
+    assert_eq!(noted(&[OWN, "9.9.9.10"]), line("9.9.9.10, which is not known as one"));
+    assert_eq!(noted(&[OWN]), None);
+    assert_eq!(noted(&["9.9.9.10"]), None);
+}
