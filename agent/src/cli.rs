@@ -21,7 +21,9 @@ use crate::probe::connect::Ranges;
 use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
-use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, parse_server};
+use crate::probe::resolvers::{
+    DohServer, Matrix, NamedServer, PUBLIC_DEFAULT, Resolvers, parse_doh, parse_dot, parse_server,
+};
 use crate::probe::{Assignment, EchLook, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
@@ -99,6 +101,15 @@ struct ProbeArgs {
     /// as the public resolver; given once, no other is asked. Without it: the system's resolvers and 9.9.9.9.
     #[arg(long = "resolver", value_name = "IP[:PORT]", value_parser = parse_server)]
     resolvers: Vec<SocketAddr>,
+    /// Ask this public resolver over TLS too, where the visit fails.
+    #[arg(long, value_name = "NAME@IP[:PORT]", value_parser = parse_dot)]
+    dot: Option<NamedServer>,
+    /// Ask this public resolver over HTTPS too, where the visit fails.
+    #[arg(long, value_name = "URL@IP", value_parser = parse_doh)]
+    doh: Option<DohServer>,
+    /// Ask this address too, at which no resolver runs, where the visit fails: an answer is somebody's on the way.
+    #[arg(long, value_name = "IP[:PORT]", value_parser = parse_server)]
+    nobody: Option<SocketAddr>,
     /// Trust the certificates in this PEM file instead of the public CAs.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -183,8 +194,15 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         [only] => Resolvers::named(vec![*only], None),
         [system @ .., public] => Resolvers::named(system.to_vec(), Some(*public)),
     };
+    let known = if args.resolvers.is_empty() { Matrix::of_public(PUBLIC_DEFAULT) } else { Matrix::default() };
+    let matrix = Matrix {
+        dot: args.dot.or(known.dot),
+        doh: args.doh.or(known.doh),
+        nobody: args.nobody.or(known.nobody),
+        ..Matrix::default()
+    };
     let settings = ProbeSettings {
-        resolvers,
+        resolvers: resolvers.with(matrix),
         ranges: if args.allow_special_ranges { Ranges::Any } else { Ranges::PublicOnly },
         trust: load_trust(args.ca_file.as_deref())?,
         neutral_sni: NEUTRAL_SNI_DEFAULT.to_owned(),

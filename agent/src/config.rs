@@ -10,7 +10,10 @@ use serde::Deserialize;
 
 use crate::probe::chain::{Trust, TrustError};
 use crate::probe::connect::Ranges;
-use crate::probe::resolvers::{PUBLIC_DEFAULT, Resolvers, ResolversError, parse_server};
+use crate::probe::resolvers::{
+    DohServer, Matrix, NamedServer, PUBLIC_DEFAULT, Resolvers, ResolversError, parse_doh, parse_dot,
+    parse_server,
+};
 
 /// Read where no --config names another file, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/zerkalo/agent.toml";
@@ -26,7 +29,7 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 11] = [
     "interval_secs",
     "timeout_secs",
     "allow_special_ranges",
@@ -34,6 +37,9 @@ const KEYS: [&str; 8] = [
     "neutral_sni",
     "resolvers.system",
     "resolvers.public",
+    "resolvers.public_dot",
+    "resolvers.public_doh",
+    "resolvers.nobody",
     "log.format",
 ];
 
@@ -83,6 +89,10 @@ pub struct Settings {
     /// Instead of the operating system's.
     pub system_resolvers: Option<Vec<SocketAddr>>,
     pub public_resolver: SocketAddr,
+    /// Whom to ask once a visit has failed.
+    pub public_dot: Option<NamedServer>,
+    pub public_doh: Option<DohServer>,
+    pub nobody: Option<SocketAddr>,
     pub log_format: LogFormat,
 }
 
@@ -113,10 +123,16 @@ impl Settings {
     /// The resolvers to ask.
     pub fn resolvers(&self) -> Result<Resolvers, SettingsError> {
         let public = Some(self.public_resolver);
-        match &self.system_resolvers {
-            Some(system) => Ok(Resolvers::named(system.clone(), public)),
-            None => Resolvers::of_system(public).map_err(SettingsError::Resolvers),
-        }
+        let resolvers = match &self.system_resolvers {
+            Some(system) => Resolvers::named(system.clone(), public),
+            None => Resolvers::of_system(public).map_err(SettingsError::Resolvers)?,
+        };
+        Ok(resolvers.with(Matrix {
+            dot: self.public_dot.clone(),
+            doh: self.public_doh.clone(),
+            nobody: self.nobody,
+            ..Matrix::default()
+        }))
     }
 
     fn read(path: &Path) -> Result<Self, SettingsError> {
@@ -161,6 +177,10 @@ impl Reading<'_> {
             .take::<String>("resolvers.public")
             .and_then(|server| self.server("resolvers.public", &server))
             .unwrap_or(PUBLIC_DEFAULT);
+        let known = Matrix::of_public(public_resolver);
+        let public_dot = self.one_or_none("resolvers.public_dot", known.dot, parse_dot);
+        let public_doh = self.one_or_none("resolvers.public_doh", known.doh, parse_doh);
+        let nobody = self.one_or_none("resolvers.nobody", known.nobody, parse_server);
         let log_format = match self.take::<String>("log.format").as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
@@ -177,6 +197,9 @@ impl Reading<'_> {
             neutral_sni,
             system_resolvers,
             public_resolver,
+            public_dot,
+            public_doh,
+            nobody,
             log_format,
         }
     }
@@ -202,6 +225,20 @@ impl Reading<'_> {
 
     fn server(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         parse_server(text).map_err(|message| self.fault(key, message)).ok()
+    }
+
+    /// What the key names; nothing where it says "none", and the default where it is not written.
+    fn one_or_none<T>(
+        &mut self,
+        key: &str,
+        default: Option<T>,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match self.take::<String>(key).as_deref() {
+            None => default,
+            Some("none") => None,
+            Some(text) => parse(text).map_err(|message| self.fault(key, message)).ok(),
+        }
     }
 
     fn fault(&mut self, key: &str, message: String) {
@@ -251,6 +288,11 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         let settings = parse("").unwrap();
         assert_eq!((settings.interval.as_secs(), settings.timeout.as_secs()), (60, 20));
+        let known = Matrix::of_public(PUBLIC_DEFAULT);
+        assert_eq!(
+            (settings.public_dot, settings.public_doh, settings.nobody),
+            (known.dot, known.doh, known.nobody)
+        );
         assert_eq!((settings.ranges, settings.system_resolvers), (Ranges::PublicOnly, None));
     }
 
@@ -259,6 +301,7 @@ mod tests {
         let settings = parse(
             "interval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
+             public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
              [log]\nformat = \"json\"\n",
         )
         .unwrap();
@@ -270,6 +313,9 @@ mod tests {
             neutral_sni: "n.example".to_owned(),
             system_resolvers: Some(vec!["127.0.0.1:5353".parse().unwrap()]),
             public_resolver: "127.0.0.2:53".parse().unwrap(),
+            public_dot: parse_dot("dns.example@127.0.0.3:853").ok(),
+            public_doh: None,
+            nobody: Some("127.0.0.4:54".parse().unwrap()),
             log_format: LogFormat::Json,
         };
         assert_eq!(settings, expected);
@@ -286,18 +332,19 @@ mod tests {
     fn all_faults_are_reported_together_with_file_and_key() {
         let message = parse(
             "interval_secs = 0\ntimeout_secs = \"soon\"\nallow_special = true\nneutral_sni = \"a b\"\n\
-             [resolvers]\nsystem = [\"dns.example\"]\npublic = \"9.9.9.9:99999\"\nsytem = []\n[log]\nformat = \"xml\"\n",
+             [resolvers]\nsystem = [\"dns.example\"]\npublic = \"9.9.9.9:99999\"\nsytem = []\npublic_doh = \"https://dns.example/q\"\n[log]\nformat = \"xml\"\n",
         )
         .unwrap_err()
         .to_string();
         for part in [
-            "/etc/zerkalo/agent.toml has 8 fault(s)",
+            "/etc/zerkalo/agent.toml has 9 fault(s)",
             "interval_secs: must be from 1",
             "timeout_secs: is string \"soon\"; expected an integer",
             "allow_special: unknown key",
             "neutral_sni: \"a b\"",
             "resolvers.system: \"dns.example\"",
             "resolvers.public: \"9.9.9.9:99999\"",
+            "resolvers.public_doh: \"https://dns.example/q\"",
             "resolvers.sytem: unknown key",
             "log.format: \"xml\"",
         ] {

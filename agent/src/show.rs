@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use owo_colors::OwoColorize;
 use zerkalo_core::record::{
-    Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, Ipv6Health,
-    NetworkCheck, ProbeRecord, QueryType, QuicHandshake, QuicOutcome, ReferenceCheck, ResolverKind, Span,
-    TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, HttpsService,
+    Ipv6Health, NetworkCheck, ProbeRecord, QueryType, QuicHandshake, QuicOutcome, ReferenceCheck,
+    ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use zerkalo_core::target::ReferenceSide;
 
@@ -152,8 +152,45 @@ fn dns_line(step: &DnsExchange) -> Line {
         DnsTransport::Doh => " by DoH",
     };
     let what = format!("dns {query} {} @ {resolver} {}{by}", step.name, step.server);
-    let details = step.others.iter().map(other_answer_text).collect();
-    Line { details, ..line(0, step.span, what, dns_text(&step.outcome)) }
+    let mut details: Vec<String> = step.detail.services.iter().map(service_text).collect();
+    details.extend(detail_text(step));
+    details.extend(step.others.iter().map(other_answer_text));
+    let outcome = match &step.outcome {
+        DnsOutcome::Answer { rcode: 0, .. } if step.query == QueryType::Https => {
+            (Tone::Good, format!("{} service(s)", step.detail.services.len()))
+        }
+        outcome => dns_text(outcome),
+    };
+    Line { details, ..line(0, step.span, what, outcome) }
+}
+
+/// The flags of an answer, and the payload it announces.
+fn detail_text(step: &DnsExchange) -> Option<String> {
+    let (detail, DnsOutcome::Answer { .. }) = (&step.detail, &step.outcome) else { return None };
+    let payload = detail.edns_payload_len.map_or("no EDNS".to_owned(), |len| format!("EDNS {len}"));
+    let flags = [
+        (detail.is_authoritative, "authoritative"),
+        (detail.is_recursion_available, "recursive"),
+        (detail.is_authenticated, "authenticated"),
+    ];
+    let flags = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| format!(", {name}"));
+    Some(format!("answer {:04x}, {payload}{}", detail.message_id, flags.collect::<String>()))
+}
+
+fn service_text(service: &HttpsService) -> String {
+    let target = if service.target.is_empty() { "." } else { &service.target };
+    let mut text = format!("service {} {target}", service.priority);
+    if !service.alpn.is_empty() {
+        text.push_str(&format!(" alpn {}", service.alpn.join(",")));
+    }
+    if !service.hints.is_empty() {
+        let hints: Vec<String> = service.hints.iter().map(ToString::to_string).collect();
+        text.push_str(&format!(" hints {}", hints.join(",")));
+    }
+    if !service.ech_config.is_empty() {
+        text.push_str(&format!(" ECH {} bytes", service.ech_config.len()));
+    }
+    text
 }
 
 fn other_answer_text(other: &DnsOtherAnswer) -> String {

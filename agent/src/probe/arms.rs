@@ -3,19 +3,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use zerkalo_core::record::{Arm, DnsTransport, ResolverKind, TlsHandshake};
+use zerkalo_core::record::{Arm, DnsExchange, DnsTransport, ResolverKind, TlsHandshake};
 
 use super::road::{Road, addresses_of};
 use super::tls::{self, Hello, HelloShape};
-use super::{Neutral, OTHER_HELLO_CAP, OtherHello, dns, is_name_suspect};
+use super::{Neutral, OTHER_HELLO_CAP, OtherHello, dns_matrix, is_name_suspect};
 
 impl Road<'_> {
     /// The arms that tell one cause from another, the neutral name first: a censor that has just seen the own name again
     /// may still be punishing the address.
     pub async fn comparing_arms(&mut self) {
-        // Asked by UDP already; who answers that in the resolver's name seldom answers TCP.
-        let by_tcp = dns::ask_all_by_tcp(self.public_questions(), self.settings.caps.dns, self.clock);
-        let (answers, ()) = tokio::join!(by_tcp, self.neutral_arm());
+        // Asked by UDP already; who answers that in the resolver's name seldom answers by other roads.
+        let by_other_roads = dns_matrix::ask(self.settings, &self.assignment.url, self.clock);
+        let (answers, ()) = tokio::join!(by_other_roads, self.neutral_arm());
         self.insert_beside(&self.assignment.url.host(), answers);
         self.ech_real_arm().await;
         self.other_resolver_arm().await;
@@ -25,12 +25,16 @@ impl Road<'_> {
         self.other_hello_arm().await;
     }
 
-    /// The addresses only the public resolver knows; those it gave by TCP first, for they are harder to forge.
+    /// The addresses only the public resolver knows; those it gave by other roads than UDP first: they are harder to forge.
     async fn other_resolver_arm(&mut self) {
         let host = self.assignment.url.host();
         let mut addresses = self.answered(ResolverKind::Public, &host);
-        let by_tcp = self.facts.dns.iter().filter(|step| step.transport == DnsTransport::Tcp);
-        let hard: Vec<IpAddr> = by_tcp.flat_map(|step| addresses_of(&step.outcome)).copied().collect();
+        let is_hard = |step: &&DnsExchange| {
+            step.resolver == ResolverKind::Public && step.transport != DnsTransport::Udp
+        };
+        let by_other_roads = self.facts.dns.iter().filter(is_hard);
+        let hard: Vec<IpAddr> =
+            by_other_roads.flat_map(|step| addresses_of(&step.outcome)).copied().collect();
         addresses.sort_by_key(|address| !hard.contains(address));
         addresses.retain(|address| !self.facts.tcp.iter().any(|step| step.address.ip() == *address));
         self.try_addresses(Arm::OtherResolver, &addresses).await;

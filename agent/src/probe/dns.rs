@@ -1,34 +1,30 @@
 //! DNS steps: one question to one resolver at a time, with the whole answer as a fact. No cache, no search list, no
-//! hosts file: a visitor's resolver is what is measured. Reading the system's resolver list is `resolvers.rs`, listening
-//! on for further answers `late.rs`.
+//! hosts file: a visitor's resolver is what is measured. Here UDP and TCP; over TLS it is `dns_tls.rs`, over HTTPS
+//! `dns_https.rs`. Messages are read in `dns_answer.rs`, further answers listened for in `late.rs`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, Query};
-use hickory_proto::rr::{Name, RData, RecordType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hickory_proto::op::{Message, ResponseCode};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use zerkalo_core::record::{
-    DNS_OTHERS_MAX, DNS_RESEND_AFTER_MICROS, DnsDetail, DnsExchange, DnsOtherAnswer, DnsOutcome,
-    DnsTransport, QueryType, ResolverKind,
+    DNS_OTHERS_MAX, DNS_RESEND_AFTER_MICROS, DnsExchange, DnsOtherAnswer, DnsTransport, QueryType,
+    ResolverKind,
 };
 
 use super::StepCaps;
 use super::clock::StepClock;
+use super::dns_answer::{Answer, Extension, other_answer, query};
 use super::late::{Heard, Listener, answers, heard};
 
 /// When an unanswered question is sent again, after its beginning: one lost datagram is no silence.
 const RESEND_AFTER: [Duration; 2] =
     [Duration::from_micros(DNS_RESEND_AFTER_MICROS), Duration::from_millis(2_500)];
-/// Largest datagram read: more than any resolver sends without EDNS.
+/// Largest datagram read: more than the payload we announce.
 pub(super) const DATAGRAM_LEN_MAX: usize = 4_096;
-/// Addresses kept of one answer: hostile answers carry thousands.
-const ADDRESSES_MAX: usize = 32;
-/// Aliases kept of one answer.
-const CNAMES_MAX: usize = 16;
 
 /// One question and whom to ask.
 #[derive(Debug, Clone)]
@@ -52,6 +48,11 @@ pub fn questions(resolver: ResolverKind, server: SocketAddr, name: &str) -> [Que
     [QueryType::A, QueryType::Aaaa].map(|query| Question { resolver, server, name: name.to_owned(), query })
 }
 
+/// Asks for the HTTPS records of `name`.
+pub fn service_question(resolver: ResolverKind, server: SocketAddr, name: &str) -> Question {
+    Question { resolver, server, name: name.to_owned(), query: QueryType::Https }
+}
+
 /// Asks all questions at once, by UDP; answers stand in the order of the questions.
 pub async fn ask_all(questions: Vec<Question>, caps: StepCaps, clock: StepClock) -> Vec<Asked> {
     futures::future::join_all(questions.into_iter().map(|question| ask(question, caps, clock))).await
@@ -61,12 +62,12 @@ pub async fn ask_all(questions: Vec<Question>, caps: StepCaps, clock: StepClock)
 pub async fn ask_all_by_tcp(questions: Vec<Question>, cap: Duration, clock: StepClock) -> Vec<DnsExchange> {
     let asked = questions.into_iter().map(|question| async move {
         let (since, until) = (Instant::now(), clock.until(cap));
-        let outcome = match timeout_at(until, exchange_by_tcp(&question)).await {
-            Ok(Ok(answer)) => read_answer(&answer),
-            Ok(Err(failure)) => DnsOutcome::Failed(failure),
-            Err(_) => DnsOutcome::Timeout,
+        let answer = match timeout_at(until, exchange_by_tcp(&question)).await {
+            Ok(Ok(answer)) => Answer::read(&answer),
+            Ok(Err(failure)) => Answer::failed(failure),
+            Err(_) => Answer::timeout(),
         };
-        exchange_of(question, DnsTransport::Tcp, since, outcome, Vec::new(), clock)
+        exchange_of(question, DnsTransport::Tcp, since, answer, Vec::new(), clock)
     });
     futures::future::join_all(asked).await
 }
@@ -75,44 +76,37 @@ pub async fn ask_all_by_tcp(questions: Vec<Question>, cap: Duration, clock: Step
 struct Answered {
     socket: UdpSocket,
     query: Message,
-    outcome: DnsOutcome,
+    answer: Answer,
 }
 
-async fn ask(question: Question, caps: StepCaps, clock: StepClock) -> Asked {
+/// Asks by UDP.
+pub async fn ask(question: Question, caps: StepCaps, clock: StepClock) -> Asked {
     let (since, until) = (Instant::now(), clock.until(caps.dns));
     let mut strays = Vec::new();
     let answered = timeout_at(until, exchange(&question, since, clock, &mut strays)).await;
-    let (outcome, listener) = match answered {
-        Ok(Ok(Answered { socket, query, outcome })) => {
-            (outcome, Some(Listener::start(question.clone(), socket, query, caps.late, clock)))
+    let (answer, listener) = match answered {
+        Ok(Ok(Answered { socket, query, answer })) => {
+            (answer, Some(Listener::start(question.clone(), socket, query, caps.late, clock)))
         }
-        Ok(Err(failure)) => (DnsOutcome::Failed(failure), None),
-        Err(_) => (DnsOutcome::Timeout, None),
+        Ok(Err(failure)) => (Answer::failed(failure), None),
+        Err(_) => (Answer::timeout(), None),
     };
-    let exchange = exchange_of(question, DnsTransport::Udp, since, outcome, strays, clock);
+    let exchange = exchange_of(question, DnsTransport::Udp, since, answer, strays, clock);
     Asked { exchange, listener }
 }
 
-fn exchange_of(
+/// The fact of a question that began at `since` and ends now.
+pub(super) fn exchange_of(
     question: Question,
     transport: DnsTransport,
     since: Instant,
-    outcome: DnsOutcome,
+    answer: Answer,
     others: Vec<DnsOtherAnswer>,
     clock: StepClock,
 ) -> DnsExchange {
     let Question { resolver, server, name, query } = question;
-    DnsExchange {
-        detail: DnsDetail::default(),
-        resolver,
-        server,
-        transport,
-        name,
-        query,
-        span: clock.span(since),
-        outcome,
-        others,
-    }
+    let Answer { outcome, detail } = answer;
+    DnsExchange { detail, resolver, server, transport, name, query, span: clock.span(since), outcome, others }
 }
 
 /// Sends the question until an answer to it comes; never gives up by itself.
@@ -122,44 +116,53 @@ async fn exchange(
     clock: StepClock,
     strays: &mut Vec<DnsOtherAnswer>,
 ) -> Result<Answered, String> {
-    let (query, bytes) = query_of(question)?;
     let socket = ask_socket(question.server).await.map_err(|error| format!("cannot be sent: {error}"))?;
-    socket.send(&bytes).await.map_err(|error| format!("cannot be sent: {error}"))?;
-    let received = tokio::select! {
-        received = receive(&socket, &query, clock, strays) => received.map_err(|error| error.to_string())?,
-        never = resend(&socket, &bytes, since) => match never {},
-    };
-    let outcome = match received {
-        Err(unreadable) => DnsOutcome::Failed(format!("the answer cannot be read: {unreadable}")),
+    let (query, received) =
+        match exchange_datagrams(&socket, question, Extension::Edns, since, clock, strays).await? {
+            (_, Ok(answer)) if is_edns_refused(&answer) => {
+                exchange_datagrams(&socket, question, Extension::None, since, clock, strays).await?
+            }
+            answered => answered,
+        };
+    let answer = match received {
+        Err(unreadable) => Answer::failed(format!("the answer cannot be read: {unreadable}")),
         // A truncated answer is still an answer, where TCP is closed.
         Ok(answer) if answer.metadata.truncation => {
-            let whole = ask_by_tcp(question.server, &query, &bytes).await;
-            read_answer(&whole.unwrap_or(answer))
+            let whole = ask_by_tcp(question.server, &query).await;
+            Answer::read(&whole.unwrap_or(answer))
         }
-        Ok(answer) => read_answer(&answer),
+        Ok(answer) => Answer::read(&answer),
     };
-    Ok(Answered { socket, query, outcome })
+    Ok(Answered { socket, query, answer })
+}
+
+/// Asks once, sending again where nothing comes: the question, and the answer or why it cannot be read.
+async fn exchange_datagrams(
+    socket: &UdpSocket,
+    question: &Question,
+    extension: Extension,
+    since: Instant,
+    clock: StepClock,
+    strays: &mut Vec<DnsOtherAnswer>,
+) -> Result<(Message, Result<Message, String>), String> {
+    let (query, bytes) = query(&question.name, question.query, extension)?;
+    socket.send(&bytes).await.map_err(|error| format!("cannot be sent: {error}"))?;
+    let received = tokio::select! {
+        received = receive(socket, &query, clock, strays) => received.map_err(|error| error.to_string())?,
+        never = resend(socket, &bytes, since) => match never {},
+    };
+    Ok((query, received))
+}
+
+/// What servers say that never heard of EDNS (RFC 6891, 7).
+fn is_edns_refused(answer: &Message) -> bool {
+    let code = answer.metadata.response_code;
+    answer.edns.is_none() && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
 }
 
 async fn exchange_by_tcp(question: &Question) -> Result<Message, String> {
-    let (query, bytes) = query_of(question)?;
-    ask_by_tcp(question.server, &query, &bytes).await.map_err(|error| error.to_string())
-}
-
-/// The question as a message, and as the bytes of it.
-fn query_of(question: &Question) -> Result<(Message, Vec<u8>), String> {
-    let mut name = Name::from_ascii(&question.name).map_err(|error| format!("no DNS name: {error}"))?;
-    name.set_fqdn(true);
-    let record_type = match question.query {
-        QueryType::A => RecordType::A,
-        QueryType::Aaaa => RecordType::AAAA,
-        QueryType::Https => RecordType::HTTPS,
-    };
-    let mut message = Message::query();
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, record_type));
-    let bytes = message.to_vec().map_err(|error| format!("the question cannot be encoded: {error}"))?;
-    Ok((message, bytes))
+    let (query, _) = query(&question.name, question.query, Extension::Edns)?;
+    ask_by_tcp(question.server, &query).await.map_err(|error| error.to_string())
 }
 
 async fn ask_socket(server: SocketAddr) -> io::Result<UdpSocket> {
@@ -200,47 +203,26 @@ async fn receive(
     }
 }
 
-async fn ask_by_tcp(server: SocketAddr, query: &Message, bytes: &[u8]) -> io::Result<Message> {
+async fn ask_by_tcp(server: SocketAddr, query: &Message) -> io::Result<Message> {
+    let bytes = query.to_vec().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
-    let len = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&len.to_be_bytes(), bytes].concat()).await?;
-    let len = stream.read_u16().await?;
-    let mut buffer = vec![0; usize::from(len)];
-    stream.read_exact(&mut buffer).await?;
-    let answer = Message::from_vec(&buffer).map_err(io::Error::other)?;
+    stream.write_all(&prefixed(&bytes)?).await?;
+    let answer = read_prefixed(&mut stream).await?;
+    let answer = Message::from_vec(&answer).map_err(io::Error::other)?;
     if answers(&answer, query) { Ok(answer) } else { Err(io::Error::other("an answer to another question")) }
 }
 
-/// An answer beside the one taken, that came just now.
-pub(super) fn other_answer(message: &Message, query: &Message, clock: StepClock) -> DnsOtherAnswer {
-    let (rcode, addresses, _, ttl_min_secs) = content(message);
-    let arrived_micros = clock.elapsed_micros();
-    let matches_question = answers(message, query);
-    DnsOtherAnswer { arrived_micros, matches_question, rcode, addresses, ttl_min_secs }
+/// A message as streams carry it (RFC 1035, 4.2.2).
+pub(super) fn prefixed(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let len = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    Ok([&len.to_be_bytes(), bytes].concat())
 }
 
-fn read_answer(message: &Message) -> DnsOutcome {
-    let (rcode, addresses, cnames, ttl_min_secs) = content(message);
-    DnsOutcome::Answer { rcode, addresses, cnames, ttl_min_secs }
-}
-
-/// Response code, addresses, aliases and lowest TTL.
-fn content(message: &Message) -> (u16, Vec<IpAddr>, Vec<String>, u32) {
-    let (mut addresses, mut cnames, mut ttl_min_secs) = (Vec::new(), Vec::new(), u32::MAX);
-    for record in &message.answers {
-        match &record.data {
-            RData::A(a) => addresses.push(IpAddr::V4(a.0)),
-            RData::AAAA(aaaa) => addresses.push(IpAddr::V6(aaaa.0)),
-            RData::CNAME(cname) => cnames.push(cname.0.to_ascii().trim_end_matches('.').to_owned()),
-            _ => continue,
-        }
-        ttl_min_secs = ttl_min_secs.min(record.ttl);
-    }
-    if addresses.is_empty() && cnames.is_empty() {
-        ttl_min_secs = 0;
-    }
-    addresses.truncate(ADDRESSES_MAX);
-    cnames.truncate(CNAMES_MAX);
-    (u16::from(message.metadata.response_code), addresses, cnames, ttl_min_secs)
+/// The next message of a stream.
+pub(super) async fn read_prefixed(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let len = stream.read_u16().await?;
+    let mut buffer = vec![0; usize::from(len)];
+    stream.read_exact(&mut buffer).await?;
+    Ok(buffer)
 }

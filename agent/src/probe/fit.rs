@@ -14,12 +14,20 @@ const SHORT_LEN: usize = 64;
 const TELLING_HEADERS: [&str; 5] = ["location", "server", "content-type", "alt-svc", "via"];
 /// Steps of a kind that are left in the end: the first, and the last few.
 const STEPS_LEFT: usize = 4;
-/// DNS exchanges left in the end: those for the mirror's own name come first.
-const EXCHANGES_LEFT: usize = 8;
+/// DNS exchanges left first: those for the mirror's own name come first, and may be as many.
+const EXCHANGES_LEFT: usize = 20;
+/// DNS exchanges left in the end: the visit's own, and the first of the other roads.
+const ROADS_LEFT: usize = 10;
+/// HTTPS records left of all answers in the end, each of another one: the system's and the public resolver's.
+const SERVICES_LEFT: usize = 2;
+/// Other answers left of one question in the end.
+const OTHERS_LEFT: usize = 2;
+/// Addresses left of one answer in the end.
+const ADDRESSES_LEFT: usize = 8;
 
 /// Sheds until the encoded record fits.
 pub fn fit(record: &mut ProbeRecord) {
-    const STAGES: [fn(&mut ProbeRecord); 8] = [
+    const STAGES: [fn(&mut ProbeRecord); 9] = [
         shed_values,
         shed_headers,
         shed_certificates,
@@ -28,6 +36,7 @@ pub fn fit(record: &mut ProbeRecord) {
         shed_answers,
         shed_steps,
         shed_leaves,
+        shed_roads,
     ];
     for shed in STAGES {
         if zerkalo_proto::record::encode(record).len() <= BODY_LEN_MAX - REFERENCES_LEN_MAX {
@@ -89,12 +98,15 @@ fn shed_excerpts(record: &mut ProbeRecord) {
 
 fn shed_answers(record: &mut ProbeRecord) {
     record.dns.truncate(EXCHANGES_LEFT);
+    let mut services_left = SERVICES_LEFT;
     for step in &mut record.dns {
-        step.others.truncate(STEPS_LEFT);
+        step.detail.services.truncate(services_left.min(1));
+        services_left -= step.detail.services.len();
+        step.others.truncate(OTHERS_LEFT);
         step.others.iter_mut().for_each(|other| other.addresses.truncate(STEPS_LEFT));
         if let DnsOutcome::Answer { addresses, cnames, .. } = &mut step.outcome {
-            addresses.truncate(EXCHANGES_LEFT);
-            cnames.truncate(STEPS_LEFT);
+            addresses.truncate(ADDRESSES_LEFT);
+            cnames.truncate(1);
         }
     }
 }
@@ -116,6 +128,10 @@ fn shed_leaves(record: &mut ProbeRecord) {
     }
 }
 
+fn shed_roads(record: &mut ProbeRecord) {
+    record.dns.truncate(ROADS_LEFT);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +139,7 @@ mod tests {
         Arm, Cause, DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport, HttpExchange, HttpOutcome,
         QueryType, QuicHandshake, QuicOutcome, ResolverKind, Span, TlsHandshake, TlsOutcome,
     };
-    use zerkalo_core::record::{DnsDetail, Ech};
+    use zerkalo_core::record::{DNS_SERVICES_MAX, DnsDetail, ECH_CONFIG_LEN_MAX, Ech, HttpsService};
     use zerkalo_core::target::{Sha256, TargetUrl};
     use zerkalo_core::words::UnixMillis;
 
@@ -140,8 +156,15 @@ mod tests {
             addresses: addresses.clone(),
             ttl_min_secs: 1,
         };
+        let service = HttpsService {
+            priority: 1,
+            target: text(253),
+            alpn: vec![text(32); 8],
+            hints: addresses[..8].to_vec(),
+            ech_config: vec![4; ECH_CONFIG_LEN_MAX],
+        };
         DnsExchange {
-            detail: DnsDetail::default(),
+            detail: DnsDetail { services: vec![service; DNS_SERVICES_MAX], ..DnsDetail::default() },
             resolver: ResolverKind::System,
             server: "127.0.0.1:1".parse().unwrap(),
             transport: DnsTransport::Udp,
@@ -240,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_worst_record_is_made_to_fit_and_a_small_one_is_left_alone() {
-        let mut worst = monster(14);
+        let mut worst = monster(20);
         fit(&mut worst);
         let len = zerkalo_proto::record::encode(&worst).len();
         assert!(len <= BODY_LEN_MAX - REFERENCES_LEN_MAX, "{len}");

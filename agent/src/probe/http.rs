@@ -411,14 +411,14 @@ pub(super) fn chain_text(error: &dyn std::error::Error) -> String {
 
 /// The tasks of one connection, ended together: a silent peer leaves nothing behind.
 #[derive(Clone, Default)]
-struct Tasks(Arc<Mutex<JoinSet<()>>>);
+pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
 impl Tasks {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
-    fn abort_all(&self) {
+    pub(super) fn abort_all(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 }

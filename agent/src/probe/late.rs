@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use zerkalo_core::record::{DNS_OTHERS_MAX, DnsExchange, DnsOtherAnswer, DnsTransport};
 
 use super::clock::StepClock;
-use super::dns::{DATAGRAM_LEN_MAX, Question, other_answer};
+use super::dns::{DATAGRAM_LEN_MAX, Question};
+use super::dns_answer::other_answer;
 
 /// Datagrams read after the answer taken, whatever they hold: noise must not keep us busy.
 const DATAGRAMS_MAX: usize = 64;

@@ -18,7 +18,7 @@ use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
 use super::tls::{self, Hello, HelloShape};
-use super::{Assignment, ProbeSettings, connect, dns};
+use super::{Assignment, ProbeSettings, connect, dns, dns_beside};
 
 /// Addresses tried of one resolver's answer, one after the other.
 const ADDRESSES_MAX: usize = 4;
@@ -100,8 +100,10 @@ impl<'a> Road<'a> {
         }
         let host = self.assignment.url.host();
         // No visitor waits for the public resolver: its silence must not use up the visit's time.
+        let services = dns_beside::services(&self.settings.resolvers, &host, self.settings.caps, self.clock);
         let public = dns::ask_all(self.public_questions(), self.settings.caps, self.clock);
-        let (asked, is_wanted) = tokio::join!(public, self.visit_as_resolved(&host));
+        let (mut asked, is_wanted) = tokio::join!(public, self.visit_as_resolved(&host));
+        asked.extend(services.end(if is_wanted { Patience::None } else { Patience::ToTheEnd }).await);
         let answers = self.keep_listeners(asked);
         self.insert_beside(&host, answers);
         is_wanted

@@ -178,7 +178,7 @@ async fn a_probe_prints_a_record_or_a_tree_and_succeeds_whatever_it_saw() {
     };
     let (status, json) = run(words(&["--json", "--allow-special-ranges", "--canary", CANARY])).await;
     let record = zerkalo_proto::record::from_json(&json).unwrap();
-    assert_eq!((status, record.http[0].canary_found, record.dns.len()), (0, Some(true), 2));
+    assert_eq!((status, record.http[0].canary_found, record.dns.len()), (0, Some(true), 3));
     assert!(json.contains("zerkalo.record.v1"));
     let (status, tree) = run(words(&["--allow-special-ranges"])).await;
     assert_eq!(status, 0);
@@ -186,6 +186,10 @@ async fn a_probe_prints_a_record_or_a_tree_and_succeeds_whatever_it_saw() {
         assert!(tree.contains(part), "{part} is missing in {tree}");
     }
     assert!(!tree.contains('\u{1b}'), "colours are for terminals");
-    let (status, tree) = run(words(&[])).await;
+    let nobody = system.clone();
+    let (status, tree) = run(words(&["--nobody", &nobody, "--dot", "dns.example@127.0.0.1:1"])).await;
     assert!(status == 0 && tree.contains("not tried: loopback"), "{status} {tree}");
+    for part in ["@ nobody's", "by DoT  failed: TCP", "by TCP", "EDNS 1400, recursive", "service(s)"] {
+        assert!(tree.contains(part), "{part} is missing in {tree}");
+    }
 }

@@ -185,7 +185,7 @@ async fn a_redirect_to_another_host_asks_the_system_resolver_and_shakes_hands_an
     assert!(measured.is_reached);
     let record = measured.record;
     let asked: Vec<_> = record.dns.iter().map(|step| step.name.as_str()).collect();
-    assert_eq!(asked, [HOST, HOST, "www.mirror.example", "www.mirror.example"]);
+    assert_eq!(asked, [HOST, HOST, HOST, "www.mirror.example", "www.mirror.example"]);
     assert_eq!(record.tls[0].sni.as_deref(), Some("www.mirror.example"));
     assert_eq!((record.http.len(), record.http[1].url.as_str()), (2, target.as_str()));
 }

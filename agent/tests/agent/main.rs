@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
 mod cli;
+mod dns_matrix;
+mod dns_servers;
 mod ech;
 mod field;
 mod flow;

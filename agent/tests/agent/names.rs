@@ -40,7 +40,8 @@ fn truth() -> Reply {
 #[tokio::test]
 async fn every_answer_is_kept_whole() {
     let record = measure_with(truth(), truth()).await;
-    assert_eq!(record.dns.len(), 4);
+    // Two addresses and the services, of each resolver.
+    assert_eq!(record.dns.len(), 6);
     for kind in [ResolverKind::System, ResolverKind::Public] {
         let expected = DnsOutcome::Answer {
             rcode: 0,
@@ -100,7 +101,8 @@ async fn the_second_system_resolver_is_asked_where_the_first_is_silent() {
     let measured = probe(&settings, &format!("http://{HOST}:{}/", address.port())).await;
     assert!(measured.is_reached);
     let servers: Vec<_> = measured.record.dns.iter().map(|step| step.server).collect();
-    assert_eq!(servers, [silent, silent, second, second]);
+    // The services are asked for beside, of the first.
+    assert_eq!(servers, [silent, silent, second, second, silent]);
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, CNAME};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::{A, CNAME, HTTPS, SVCB};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -59,12 +60,17 @@ pub enum Reply {
     ByTransport(Vec<IpAddr>, Vec<IpAddr>),
     /// Too long for a datagram: whole by TCP only.
     Truncated(Vec<IpAddr>),
+    /// The addresses, and one HTTPS record with everything such records hold.
+    Services(Vec<IpAddr>),
+    /// The addresses; questions of types it does not know are dropped.
+    OldTypes(Vec<IpAddr>),
+    /// The addresses, to who asks without EDNS.
+    OldFashioned(Vec<IpAddr>),
 }
 
 /// Starts a resolver; names it does not know do not exist.
 pub async fn resolver(replies: &[(&str, Reply)]) -> SocketAddr {
-    let replies: HashMap<String, Reply> =
-        replies.iter().map(|(name, reply)| (format!("{name}."), reply.clone())).collect();
+    let replies = replies_of(replies);
     let (udp, tcp) = same_port().await;
     let address = udp.local_addr().unwrap();
     let replies = Arc::new(replies);
@@ -91,6 +97,14 @@ pub async fn resolver(replies: &[(&str, Reply)]) -> SocketAddr {
     address
 }
 
+/// Replies by name.
+pub type Replies = HashMap<String, Reply>;
+
+/// Replies by name, as questions write it.
+pub fn replies_of(replies: &[(&str, Reply)]) -> Replies {
+    replies.iter().map(|(name, reply)| (format!("{name}."), reply.clone())).collect()
+}
+
 async fn same_port() -> (UdpSocket, TcpListener) {
     loop {
         let tcp = TcpListener::bind((loopback(1), 0)).await.unwrap();
@@ -100,11 +114,20 @@ async fn same_port() -> (UdpSocket, TcpListener) {
     }
 }
 
-fn answers(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> Vec<Vec<u8>> {
+/// The messages a resolver sends back.
+pub fn answers(question: &[u8], replies: &Replies, is_udp: bool) -> Vec<Vec<u8>> {
     let question = Message::from_vec(question).unwrap();
     let id = question.metadata.id;
     let query = question.queries[0].clone();
-    let with = |id, addresses: &[IpAddr]| answer(id, &query, addresses).to_vec().unwrap();
+    let extended = |mut answer: Message| {
+        if question.edns.is_some() {
+            let mut edns = Edns::new();
+            edns.set_max_payload(1_400);
+            answer.set_edns(edns);
+        }
+        answer.to_vec().unwrap()
+    };
+    let with = |id, addresses: &[IpAddr]| extended(answer(id, &query, addresses));
     let unknown = Reply::Rcode(ResponseCode::NXDomain);
     match replies.get(&query.name.to_ascii()).unwrap_or(&unknown) {
         Reply::Silence => vec![],
@@ -119,6 +142,14 @@ fn answers(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> V
             answer.metadata.truncation = true;
             vec![answer.to_vec().unwrap()]
         }
+        Reply::OldTypes(_) if query.query_type == RecordType::HTTPS => vec![],
+        Reply::OldFashioned(_) if question.edns.is_some() => {
+            let mut answer = Message::new(id, MessageType::Response, OpCode::Query);
+            answer.metadata.response_code = ResponseCode::FormErr;
+            vec![answer.to_vec().unwrap()]
+        }
+        Reply::Services(addresses) => vec![extended(with_services(answer(id, &query, addresses)))],
+        Reply::OldTypes(addresses) | Reply::OldFashioned(addresses) => vec![with(id, addresses)],
         Reply::Race(all) => all.iter().map(|addresses| with(id, addresses)).collect(),
         Reply::Stray(addresses) => vec![with(!id, &[]), with(id, addresses)],
         Reply::ByTransport(addresses, _) if is_udp => vec![with(id, addresses)],
@@ -130,6 +161,7 @@ fn answers(question: &[u8], replies: &HashMap<String, Reply>, is_udp: bool) -> V
 
 fn answer(id: u16, query: &Query, addresses: &[IpAddr]) -> Message {
     let mut answer = Message::new(id, MessageType::Response, OpCode::Query);
+    answer.metadata.recursion_available = true;
     answer.add_query(query.clone());
     if query.query_type == RecordType::A && !addresses.is_empty() {
         let alias = Name::from_ascii("front.example.").unwrap();
@@ -138,6 +170,23 @@ fn answer(id: u16, query: &Query, addresses: &[IpAddr]) -> Message {
             let IpAddr::V4(v4) = address else { continue };
             answer.add_answer(Record::from_rdata(alias.clone(), 30, RData::A(A(*v4))));
         }
+    }
+    answer
+}
+
+/// The ECH configuration of the test's HTTPS record.
+pub const ECH_CONFIG: [u8; 6] = [0, 4, 0xfe, 0x0d, 0, 0];
+
+fn with_services(mut answer: Message) -> Message {
+    let query = answer.queries[0].clone();
+    if query.query_type == RecordType::HTTPS {
+        let params = vec![
+            (SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(vec!["h2".to_owned(), "h3".to_owned()]))),
+            (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![A(Ipv4Addr::new(127, 0, 0, 2))]))),
+            (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(ECH_CONFIG.to_vec()))),
+        ];
+        let service = HTTPS(SVCB::new(1, Name::root(), params));
+        answer.add_answer(Record::from_rdata(query.name, 20, RData::HTTPS(service)));
     }
     answer
 }

@@ -162,6 +162,7 @@ fn by_roads(roads: &[(ResolverKind, DnsTransport, DnsOutcome)]) -> crate::verdic
     judge(&Case {
         record: &record,
         control: Some((Sha256([9; 32]), &control)),
+        others: &[],
         mirror: Some(&mirror),
         fingerprints: &fingerprints,
         country: None,
