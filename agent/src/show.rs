@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use owo_colors::OwoColorize;
+use zerkalo_core::goodput::goodput;
 use zerkalo_core::record::{
     Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, HttpsService,
     Ipv6Health, NetworkCheck, ProbeRecord, QueryType, QuicHandshake, QuicOutcome, ReferenceCheck,
@@ -248,7 +249,10 @@ fn http_line(step: &HttpExchange) -> Line {
         None => {}
     }
     let depth = if step.url.is_https() { 2 } else { 1 };
-    let what = format!("{} GET {}", step.protocol, step.url);
+    if let (Arm::LargePage | Arm::ReferenceObject, Some(speed)) = (step.arm, goodput(step)) {
+        details.push(format!("at {speed}"));
+    }
+    let what = format!("{} GET {}{}", step.protocol, step.url, arm_text(step.arm));
     let outcome = (tone, format!("{status}, {} bytes, {end}", step.body_len));
     Line { details, ..line(depth, step.span, what, outcome) }
 }

@@ -11,10 +11,12 @@ mod lies;
 mod network;
 mod rules;
 mod stubs;
+mod transfer;
 
 pub use controls::{FIELD_ADDRESSES_MAX, Standing, field_addresses, standing, unvisited};
 pub(crate) use facts::is_authentic;
 pub use facts::{has_reached, reason_unreached};
+pub use transfer::has_read_large_page;
 
 use crate::catalogue::Carrier;
 use crate::fingerprint::Fingerprints;
@@ -33,6 +35,8 @@ const CONTROL_CONTRADICTORY: &str = "control.contradictory";
 /// The rules that say a control's own network is in doubt: another control may know better.
 const CONTROL_ILL: &str = "control.ill";
 const CONTROL_UNPROVEN: &str = "control.unproven";
+/// The rule that says no control read the page that came slowly or not whole: one that does may still come.
+const TRANSFER_UNCOMPARED: &str = "transfer.uncompared";
 
 /// Everything a verdict may rest on.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +99,7 @@ pub fn rules() -> &'static [Rule] {
 
 /// Whether another control, still to come, could say more than the verdict does.
 pub fn wants_control(verdict: &Verdict) -> bool {
-    [CONTROL_MISSING, CONTROL_ILL, CONTROL_UNPROVEN].contains(&verdict.rule.as_str())
+    [CONTROL_MISSING, CONTROL_ILL, CONTROL_UNPROVEN, TRANSFER_UNCOMPARED].contains(&verdict.rule.as_str())
 }
 
 /// Judges one record.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use super::Fold;
 use crate::cell::{Evidence, News};
 use crate::judge::{
-    CONTROL_MISSING, Case, Home, Standing, field_addresses, judge, standing, unvisited, wants_control,
+    Case, Home, Standing, field_addresses, has_read_large_page, judge, standing, unvisited, wants_control,
 };
 use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
@@ -73,8 +73,8 @@ impl Docket {
     }
 
     /// What each control recorded of the mirror since the agent's visit began: its best record, the best control first.
-    /// Best is who reached the mirror: one that failed where another did not may speak of itself; then who visited more of
-    /// the agent's addresses; then who spoke first.
+    /// Best is who reached the mirror: one that failed where another did not may speak of itself; then who read the large page,
+    /// where the agent did; then who visited more of its addresses; then who spoke first.
     fn controls_for(&self, id: &MirrorId, mirror: Option<&Mirror>, waiting: &Waiting) -> Vec<&Measured> {
         let record = &waiting.measured;
         let mut best: BTreeMap<&AgentId, (Rank, &Measured)> = BTreeMap::new();
@@ -83,7 +83,8 @@ impl Docket {
                 continue;
             }
             let left_out = unvisited(&record.facts, &control.facts).len();
-            let rank = (standing(&control.facts, mirror), left_out, control.began_at);
+            let lacks_large = has_read_large_page(&record.facts) && !has_read_large_page(&control.facts);
+            let rank = (standing(&control.facts, mirror), lacks_large, left_out, control.began_at);
             if best.get(&control.agent).is_none_or(|(other, _)| rank < *other) {
                 best.insert(&control.agent, (rank, control));
             }
@@ -95,7 +96,7 @@ impl Docket {
 }
 
 /// The lower, the better.
-type Rank = (Standing, usize, UnixMillis);
+type Rank = (Standing, bool, usize, UnixMillis);
 
 impl Fold {
     /// Takes an admitted record in.
@@ -148,8 +149,7 @@ impl Fold {
     /// Judges a field record at once where its facts or a control suffice, else lets it wait. What restricts the network
     /// waits for no control, but hears one that has spoken.
     fn file(&mut self, mut waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
-        let helps =
-            alone.rule == CONTROL_MISSING || matches!(alone.outcome, Outcome::Ok | Outcome::Restricted);
+        let helps = wants_control(&alone) || matches!(alone.outcome, Outcome::Ok | Outcome::Restricted);
         let verdict = if helps { self.best_verdict(&waiting, mirror) } else { alone };
         let Some(until) = self.waits_until(&waiting, mirror, &verdict) else {
             return self.observe(&waiting, mirror, verdict);

@@ -4,6 +4,7 @@ mod controls;
 
 use super::*;
 use crate::evidence::{ChainLink, SecretKey, SignedRecord};
+use crate::judge::tests::transfer::{frozen, large};
 use crate::judge::tests::{answer, cut, healthy, mirror};
 use crate::market::Action;
 use crate::record::{ProbeRecord, TlsOutcome};
@@ -169,6 +170,38 @@ fn a_site_that_goes_down_is_no_block_however_the_records_race() {
     // The control answered a moment before: that proves nothing about what failed after it.
     (0..20).for_each(|_| journal.round([HelloDropped; 4], HelloDropped));
     assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep, Action::FixOrigin]);
+}
+
+/// The page passes everywhere; what is longer freezes in the field. Only a control that read it can say more.
+#[test]
+fn a_frozen_large_page_waits_for_the_control_that_read_it() {
+    use crate::cell::CellState::{Insufficient, Red};
+    let with = |ended_at, page| {
+        let mut record = facts(Fine, ended_at);
+        record.http.push(page);
+        record
+    };
+    for (second_reads, expected) in [(true, Red), (false, Insufficient)] {
+        let mut journal = Journal::new();
+        journal.enrol("control-2", "house", Station::Control);
+        for owner in (0..6).map(|n| n % OWNERS) {
+            journal.now = journal.now.plus_secs(30);
+            journal.record(&format!("kz-kcell-{owner}"), with(journal.now, frozen(20_000, 22_000)));
+            journal.now = journal.now.plus_secs(1);
+            journal.record("control-1", facts(Fine, journal.now));
+            journal.now = journal.now.plus_secs(1);
+            let second =
+                if second_reads { with(journal.now, large(9_000)) } else { facts(Fine, journal.now) };
+            journal.record("control-2", second);
+        }
+        journal.now = journal.now.plus_secs(91);
+        journal.push(Event::Tick);
+        let (mut state, _) = fold(&journal.entries);
+        assert!(state.take_wishes().iter().any(|wish| wish.agent.as_str() == "control-1"));
+        let row = &state.matrix(state.at()).rows[0];
+        let kcell = row.carriers.iter().find(|cell| cell.carrier.as_str() == "kz-kcell").unwrap();
+        assert_eq!(kcell.state, expected);
+    }
 }
 
 /// Two controls, of which one lost its line: it calls no site down, and the other is heard even if it speaks second.

@@ -11,7 +11,11 @@ use super::facts::{
 use super::lies::{at_home, contradictions, false_among_true, forked, is_exposed, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
 use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
-use super::{CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule};
+use super::transfer;
+use super::{
+    CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule,
+    TRANSFER_UNCOMPARED,
+};
 use crate::record::{
     Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TlsHandshake,
     TlsOutcome,
@@ -26,6 +30,10 @@ const OONI: &str = "OONI reports and code";
 const NET4PEOPLE: &str = "net4people/bbs";
 
 pub(super) const TABLE: &[Rule] = &[
+    Rule { id: TRANSFER_UNCOMPARED, source: "design: no control, no block", apply: transfer::uncompared },
+    Rule { id: "transfer.freeze.large_page", source: NET4PEOPLE, apply: transfer::freeze_of_large_page },
+    Rule { id: "transfer.throttle", source: "Xue et al., IMC 2021", apply: transfer::throttle },
+    Rule { id: "transfer.cut", source: DESIGN, apply: transfer::cut_of_large_page },
     Rule { id: "quic.timeout", source: "RFC 9000; net4people/bbs", apply: quic_timeout },
     Rule { id: "origin.certificate", source: DESIGN, apply: origin_certificate },
     Rule { id: "tcp.partial", source: OONI, apply: tcp_partial },
@@ -58,16 +66,14 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "tls.cut", source: "OONI; Censored Planet", apply: tls_cut },
     Rule { id: "tls.other_key", source: OONI, apply: tls_other_key },
     Rule { id: "origin.refused", source: DESIGN, apply: origin_refused },
-    Rule { id: "transfer.freeze", source: NET4PEOPLE, apply: transfer_freeze },
+    Rule { id: "transfer.throttle.page", source: "Xue et al., IMC 2021", apply: transfer::throttled_page },
+    Rule { id: "transfer.freeze", source: NET4PEOPLE, apply: transfer::freeze },
     Rule { id: "http.cut", source: OONI, apply: http_cut },
     Rule { id: "http.broken_redirect", source: OONI, apply: http_broken_redirect },
     Rule { id: "http.foreign_redirect", source: OONI, apply: http_foreign_redirect },
     Rule { id: "http.other_page", source: OONI, apply: http_other_page },
     Rule { id: "contradictory", source: DESIGN_ENOUGH, apply: contradictory },
 ];
-
-/// Offsets at which the freeze of foreign hosting ranges strikes, in bytes (net4people/bbs: 14-34 KB).
-const FREEZE_OFFSETS: std::ops::RangeInclusive<u64> = 14_000..=34_816;
 
 fn quic_timeout(case: &Case<'_>) -> Found {
     let silent = case.record.quic.iter().any(|quic| quic.outcome == QuicOutcome::Timeout);
@@ -316,19 +322,6 @@ fn is_where_the_control_goes(case: &Case<'_>, exchange: &HttpExchange) -> bool {
     let host = exchange.url.host();
     host == case.record.url.host()
         || case.control.is_some_and(|(_, control)| control.http.iter().any(|other| other.url.host() == host))
-}
-
-fn transfer_freeze(case: &Case<'_>) -> Found {
-    let exchange = last_exchange(case.record, Arm::Main)?;
-    // A TLS record shows nothing of its 16 KB until all have come: what the kernel got tells the offset better.
-    let received = exchange.transport.map_or(exchange.body_len, |transport| transport.bytes_received);
-    let frozen = exchange.outcome == HttpOutcome::Timeout
-        && [exchange.body_len, received].iter().any(|offset| FREEZE_OFFSETS.contains(offset));
-    let basis = format!(
-        "the transfer stalls after {} bytes of the page, {received} in all, without an end",
-        exchange.body_len
-    );
-    frozen.then(|| Conclusion::blocked(Mechanism::TransferFreeze, Trigger::Ip, vec![basis])).flatten()
 }
 
 fn http_cut(case: &Case<'_>) -> Found {

@@ -4,6 +4,7 @@ mod controls;
 mod cuts;
 mod gate;
 mod identity;
+pub(crate) mod transfer;
 
 use super::*;
 use crate::record::*;
@@ -448,6 +449,7 @@ fn transfers_and_origins_are_told_apart() {
     check("transfer.freeze blocked transfer.freeze ip", |r| {
         r.http[0].outcome = HttpOutcome::Timeout;
         r.http[0].body_len = 16_384;
+        r.http[0].span.duration_micros = 15_000_000;
     });
     check("http.cut blocked http.timeout unknown", |r| {
         r.http[0].outcome = HttpOutcome::Timeout;
@@ -457,6 +459,7 @@ fn transfers_and_origins_are_told_apart() {
     check("transfer.freeze blocked transfer.freeze ip", |r| {
         r.http[0].outcome = HttpOutcome::Timeout;
         r.http[0].body_len = 0;
+        r.http[0].span.duration_micros = 15_000_000;
         r.http[0].transport =
             Some(Transport { bytes_acked: 600, bytes_received: 16_900, unacked_segments: 0, retransmits: 0 });
     });

@@ -325,6 +325,7 @@ fn our_records_keep_their_verdict_there_and_back() {
     }
     check_there_and_back("blocked transfer.freeze", |record| {
         record.http[0].outcome = HttpOutcome::Timeout;
+        record.http[0].span.duration_micros = 15_000_000;
         record.http[0].body_len = 16_384;
     });
     check_there_and_back("blocked http.reset", |record| record.http[0].outcome = HttpOutcome::Reset);

@@ -17,7 +17,9 @@ fn at_an_edge(change: fn(&mut HttpExchange)) -> impl Fn(&mut ProbeRecord) {
 fn an_edge_under_the_mirror_s_own_key_is_no_lie_of_the_resolver() {
     check("origin.refused refused", at_an_edge(|x| x.status = Some(403)));
     check("origin.refused refused", at_an_edge(|_| {}));
-    let freeze: fn(&mut HttpExchange) = |x| (x.outcome, x.body_len) = (HttpOutcome::Timeout, 17_000);
+    let freeze: fn(&mut HttpExchange) = |x| {
+        (x.outcome, x.body_len, x.span.duration_micros) = (HttpOutcome::Timeout, 17_000, 9_000_000);
+    };
     check("transfer.freeze blocked transfer.freeze ip", at_an_edge(freeze));
     check("contradictory insufficient", at_an_edge(|x| x.status = Some(404)));
     // Another key there, or another name under a good key: that is somebody else.
