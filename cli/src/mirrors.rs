@@ -2,6 +2,8 @@
 //!
 //! The signature is made here and nowhere else: the collector can hand a list on, never make one.
 
+mod tools;
+
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use zerkalo_core::evidence::{SecretKey, SignedList};
-use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetUrl};
+use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetError, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
 use zerkalo_proto::operator_v1 as wire;
@@ -41,6 +43,14 @@ pub enum Mirrors {
     /// Reference hosts: your own, or of your choice; they tell the state of an agent's network.
     #[command(subcommand)]
     Reference(References),
+    /// Change what is read of a mirror on the list.
+    ///
+    /// With -o json: {"version": N, "mirror": {the mirror as listed}}.
+    Set(Set),
+    /// Set what you run so that agents can compare; what is not given stays as it is.
+    ///
+    /// With -o json: {"version": N, "tools": {what is set}}.
+    Tools(tools::SetTools),
 }
 
 /// A new mirror.
@@ -63,9 +73,28 @@ pub struct Add {
     /// An address you know the mirror under; repeat for several.
     #[arg(long = "expected-address", value_name = "IP")]
     expected_addresses: Vec<IpAddr>,
+    /// A page of at least 64 KiB at the same host: freezes and throttling show on nothing smaller.
+    #[arg(long, value_name = "URL", value_parser = TargetUrl::parse)]
+    large_page: Option<TargetUrl>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
+
+/// A change of a mirror.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The mirror's name.
+    id: MirrorId,
+    /// A page of at least 64 KiB at the mirror's host; `none` to read none any more.
+    #[arg(long, value_name = "URL|none", value_parser = large_page, required = true)]
+    large_page: LargePage,
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// A large page, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct LargePage(Option<TargetUrl>);
 
 /// What can be done with reference hosts.
 #[derive(Debug, Subcommand)]
@@ -104,6 +133,7 @@ pub struct AddReference {
 }
 
 /// What became of the list, once it is in force.
+#[derive(Debug)]
 struct Change {
     list: MirrorList,
     /// In words: what was added or removed.
@@ -117,8 +147,10 @@ struct Change {
 pub fn check(command: &Mirrors) -> Result<()> {
     match command {
         Mirrors::Add(add) => {
-            add.url.require_public().with_context(|| format!("mirror {} is refused", add.url))
+            add.url.require_public().with_context(|| format!("mirror {} is refused", add.url))?;
+            require_own(add.large_page.as_ref(), &add.url)
         }
+        Mirrors::Tools(set) => tools::check(set),
         _ => Ok(()),
     }
 }
@@ -138,6 +170,11 @@ pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -
         }
         Mirrors::Reference(References::Rm { market, url, format }) => {
             (without_reference(list, &market, &url)?, format)
+        }
+        Mirrors::Set(Set { id, large_page, format }) => (with_large_page(list, &id, large_page)?, format),
+        Mirrors::Tools(set) => {
+            let format = set.format;
+            (tools::with_tools(list, &set)?, format)
         }
     };
     let version = put(service, key, &change.list).await?;
@@ -188,7 +225,7 @@ fn mirror_of(add: Add) -> Result<Mirror> {
     markets.sort();
     markets.dedup();
     Ok(Mirror {
-        large_page: None,
+        large_page: add.large_page,
         id,
         url: add.url,
         markets,
@@ -220,6 +257,27 @@ fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {
     let (said, what) = (format!("mirror {} added", mirror.id), json!(mirror));
     list.mirrors.push(mirror);
     Ok(Change { list, said, kind: "mirror", what })
+}
+
+fn with_large_page(list: Option<MirrorList>, id: &MirrorId, page: LargePage) -> Result<Change> {
+    let mut list = next(list)?;
+    let Some(mirror) = list.mirrors.iter_mut().find(|mirror| mirror.id == *id) else {
+        bail!("mirror {id} is not on the list; `zerkalo mirrors ls` shows it");
+    };
+    require_own(page.0.as_ref(), &mirror.url)?;
+    mirror.large_page = page.0;
+    let what = json!(mirror);
+    Ok(Change { list, said: format!("mirror {id} changed"), kind: "mirror", what })
+}
+
+/// A large page elsewhere would tell of another host.
+fn require_own(page: Option<&TargetUrl>, mirror: &TargetUrl) -> Result<()> {
+    match page {
+        Some(page) if page.host() != mirror.host() => {
+            bail!("--large-page {page} is at another host than {mirror}; it must be at the mirror's own")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn without_mirror(list: Option<MirrorList>, id: &MirrorId) -> Result<Change> {
@@ -259,7 +317,7 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
         (Format::Table, Some(list)) => {
             print(&format!("version {}, issued {}\n", list.version, list.issued_at))?;
             print(&draw(
-                ["mirror", "URL", "markets", "canary", "pins", "expected addresses"],
+                ["mirror", "URL", "markets", "canary", "pins", "expected addresses", "large page"],
                 list.mirrors.iter().map(row),
             ))?;
             if !list.references.is_empty() {
@@ -272,12 +330,15 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
                 });
                 print(&draw(["market", "side", "reference"], rows))?;
             }
+            if !list.tools.is_empty() {
+                print(&draw(["tool", "set to"], tools::rows(&list.tools)))?;
+            }
         }
     }
     Ok(())
 }
 
-fn row(mirror: &Mirror) -> [String; 6] {
+fn row(mirror: &Mirror) -> [String; 7] {
     let join = |words: Vec<String>| or_dash(&words.join(" "));
     [
         mirror.id.to_string(),
@@ -286,7 +347,15 @@ fn row(mirror: &Mirror) -> [String; 6] {
         mirror.canary.clone().unwrap_or_else(|| "-".to_owned()),
         mirror.key_pins.len().to_string(),
         join(mirror.expected_addresses.iter().map(IpAddr::to_string).collect()),
+        mirror.large_page.as_ref().map_or_else(|| "-".to_owned(), TargetUrl::path_and_query),
     ]
+}
+
+fn large_page(text: &str) -> Result<LargePage, TargetError> {
+    match text {
+        "none" => Ok(LargePage(None)),
+        url => TargetUrl::parse(url).map(|url| LargePage(Some(url))),
+    }
 }
 
 fn pin(text: &str) -> Result<Sha256, String> {
@@ -321,6 +390,7 @@ mod tests {
             canary: None,
             pins: vec![],
             expected_addresses: vec![],
+            large_page: None,
             format: Format::Table,
         })
     }
@@ -356,6 +426,21 @@ mod tests {
         check(&added, "reference https://mirror.example/ added", "reference", page);
         let removed = without_reference(Some(added.list), &market, &url).unwrap();
         check(&removed, "reference https://mirror.example/ removed", "reference", page);
+    }
+
+    #[test]
+    fn a_large_page_is_set_and_cleared_at_the_mirror_s_own_host() {
+        let list = with_mirror(None, mirror("https://mirror.example/", None).unwrap()).unwrap().list;
+        let id = MirrorId::parse("mirror.example").unwrap();
+        let set = |page: &str| with_large_page(Some(list.clone()), &id, large_page(page).unwrap());
+        let changed = set("https://mirror.example/large").unwrap();
+        assert_eq!((changed.said.as_str(), changed.list.version), ("mirror mirror.example changed", 2));
+        assert_eq!(changed.what["large_page"], "https://mirror.example/large");
+        assert_eq!(row(&changed.list.mirrors[0])[6], "/large");
+        assert_eq!(set("none").unwrap().list.mirrors[0].large_page, None);
+        assert!(set("https://elsewhere.example/").unwrap_err().to_string().contains("--large-page"));
+        let unknown = MirrorId::parse("other").unwrap();
+        assert!(with_large_page(Some(list), &unknown, LargePage(None)).is_err());
     }
 
     #[test]

@@ -329,6 +329,14 @@ impl Tools {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Checks what the types alone cannot.
+    pub fn validate(&self) -> Result<(), TargetError> {
+        match &self.whoami_name {
+            Some(name) if !is_host_name(name) => Err(TargetError::WhoamiName { name: name.clone() }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl MirrorList {
@@ -340,11 +348,7 @@ impl MirrorList {
         if self.references.len() > LIST_REFERENCES_MAX {
             return Err(TargetError::TooManyReferences { count: self.references.len() });
         }
-        if let Some(name) = &self.tools.whoami_name
-            && !is_host_name(name)
-        {
-            return Err(TargetError::WhoamiName { name: name.clone() });
-        }
+        self.tools.validate()?;
         let mut seen = std::collections::BTreeSet::new();
         for mirror in &self.mirrors {
             if !seen.insert(&mirror.id) {

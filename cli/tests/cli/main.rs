@@ -68,11 +68,34 @@ fn a_wrong_command_line_exits_with_2_and_says_why() {
         &["mirrors", "rm", "m"],
         &["mirrors", "reference", "add", URL, "--market", "ru", "--side", "domestic"],
         &["mirrors", "reference", "rm", URL, "--market", "ru"],
+        &["mirrors", "set", "m", "--large-page", "none"],
+        &["mirrors", "tools", "--whoami", "whoami.example"],
     ] {
         check(&dir, &[change, &["-o", "xml"]].concat(), 2, &["table", "json"]);
         // Understood; only the operator's file is missing.
         check(&dir, &[change, &["-o", "json"]].concat(), 1, &["operator.toml"]);
     }
+}
+
+#[test]
+fn what_is_read_beside_the_page_is_refused_by_the_name_of_its_flag() {
+    let dir = TempDir::new().unwrap();
+    let elsewhere = ["mirrors", "add", URL, "--market", "ru", "--large-page", "https://elsewhere.example/"];
+    check(&dir, &elsewhere, 1, &["--large-page https://elsewhere.example/", "mirror's own"]);
+    check(&dir, &["mirrors", "set", "m", "--large-page", "large"], 2, &["--large-page", "no URL"]);
+    check(&dir, &["mirrors", "set", "m"], 2, &["--large-page"]);
+    check(&dir, &["mirrors", "tools"], 1, &["--control-address", "--reference-object", "--whoami"]);
+    check(&dir, &["mirrors", "tools", "--control-address", "mirror"], 2, &["--control-address"]);
+    check(
+        &dir,
+        &["mirrors", "tools", "--control-address", "10.0.0.1:1"],
+        1,
+        &["--control-address", "private"],
+    );
+    let object = ["mirrors", "tools", "--reference-object", "https://127.0.0.1/"];
+    check(&dir, &object, 1, &["--reference-object", "loopback"]);
+    check(&dir, &["mirrors", "tools", "--whoami", "a b"], 1, &["--whoami", "a b"]);
+    check(&dir, &["mirrors", "tools", "--clear", "everything"], 2, &["--clear", "control-address"]);
 }
 
 #[test]
