@@ -24,7 +24,7 @@ use crate::probe::network::{self, Checked, Told};
 use crate::probe::resolvers::{
     DohServer, Matrix, NamedServer, PUBLIC_DEFAULT, Resolvers, parse_doh, parse_dot, parse_server,
 };
-use crate::probe::{Assignment, EchLook, Neutral, OtherHello, ProbeSettings, StepCaps, measure};
+use crate::probe::{Assignment, EchLook, Neutral, OwnArms, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
 use crate::token::Token;
@@ -123,6 +123,14 @@ struct ProbeArgs {
     /// Text that only the real page holds.
     #[arg(long, value_name = "TEXT", value_parser = parse_canary)]
     canary: Option<String>,
+    /// Show a neutral name to the address before the mirror's own: for an address that nobody here tried for three
+    /// minutes. Boxes may punish an address once they saw a name they look for; then a neutral name after it fails too.
+    #[arg(long)]
+    neutral_first: bool,
+    /// Your TLS server that answers any name, at an address no censor looks for: after a failure it is shown the
+    /// mirror's name.
+    #[arg(long, value_name = "IP:PORT")]
+    control_address: Option<SocketAddr>,
     /// A host of your own that tells the state of this network, at home or abroad; checked once the probe is over. May be
     /// given several times.
     #[arg(long = "reference", value_name = "domestic|foreign=URL", value_parser = parse_reference)]
@@ -216,8 +224,9 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         canary: args.canary,
         list_version: 0,
         cause: Cause::Manual,
-        neutral: Neutral::Allowed,
-        other_hello: OtherHello::Allowed,
+        neutral: if args.neutral_first { Neutral::FirstAndAfter } else { Neutral::Allowed },
+        own_arms: OwnArms::Allowed { turn: 0 },
+        control_address: args.control_address,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
         ech: EchLook::Allowed,
         field_addresses: Vec::new(),

@@ -17,3 +17,8 @@ pub fn fraction() -> f64 {
     let Ok(bytes) = key_bytes() else { return 0.5 };
     f64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) / (f64::from(u32::MAX) + 1.0)
 }
+
+/// A number from 0 to below `count`, for turns; 0 where the system gives none. Slightly uneven where `count` is large.
+pub fn below(count: usize) -> usize {
+    key_bytes().map_or(0, |bytes| usize::from(bytes[0]) % count.max(1))
+}

@@ -10,6 +10,7 @@ pub mod enroll;
 pub mod list;
 pub mod wish;
 pub mod budget;
+pub mod doubt;
 pub mod schedule;
 pub mod probe;
 pub mod show;

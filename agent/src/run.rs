@@ -15,12 +15,14 @@ use zerkalo_durable::store::StoreError;
 
 use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
+use crate::doubt::Doubts;
+use crate::probe::arms::OWN_ARMS;
 use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::probe::{
-    Assignment, EchLook, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure, reference,
+    Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
 };
 use crate::schedule::{Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
@@ -116,6 +118,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         under_way: JoinSet::new(),
         neutrals_promised: 0,
         ech_looks_promised: 0,
+        doubts: Doubts::default(),
         spool,
         held: None,
         list: list_seen,
@@ -155,10 +158,11 @@ struct Measuring {
     settings: Arc<ProbeSettings>,
     /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
     under_way: JoinSet<Ended>,
-    /// Probes under way that may show the neutral name.
+    /// Handshakes that probes under way may make with the neutral name.
     neutrals_promised: usize,
     /// Probes under way that may offer ECH.
     ech_looks_promised: usize,
+    doubts: Doubts,
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
     spool: SharedSpool,
@@ -236,6 +240,7 @@ impl Measuring {
             .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
             .map(|mirror| (mirror.id.clone(), mirror.url.host()));
         self.schedule.take(own, self.began.elapsed());
+        self.doubts.retain(|known| list.iter().any(|list| list.mirror(known).is_some()));
         if let Some(checked) = &mut self.checked {
             let listed = list.iter().flat_map(|list| &list.references);
             let urls: Vec<_> = listed.map(|reference| &reference.url).collect();
@@ -255,10 +260,7 @@ impl Measuring {
         };
         self.check_network(&list, self.reference_age_max).await;
         let now = self.began.elapsed();
-        let neutrals = self.neutrals_promised + 1;
-        let has_room =
-            neutrals <= HANDSHAKES_MAX && self.schedule.has_room(&self.settings.neutral_sni, neutrals, now);
-        let neutral = if has_room { Neutral::Allowed } else { Neutral::Spent };
+        let neutral = self.neutral(&id, cause, now);
         // Looks that the collector asks for follow one another closely: there the room is theirs.
         let is_idle =
             cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
@@ -273,16 +275,16 @@ impl Measuring {
             list_version: list.version,
             cause,
             neutral,
-            other_hello: match is_idle {
-                false => OtherHello::Kept,
-                true if entropy::fraction() < 0.5 => OtherHello::GreaseFirst,
-                true => OtherHello::Allowed,
+            own_arms: match is_idle {
+                true => OwnArms::Allowed { turn: entropy::below(OWN_ARMS.len()) },
+                false => OwnArms::Kept,
             },
+            control_address: list.tools.control_address,
             flow: Flow::default(),
             ech,
             field_addresses: self.detours.take(&id, room),
         };
-        self.neutrals_promised += usize::from(has_room);
+        self.neutrals_promised += neutral.handshakes_max();
         self.ech_looks_promised += usize::from(ech == EchLook::Allowed);
         let settings = self.settings.clone();
         self.under_way.spawn(async move {
@@ -291,12 +293,35 @@ impl Measuring {
         });
     }
 
+    /// Whether and when the next probe may show the neutral name, as far as its budget goes.
+    fn neutral(&mut self, id: &MirrorId, cause: Cause, now: Duration) -> Neutral {
+        let has_room = |more: usize| {
+            let count = self.neutrals_promised + more;
+            count <= HANDSHAKES_MAX && self.schedule.has_room(&self.settings.neutral_sni, count, now)
+        };
+        let (one, two) = (has_room(1), has_room(2));
+        // Whether the site itself takes a name that is not its own: only a control can tell.
+        let is_control_asked = self.market.is_none() && cause == Cause::Requested;
+        match (one, two) {
+            (false, _) => Neutral::Spent,
+            (true, _) if is_control_asked => Neutral::First,
+            (true, two) if self.doubts.settle(id, now) => {
+                if two {
+                    Neutral::FirstAndAfter
+                } else {
+                    Neutral::First
+                }
+            }
+            (true, _) => Neutral::Allowed,
+        }
+    }
+
     /// Keeps the record of a probe at its end, in the order of the ends.
     async fn keep(&mut self, ended: Ended) {
         let Ended { mirror, cause, neutral, ech, list, measured: Measured { mut record, is_reached } } =
             ended;
         let now = self.began.elapsed();
-        self.neutrals_promised -= usize::from(neutral == Neutral::Allowed);
+        self.neutrals_promised -= neutral.handshakes_max();
         self.ech_looks_promised -= usize::from(ech == EchLook::Allowed);
         let by_tcp = record.tls.iter().filter_map(|step| step.sni.as_deref());
         let by_quic = record.quic.iter().map(|step| step.sni.as_str());
@@ -305,6 +330,9 @@ impl Measuring {
             self.schedule.note_handshakes(name, 1, now);
         }
         self.schedule.end(&mirror);
+        for (resting, until) in self.doubts.note(&mirror, &record, now) {
+            self.schedule.postpone(&resting, until);
+        }
         if !is_reached {
             self.check_network(&list, Duration::ZERO).await;
         }

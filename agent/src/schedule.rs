@@ -120,6 +120,13 @@ impl Schedule {
         self.under_way.remove(mirror);
     }
 
+    /// Puts a mirror's next turn off until then, where it would come earlier. Requested probes do not wait for it.
+    pub fn postpone(&mut self, mirror: &MirrorId, until: Duration) {
+        if let Some(turn) = self.turns.get_mut(mirror) {
+            turn.due = turn.due.max(until);
+        }
+    }
+
     /// What to do at `now`. A probe returned is taken for begun, until [`Schedule::end`]: its mirror's next turn is set,
     /// with `random` (0 to below 1) as the jitter. What waits for the end of another probe does not set the time to wake.
     pub fn next(&mut self, now: Duration, random: f64) -> Step {
@@ -270,6 +277,21 @@ mod tests {
         assert_eq!(step(&mut schedule, 2, 0.5), Step::Wait { until: Some(secs(61)) });
         assert_eq!(step(&mut schedule, 61, 0.5), probe("a", Cause::Requested));
         assert_eq!(step(&mut schedule, 61, 0.5), Step::Wait { until: Some(secs(120)) });
+    }
+
+    #[test]
+    fn a_turn_put_off_waits_and_a_request_does_not() {
+        let mut schedule = schedule(&["a"]);
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("a", Cause::Scheduled));
+        schedule.postpone(&id("a"), secs(150));
+        schedule.postpone(&id("a"), secs(30));
+        schedule.postpone(&id("unknown"), secs(30));
+        assert_eq!(step(&mut schedule, 61, 0.5), Step::Wait { until: Some(secs(150)) });
+        schedule.request(id("a"));
+        assert_eq!(step(&mut schedule, 70, 0.5), probe("a", Cause::Requested));
+        schedule.postpone(&id("a"), secs(220));
+        assert_eq!(step(&mut schedule, 219, 0.5), Step::Wait { until: Some(secs(220)) });
+        assert_eq!(step(&mut schedule, 220, 0.5), probe("a", Cause::Scheduled));
     }
 
     #[test]

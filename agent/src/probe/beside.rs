@@ -10,7 +10,7 @@ use zerkalo_core::target::TargetUrl;
 use super::http::{Ask, header};
 use super::quic::{self, QuicHello};
 use super::road::Road;
-use super::{Neutral, connect, h3};
+use super::{connect, h3};
 
 /// The protocol's name in ALPN, Alt-Svc and HTTPS records.
 const H3: &str = "h3";
@@ -54,7 +54,7 @@ impl Road<'_> {
         let neutral = &self.settings.neutral_sni;
         // One handshake with the neutral name is what this probe was promised.
         let is_spent = self.facts.tls.iter().any(|step| step.sni.as_ref() == Some(neutral));
-        if is_suspect && self.assignment.neutral == Neutral::Allowed && !is_spent {
+        if is_suspect && self.assignment.neutral.is_after() && !is_spent {
             let hello = QuicHello { arm: Arm::NeutralSni, address, host: neutral };
             handshakes.push(self.shake_quic(hello).await.0);
         }

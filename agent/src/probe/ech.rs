@@ -16,7 +16,8 @@ use super::client_hello::ClientHello;
 use super::clock::StepClock;
 use super::road::Road;
 use super::tls::{self, Hello, HelloShape};
-use super::{EchLook, OTHER_HELLO_CAP, OtherHello, ProbeSettings, connect};
+use super::{ARM_CAP, EchLook, OwnArms, ProbeSettings, connect};
+use crate::budget::HANDSHAKES_MAX;
 
 /// What a hello carries beside the usual.
 #[derive(Debug, Clone)]
@@ -98,7 +99,7 @@ pub async fn look(
     let (step, stream) = connect::connect(arm, address, settings.ranges, caps.connect, clock).await;
     let Some(stream) = stream else { return (step, None) };
     let hello = Hello { arm, address, host, shape: HelloShape::PostQuantum };
-    let cap = caps.tls.min(OTHER_HELLO_CAP);
+    let cap = caps.tls.min(ARM_CAP);
     let (shaken, _) = tls::handshake_with(hello, Some(offer), stream, &settings.trust, cap, clock).await;
     (step, Some(shaken))
 }
@@ -124,13 +125,6 @@ impl Road<'_> {
         }
     }
 
-    /// The same address and the name in the clear again, with GREASE: where the own name may be shown once more.
-    pub(super) async fn ech_grease_arm(&mut self) {
-        if let Some(address) = self.suspect_address() {
-            self.offer_grease(address).await;
-        }
-    }
-
     /// Where the visit went well: whether browsers that use the mirror's ECH fare as well. Where they do not, whether the
     /// extension alone is what is minded.
     pub(super) async fn ech_steps(&self) -> Vec<EchSteps> {
@@ -148,7 +142,8 @@ impl Road<'_> {
         steps
     }
 
-    async fn offer_grease(&mut self, address: SocketAddr) {
+    /// The same address and the name in the clear again, with GREASE: where the own name may be shown once more.
+    pub(super) async fn offer_grease(&mut self, address: SocketAddr) {
         if self.may_show_name_again()
             && let Ok(offer) = EchOffer::grease()
         {
@@ -172,7 +167,7 @@ impl Road<'_> {
     }
 
     fn may_show_name_again(&self) -> bool {
-        self.assignment.other_hello != OtherHello::Kept && !self.is_name_spent()
+        self.assignment.own_arms != OwnArms::Kept && self.own_handshakes() < HANDSHAKES_MAX
     }
 
     /// Where the main arm shook hands with the mirror under its own name.

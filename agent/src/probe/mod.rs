@@ -34,7 +34,7 @@ pub mod network;
 pub mod echo;
 pub mod fit;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use zerkalo_core::record::{Arm, Cause, ProbeRecord, TlsOutcome};
@@ -59,8 +59,9 @@ const LATE_CAP: Duration = Duration::from_secs(2);
 const CONNECT_CAP: Duration = Duration::from_secs(8);
 /// Longest handshake: several retransmissions of a dropped ClientHello.
 const TLS_CAP: Duration = Duration::from_secs(8);
-/// Longest handshake with another hello: what lets it pass answers in a round trip, or after a retransmission or two.
-const OTHER_HELLO_CAP: Duration = Duration::from_secs(4);
+/// Longest connection, and longest handshake, of an arm that compares: what lets it pass answers in a round trip, or after
+/// a retransmission or two.
+const ARM_CAP: Duration = Duration::from_secs(4);
 /// Longest exchange of one page.
 const HTTP_CAP: Duration = Duration::from_secs(15);
 /// Longest QUIC handshake: short, for h2 has answered already.
@@ -117,10 +118,12 @@ pub struct Assignment {
     pub canary: Option<String>,
     pub list_version: u64,
     pub cause: Cause,
-    /// Whether the neutral name may be shown: it has a handshake budget of its own.
+    /// Whether and when the neutral name may be shown: it has a handshake budget of its own.
     pub neutral: Neutral,
-    /// Whether the own name may be shown once more, in another hello.
-    pub other_hello: OtherHello,
+    /// Whether the own name may be shown once more, in other ways.
+    pub own_arms: OwnArms,
+    /// The operator's server that answers any name at an address no censor looks for, where there is one.
+    pub control_address: Option<SocketAddr>,
     /// What is read beside the page itself.
     pub flow: Flow,
     /// Whether ECH may be offered: the public names of fronts have a budget of their own.
@@ -129,21 +132,44 @@ pub struct Assignment {
     pub field_addresses: Vec<IpAddr>,
 }
 
-/// Whether the neutral arm may run.
+/// When the neutral name may be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Neutral {
+    /// After the own name failed.
     Allowed,
-    /// Its name was shown too often of late: a censor polices handshakes by name.
+    /// Before the own name: at an address that rested.
+    First,
+    /// Before the own name, and again after it failed.
+    FirstAndAfter,
+    /// Not at all. Its name was shown too often of late: a censor polices handshakes by name.
     Spent,
 }
 
-/// Whether the arm of the other hello may run, where the probe's own budget has room.
+impl Neutral {
+    /// Whether it may be shown before the own name.
+    pub fn is_first(self) -> bool {
+        matches!(self, Self::First | Self::FirstAndAfter)
+    }
+
+    /// Whether it may be shown after the own name failed.
+    pub fn is_after(self) -> bool {
+        matches!(self, Self::Allowed | Self::FirstAndAfter)
+    }
+
+    /// Handshakes with the neutral name, at most.
+    pub fn handshakes_max(self) -> usize {
+        usize::from(self.is_first()) + usize::from(self.is_after())
+    }
+}
+
+/// Whether the arms that show the own name once more may run, where the probe's own budget has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtherHello {
-    Allowed,
-    /// The same, and GREASE is tried before the other shape: there is seldom room for both.
-    GreaseFirst,
-    /// The handshake is better kept for the next look at the mirror.
+pub enum OwnArms {
+    Allowed {
+        /// There is seldom room for all of them: a number that rises from probe to probe, and says which goes first.
+        turn: usize,
+    },
+    /// The handshakes are better kept for the next look at the mirror.
     Kept,
 }
 
@@ -164,8 +190,8 @@ pub struct Measured {
     pub is_reached: bool,
 }
 
-/// Measures. Always ends: within thrice `settings.timeout`, three times the QUIC cap, and the cap of late answers where
-/// the visit failed.
+/// Measures. Always ends: within thrice `settings.timeout`, three times the QUIC cap, the caps of a neutral name that goes
+/// first, and the cap of late answers where the visit failed.
 pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_at: UnixMillis) -> Measured {
     let clock = StepClock::start(settings.timeout);
     let mut road = Road::new(settings, assignment, clock);

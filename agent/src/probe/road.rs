@@ -21,13 +21,13 @@ use super::tls::{self, Hello, HelloShape};
 use super::{Assignment, ProbeSettings, connect, dns, dns_beside};
 
 /// Addresses tried of one resolver's answer, one after the other.
-const ADDRESSES_MAX: usize = 4;
+pub(super) const ADDRESSES_MAX: usize = 4;
 /// Addresses tried for a redirect's host.
 const REDIRECT_ADDRESSES_MAX: usize = 2;
 /// Bytes kept of the reason why a redirect was not followed.
 const REASON_LEN_MAX: usize = 512;
-/// Handshakes that show the mirror's own name in one probe, redirects apart: with at most three in a minute (the
-/// schedule sees to it) a censor that polices handshakes does not start to.
+/// Handshakes that show the mirror's own name in the visits of one probe, redirects apart: with at most three in a minute
+/// (the schedule sees to it) a censor that polices handshakes does not start to. The arms after them may use the third.
 pub const OWN_NAME_HANDSHAKES_MAX: usize = 2;
 
 /// What the steps brought.
@@ -96,6 +96,7 @@ impl<'a> Road<'a> {
     /// As a visitor's browser goes. Whether the visit brought what a visitor wants.
     pub async fn main_arm(&mut self) -> bool {
         if let Some(address) = self.assignment.url.literal_address() {
+            self.neutral_first(&[address]).await;
             return self.try_addresses(Arm::Main, &[address]).await;
         }
         let host = self.assignment.url.host();
@@ -120,18 +121,26 @@ impl<'a> Road<'a> {
         }
     }
 
-    /// Whether the mirror's own name was shown as often as one probe may.
+    /// Whether the mirror's own name was shown as often as the visits of one probe may.
     pub(super) fn is_name_spent(&self) -> bool {
+        self.own_handshakes() >= OWN_NAME_HANDSHAKES_MAX
+    }
+
+    /// How often the mirror's own name was shown.
+    pub(super) fn own_handshakes(&self) -> usize {
         let host = self.assignment.url.host();
-        let shown = self.facts.tls.iter().filter(|step| step.sni.as_ref() == Some(&host)).count();
-        shown >= OWN_NAME_HANDSHAKES_MAX
+        self.facts.tls.iter().filter(|step| step.sni.as_ref() == Some(&host)).count()
     }
 
     /// Goes where the system's resolvers say.
     async fn visit_as_resolved(&mut self, host: &str) -> bool {
         self.ask_system(host).await;
         let addresses = self.answered(ResolverKind::System, host);
-        self.try_addresses(Arm::Main, &addresses).await
+        self.neutral_first(&addresses).await;
+        let others = self.each_address(&addresses);
+        let (connected, is_wanted) = tokio::join!(others, self.try_addresses(Arm::Main, &addresses));
+        self.facts.tcp.extend(connected);
+        is_wanted
     }
 
     /// Asks the system's resolvers: the second only where the first gave no answer, as stub resolvers do.
@@ -302,8 +311,17 @@ impl<'a> Road<'a> {
         started.map_err(|step| self.facts.http.push(*step)).ok()
     }
 
-    pub(super) async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
-        let (ranges, cap) = (self.settings.ranges, self.settings.caps.connect);
+    async fn connect(&mut self, arm: Arm, address: SocketAddr) -> Option<tokio::net::TcpStream> {
+        self.connect_within(arm, address, self.settings.caps.connect).await
+    }
+
+    pub(super) async fn connect_within(
+        &mut self,
+        arm: Arm,
+        address: SocketAddr,
+        cap: Duration,
+    ) -> Option<tokio::net::TcpStream> {
+        let ranges = self.settings.ranges;
         let (step, stream) = connect::connect(arm, address, ranges, cap, self.clock).await;
         let is_connected = step.outcome == TcpOutcome::Connected;
         self.facts.tcp.push(step);

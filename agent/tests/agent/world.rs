@@ -20,7 +20,7 @@ use zerkalo_agent::probe::flow::Flow;
 use zerkalo_agent::probe::http::Reading;
 use zerkalo_agent::probe::resolvers::Resolvers;
 use zerkalo_agent::probe::{
-    Assignment, EchLook, Measured, Neutral, OtherHello, ProbeSettings, StepCaps, measure,
+    Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure,
 };
 use zerkalo_core::record::{Cause, ProbeRecord};
 use zerkalo_core::target::TargetUrl;
@@ -480,7 +480,7 @@ pub async fn probe(settings: &ProbeSettings, url: &str) -> Measured {
     probe_as(settings, &assignment(url)).await
 }
 
-/// What to probe, and why, where a test says nothing else.
+/// A manual probe of `url` for the canary, with all arms that need nothing of the operator's.
 pub fn assignment(url: &str) -> Assignment {
     Assignment {
         mirror: None,
@@ -489,14 +489,15 @@ pub fn assignment(url: &str) -> Assignment {
         list_version: 3,
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
-        other_hello: OtherHello::Allowed,
+        own_arms: OwnArms::Allowed { turn: 1 },
+        control_address: None,
         flow: Flow::default(),
         ech: EchLook::Allowed,
         field_addresses: Vec::new(),
     }
 }
 
-/// Probes as assigned.
+/// Probes as told.
 pub async fn probe_as(settings: &ProbeSettings, assignment: &Assignment) -> Measured {
     let measured = measure(settings, assignment, UnixMillis(1_800_000_000_000)).await;
     check_record(&measured.record);
