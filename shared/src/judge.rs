@@ -4,6 +4,7 @@
 //! else looked odd. A known stub confirms a block by itself; every other "blocked" needs a control that reached the
 //! mirror and a healthy network at the agent.
 
+mod beside;
 mod controls;
 mod cuts;
 mod facts;

@@ -5,13 +5,15 @@
 
 use std::net::SocketAddr;
 
+use super::beside::fate_of_grease;
 use super::controls::very_same_address;
 use super::facts::{has_own_key, has_reached, last_leg_connects, last_leg_handshakes};
 use super::rules::Found;
 use super::{Case, Conclusion};
 use crate::hops::answering_hop;
 use crate::record::{
-    Arm, DnsOutcome, Ipv6Health, ProbeRecord, ResolverKind, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, DnsOutcome, Ech, Ipv6Health, ProbeRecord, ResolverKind, TcpConnect, TcpOutcome, TlsHandshake,
+    TlsOutcome,
 };
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
@@ -79,6 +81,7 @@ pub(super) fn tls_cut(case: &Case<'_>) -> Found {
     basis.extend(very_same_address(case, tls.address));
     let trigger = Comparison { case, tls }.trigger(&mut basis);
     basis.extend(fate_of_other_hello(case, tls));
+    basis.extend(fate_of_grease(case.record));
     basis.extend(fate_of_other_port(case, tls.address));
     basis.extend(place_of_box(case, tls));
     let again = arm_of(case.record, Arm::FreshTuple, tls.address).filter(|again| again.sni == tls.sni);
@@ -108,8 +111,14 @@ impl Comparison<'_> {
         let elsewhere = (self.case.record.tls.iter())
             .find(|other| other.arm == Arm::ControlAddress && other.sni == self.tls.sni);
         let [first, after] = [first, after].map(|other| other.map(is_answered));
+        let is_encrypted_answered = self.at_same_address(Arm::EchReal).is_some_and(|other| {
+            other.sni != self.tls.sni && (is_answered(other) || other.ech == Ech::Rejected)
+        });
         // It answers every name: an alert from there is forged.
         let elsewhere = elsewhere.map(|other| matches!(other.outcome, TlsOutcome::Completed { .. }));
+        if is_encrypted_answered {
+            say("with the name encrypted (ECH), another in the clear, the same address answers");
+        }
         if first == Some(true) || after == Some(true) {
             say("with a neutral name the same address answers");
             if after == Some(false) {
@@ -122,6 +131,9 @@ impl Comparison<'_> {
                     "the mirror's own name passes at the operator's control address: name and address together set it off",
                 );
             }
+            return Trigger::Sni;
+        }
+        if is_encrypted_answered {
             return Trigger::Sni;
         }
         if elsewhere == Some(false) {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use super::beside::{ech_timeout, quic_stall, quic_timeout};
 use super::controls::{address_dead, address_stale, control_contradictory, very_same_address};
 use super::cuts::{tcp_partial, tcp_unconnected, tls_cut};
 use super::facts::{
-    has_own_key, has_reached, is_authentic, is_own_edge, is_unsearched, last_exchange, main_handshakes,
-    own_answers, reached_by, reason_unreached, refused_chain, true_addresses,
+    has_own_key, is_authentic, is_own_edge, is_unsearched, last_exchange, main_handshakes, own_answers,
+    reached_by, reason_unreached, refused_chain, true_addresses,
 };
 use super::lies::{at_home, contradictions, false_among_true, forked, is_exposed, race};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
@@ -17,8 +18,7 @@ use super::{
     TRANSFER_UNCOMPARED,
 };
 use crate::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome, ResolverKind, TlsHandshake,
-    TlsOutcome,
+    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ResolverKind, TlsHandshake, TlsOutcome,
 };
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
@@ -34,7 +34,9 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "transfer.freeze.large_page", source: NET4PEOPLE, apply: transfer::freeze_of_large_page },
     Rule { id: "transfer.throttle", source: "Xue et al., IMC 2021", apply: transfer::throttle },
     Rule { id: "transfer.cut", source: DESIGN, apply: transfer::cut_of_large_page },
+    Rule { id: "ech.timeout", source: "RFC 9849; net4people/bbs", apply: ech_timeout },
     Rule { id: "quic.timeout", source: "RFC 9000; net4people/bbs", apply: quic_timeout },
+    Rule { id: "quic.stall", source: "RFC 9114; net4people/bbs", apply: quic_stall },
     Rule { id: "origin.certificate", source: DESIGN, apply: origin_certificate },
     Rule { id: "tcp.partial", source: OONI, apply: tcp_partial },
     Rule { id: "identity.reached", source: DESIGN, apply: identity_reached },
@@ -74,19 +76,6 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "http.other_page", source: OONI, apply: http_other_page },
     Rule { id: "contradictory", source: DESIGN_ENOUGH, apply: contradictory },
 ];
-
-fn quic_timeout(case: &Case<'_>) -> Found {
-    let silent = case.record.quic.iter().any(|quic| quic.outcome == QuicOutcome::Timeout);
-    let completes =
-        |quic: &crate::record::QuicHandshake| matches!(quic.outcome, QuicOutcome::Completed { .. });
-    let control_completes = case.control.is_some_and(|(_, control)| control.quic.iter().any(completes));
-    (silent && control_completes && has_reached(case.record, case.mirror)).then(|| Conclusion {
-        outcome: Outcome::Impaired,
-        mechanism: Some(Mechanism::QuicTimeout),
-        trigger: Some(Trigger::Unknown),
-        basis: vec!["QUIC is silent here and answers the control; the page loads over TCP".into()],
-    })
-}
 
 /// The mirror's own key, under a certificate that browsers refuse. Seen here alone it may be this agent's clock or roots.
 fn origin_certificate(case: &Case<'_>) -> Found {

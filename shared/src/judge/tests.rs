@@ -1,5 +1,6 @@
 //! A table of small cases, each with the rule that must speak, and a healthy twin where one could be mistaken.
 
+mod beside;
 mod controls;
 mod cuts;
 mod gate;
@@ -558,29 +559,6 @@ fn pins_replace_public_authorities() {
     assert_eq!(judged(vec![Sha256([1; 32])]), "identity.reached ok");
     assert_eq!(judged(vec![Sha256([2; 32])]), "control.missing insufficient");
     assert_eq!(judged(vec![]), "control.missing insufficient");
-}
-
-#[test]
-fn quic_alone_silent_is_impaired() {
-    let quic = |outcome| QuicHandshake {
-        arm: Arm::Main,
-        chain: Vec::new(),
-        chain_fault: None,
-        datagrams_received: 0,
-        first_received: Vec::new(),
-        versions_offered: Vec::new(),
-        address: socket(OWN),
-        sni: "mirror.example".into(),
-        span: Span::default(),
-        bytes_sent: 1200,
-        bytes_received: 0,
-        outcome,
-    };
-    let (mut record, mut control) = (healthy(), healthy());
-    record.quic = vec![quic(QuicOutcome::Timeout)];
-    assert_eq!(summary(&verdict(&record, Some(&control))), "identity.reached ok");
-    control.quic = vec![quic(QuicOutcome::Completed { alpn: Some("h3".into()) })];
-    assert_eq!(summary(&verdict(&record, Some(&control))), "quic.timeout impaired quic.timeout unknown");
 }
 
 #[test]
