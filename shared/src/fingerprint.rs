@@ -84,6 +84,9 @@ struct Stub {
 #[serde(deny_unknown_fields)]
 struct Captive {
     urls: Vec<String>,
+    /// Those that want a bill paid.
+    #[serde(default)]
+    unpaid: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -200,7 +203,12 @@ impl Fingerprints {
 
     /// The carrier's captive page a URL leads to: no block.
     pub fn captive_url(&self, url: &TargetUrl) -> Option<&str> {
-        matching_url(&self.captive.urls, url)
+        matching_url(&self.captive.urls, url).or_else(|| self.unpaid_url(url))
+    }
+
+    /// The carrier's page for who has not paid, where a URL leads to one.
+    pub fn unpaid_url(&self, url: &TargetUrl) -> Option<&str> {
+        matching_url(&self.captive.unpaid, url)
     }
 }
 

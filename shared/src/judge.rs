@@ -9,6 +9,7 @@ mod controls;
 mod cuts;
 mod facts;
 mod lies;
+mod line;
 mod network;
 mod rules;
 mod stubs;
@@ -25,7 +26,7 @@ use crate::networks::Networks;
 use crate::record::ProbeRecord;
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
-use crate::words::Country;
+use crate::words::{CarrierId, Country};
 
 /// Version of the rule table: rises with every change of a rule.
 pub const RULES_VERSION: &str = "2026-11.9";
@@ -38,6 +39,9 @@ const CONTROL_ILL: &str = "control.ill";
 const CONTROL_UNPROVEN: &str = "control.unproven";
 /// The rule that says no control read the page that came slowly or not whole: one that does may still come.
 const TRANSFER_UNCOMPARED: &str = "transfer.uncompared";
+
+/// The rule that says an agent stands in another network than it was enrolled for.
+pub const ELSEWHERE: &str = "agent.elsewhere";
 
 /// Everything a verdict may rest on.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +105,24 @@ pub fn rules() -> &'static [Rule] {
 /// Whether another control, still to come, could say more than the verdict does.
 pub fn wants_control(verdict: &Verdict) -> bool {
     [CONTROL_MISSING, CONTROL_ILL, CONTROL_UNPROVEN, TRANSFER_UNCOMPARED].contains(&verdict.rule.as_str())
+}
+
+/// The verdict on whatever an agent says that stands in another network than it was enrolled for: nothing about the
+/// mirror there. `asn` is the network's, `carrier` the declared one.
+pub fn elsewhere(asn: u32, carrier: &CarrierId) -> Verdict {
+    let basis = format!(
+        "the agent's stream comes from AS{asn}, which is no network of {carrier}: a VPN, roaming, or a wrong word"
+    );
+    Verdict {
+        outcome: Outcome::Insufficient,
+        mechanism: None,
+        trigger: None,
+        rule: ELSEWHERE.to_owned(),
+        rules_version: RULES_VERSION.to_owned(),
+        basis: vec![basis],
+        control: None,
+        dissent: None,
+    }
 }
 
 /// Judges one record.

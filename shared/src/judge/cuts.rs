@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::beside::fate_of_grease;
 use super::controls::very_same_address;
 use super::facts::{has_own_key, has_reached, last_leg_connects, last_leg_handshakes};
+use super::line::tells;
 use super::rules::Found;
 use super::{Case, Conclusion};
 use crate::hops::answering_hop;
@@ -52,7 +53,7 @@ pub(super) fn tcp_partial(case: &Case<'_>) -> Found {
 
 /// No address of the last leg connects.
 pub(super) fn tcp_unconnected(case: &Case<'_>) -> Found {
-    let attempts: Vec<_> = last_leg_connects(case.record).collect();
+    let attempts: Vec<_> = last_leg_connects(case.record).filter(|tcp| tells(case, tcp)).collect();
     if attempts.is_empty() || attempts.iter().any(|tcp| tcp.outcome == TcpOutcome::Connected) {
         return None;
     }

@@ -10,11 +10,12 @@ use super::facts::{
     reached_by, reason_unreached, refused_chain, true_addresses,
 };
 use super::lies::{at_home, contradictions, false_among_true, forked, is_exposed, race};
+use super::line::{captive_portal, host_interceptor, ipv6_unwell, offline, unpaid};
 use super::network::{control_ill, control_unproven, network_unproven, shutdown, whitelist};
-use super::stubs::{location, named, stub_address, stub_page, stub_redirect, urls_seen};
+use super::stubs::{location, named, stub_address, stub_page, stub_redirect};
 use super::transfer;
 use super::{
-    CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, Rule,
+    CONTROL_CONTRADICTORY, CONTROL_ILL, CONTROL_MISSING, CONTROL_UNPROVEN, Case, Conclusion, ELSEWHERE, Rule,
     TRANSFER_UNCOMPARED,
 };
 use crate::record::{
@@ -30,6 +31,11 @@ const OONI: &str = "OONI reports and code";
 const NET4PEOPLE: &str = "net4people/bbs";
 
 pub(super) const TABLE: &[Rule] = &[
+    Rule {
+        id: ELSEWHERE,
+        source: "design: an agent speaks for the network it stands in",
+        apply: elsewhere_unread,
+    },
     Rule { id: TRANSFER_UNCOMPARED, source: "design: no control, no block", apply: transfer::uncompared },
     Rule { id: "transfer.freeze.large_page", source: NET4PEOPLE, apply: transfer::freeze_of_large_page },
     Rule { id: "transfer.throttle", source: "Xue et al., IMC 2021", apply: transfer::throttle },
@@ -40,7 +46,9 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "origin.certificate", source: DESIGN, apply: origin_certificate },
     Rule { id: "tcp.partial", source: OONI, apply: tcp_partial },
     Rule { id: "identity.reached", source: DESIGN, apply: identity_reached },
-    Rule { id: "network.captive_portal", source: OONI, apply: captive_portal },
+    Rule { id: "network.offline", source: DESIGN_ENOUGH, apply: offline },
+    Rule { id: "network.unpaid", source: "net4people/bbs: SIM quarantine, unpaid bills", apply: unpaid },
+    Rule { id: "network.captive_portal", source: "OONI; RFC 8952", apply: captive_portal },
     Rule { id: "network.whitelist", source: NET4PEOPLE, apply: whitelist },
     Rule { id: "network.shutdown", source: OONI, apply: shutdown },
     Rule { id: "host.interceptor", source: "Censored Planet", apply: host_interceptor },
@@ -64,6 +72,11 @@ pub(super) const TABLE: &[Rule] = &[
         apply: address_dead,
     },
     Rule { id: "address.stale", source: DESIGN_ENOUGH, apply: address_stale },
+    Rule {
+        id: "network.ipv6",
+        source: "design: a line without IPv6 tells nothing of it",
+        apply: ipv6_unwell,
+    },
     Rule { id: "tcp.unconnected", source: OONI, apply: tcp_unconnected },
     Rule { id: "tls.cut", source: "OONI; Censored Planet", apply: tls_cut },
     Rule { id: "tls.other_key", source: OONI, apply: tls_other_key },
@@ -76,6 +89,11 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: "http.other_page", source: OONI, apply: http_other_page },
     Rule { id: "contradictory", source: DESIGN_ENOUGH, apply: contradictory },
 ];
+
+/// Where the agent stands no record tells: the collector does, and [`super::elsewhere`] speaks before any record is read.
+fn elsewhere_unread(_: &Case<'_>) -> Found {
+    None
+}
 
 /// The mirror's own key, under a certificate that browsers refuse. Seen here alone it may be this agent's clock or roots.
 fn origin_certificate(case: &Case<'_>) -> Found {
@@ -97,19 +115,6 @@ fn identity_reached(case: &Case<'_>) -> Found {
     let mut basis = vec![format!("{how}{key}, from {}", exchange.address)];
     basis.extend(false_among_true(case));
     Conclusion::of(Outcome::Ok, basis)
-}
-
-fn captive_portal(case: &Case<'_>) -> Found {
-    let (page, url) =
-        urls_seen(case).find_map(|url| case.fingerprints.captive_url(&url).map(|p| (p.to_owned(), url)))?;
-    Conclusion::of(Outcome::Restricted, vec![format!("{url} is a carrier's captive page ({page})")])
-}
-
-fn host_interceptor(case: &Case<'_>) -> Found {
-    let found =
-        main_handshakes(case.record).find_map(|tls| case.fingerprints.host_interceptor(&tls.chain))?;
-    let basis = format!("{found} on the agent's own host breaks TLS open");
-    Conclusion::of(Outcome::Insufficient, vec![basis])
 }
 
 fn dns_stub_address(case: &Case<'_>) -> Found {

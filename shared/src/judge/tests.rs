@@ -5,6 +5,7 @@ mod controls;
 mod cuts;
 mod gate;
 mod identity;
+mod line;
 pub(crate) mod transfer;
 
 use super::*;
@@ -371,7 +372,7 @@ fn http_interference_is_told_apart() {
     );
     check("http.cut blocked http.reset host", plain(|x| x.outcome = HttpOutcome::Reset));
     check(
-        "network.captive_portal restricted",
+        "network.unpaid restricted",
         plain(|x| {
             x.status = Some(302);
             x.headers = vec![("location".into(), "http://unblock.mts.ru/".into())];

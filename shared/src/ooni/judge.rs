@@ -23,8 +23,14 @@ const VAGUE_FAULT: &str = "ssl_invalid_certificate";
 /// The helper that compares, as OONI names the first of them.
 const TEST_HELPER: &str = "https://0.th.ooni.org/";
 /// Rules of the table that need no comparison: what is known to be a stub, or a state's key.
-const CONFIRMING_RULES: &[&str] =
-    &["dns.stub_address", "http.stub_redirect", "http.stub_page", "tls.state_ca", "network.captive_portal"];
+const CONFIRMING_RULES: &[&str] = &[
+    "dns.stub_address",
+    "http.stub_redirect",
+    "http.stub_page",
+    "tls.state_ca",
+    "network.unpaid",
+    "network.captive_portal",
+];
 
 /// What we make of a measurement, with what OONI made of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
