@@ -99,7 +99,18 @@ pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Res
     match format {
         Format::Json => print_json(&agents.iter().map(agent_json).collect::<Vec<_>>())?,
         Format::Table => print(&draw(
-            ["agent", "owner", "market", "carrier", "access", "connected", "last record", "records"],
+            [
+                "agent",
+                "owner",
+                "market",
+                "carrier",
+                "access",
+                "connected",
+                "network",
+                "clock",
+                "last record",
+                "records",
+            ],
             agents.iter().map(|agent| {
                 let control = agent.carrier.is_empty();
                 [
@@ -109,6 +120,8 @@ pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Res
                     if control { "control".to_owned() } else { agent.carrier.clone() },
                     or_dash(&agent.access),
                     if agent.connected { "yes" } else { "no" }.to_owned(),
+                    network_text(agent),
+                    agent.clock_ahead_millis.map_or("-".to_owned(), clock_text),
                     instant(agent.last_record_at_millis),
                     agent.records.to_string(),
                 ]
@@ -116,6 +129,25 @@ pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Res
         ))?,
     }
     Ok(())
+}
+
+/// The network an agent's stream comes from, and whether that is where it should be.
+fn network_text(agent: &wire::Agent) -> String {
+    match agent.asn {
+        0 => "-".to_owned(),
+        asn if agent.elsewhere => format!("ELSEWHERE: AS{asn}"),
+        asn => format!("AS{asn}"),
+    }
+}
+
+/// How far a clock is off, to the second: the references' dates tell no more.
+fn clock_text(ahead_millis: i64) -> String {
+    let off_secs = ahead_millis.unsigned_abs().saturating_add(500) / 1000;
+    match off_secs {
+        0 | 1 => "right".to_owned(),
+        secs if ahead_millis < 0 => format!("{secs} s slow"),
+        secs => format!("{secs} s fast"),
+    }
 }
 
 fn access(text: &str) -> Result<Access, String> {
@@ -152,5 +184,28 @@ fn agent_json(agent: &wire::Agent) -> serde_json::Value {
         "connected": agent.connected,
         "last_record_at_millis": (agent.last_record_at_millis > 0).then_some(agent.last_record_at_millis),
         "records": agent.records,
+        "asn": (agent.asn > 0).then_some(agent.asn),
+        "elsewhere": agent.elsewhere,
+        "clock_ahead_millis": agent.clock_ahead_millis,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_an_agent_stands_and_how_its_clock_goes_is_read_at_a_glance() {
+        let agent = |asn, elsewhere| wire::Agent { asn, elsewhere, ..wire::Agent::default() };
+        let check = |asn, elsewhere, text| assert_eq!(network_text(&agent(asn, elsewhere)), text);
+        check(0, false, "-");
+        check(29_355, false, "AS29355");
+        check(9_198, true, "ELSEWHERE: AS9198");
+        let check = |millis, text| assert_eq!(clock_text(millis), text);
+        check(0, "right");
+        check(-1_400, "right");
+        check(1_500, "2 s fast");
+        check(-300_000, "300 s slow");
+        check(i64::MIN, "9223372036854776 s slow");
+    }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use zerkalo_core::admission::ended_at;
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::journal::{Event, JournalEntry, SettingsText};
 use zerkalo_core::ooni::{Exported, export};
@@ -23,8 +24,6 @@ use crate::journal::read_journal;
 const CONTROLS_MAX: usize = 16;
 /// Records that may wait for a control; the oldest goes without.
 const WAITING_MAX: usize = 4_096;
-/// A record that arrives this much later than it says it ended was spooled: then its own clock is believed.
-const SPOOLED_AFTER_MILLIS: u64 = 60_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ExportFormat {
@@ -76,6 +75,8 @@ pub fn export_journal(args: &ExportArgs) -> Result<()> {
 #[derive(Default)]
 struct Places {
     stations: BTreeMap<AgentId, Station>,
+    /// The networks their streams were seen to come from.
+    observed: BTreeMap<AgentId, u32>,
     catalogue: Option<Catalogue>,
     policies: Vec<Policy>,
 }
@@ -107,6 +108,8 @@ impl<W: Write> Exporter<W> {
             Event::Enrolled(enrolment) => {
                 self.places.stations.insert(enrolment.agent, enrolment.station);
             }
+            Event::Observed { agent, asn: Some(asn) } => drop(self.places.observed.insert(agent, asn)),
+            Event::Observed { agent, asn: None } => drop(self.places.observed.remove(&agent)),
             Event::Record { signed, facts } => self.take_record(&signed.agent, facts, entry.at)?,
             _ => {}
         }
@@ -120,12 +123,14 @@ impl<W: Write> Exporter<W> {
         }
         let began_at = began_at(&facts, at);
         match self.places.stations.get(agent) {
+            Some(Station::Control) if self.places.is_within_a_carrier(agent) => Ok(()),
             Some(Station::Control) => self.take_control(mirror, began_at, facts),
             Some(Station::Field { carrier, .. }) => {
                 let Some((asn, country, wait_secs)) = self.places.network(carrier) else {
                     self.unplaced += 1;
                     return Ok(());
                 };
+                let asn = self.places.observed.get(agent).copied().unwrap_or(asn);
                 let until = began_at.plus_secs(wait_secs);
                 self.pair(&mirror, Waiting { facts, asn, country, began_at, until })
             }
@@ -203,6 +208,13 @@ impl Places {
         Ok(())
     }
 
+    /// Whether a control was seen in a carrier's network: then the collector does not take it for one either.
+    fn is_within_a_carrier(&self, agent: &AgentId) -> bool {
+        let carriers = self.catalogue.iter().flat_map(Catalogue::carriers);
+        let asn = self.observed.get(agent);
+        asn.is_some_and(|asn| carriers.into_iter().any(|carrier| carrier.asns.contains(asn)))
+    }
+
     /// A carrier's first ASN, its market's country, and how long a record of it waits for a control, in seconds.
     fn network(&self, carrier: &CarrierId) -> Option<(u32, Option<Country>, u64)> {
         let carrier = self.catalogue.as_ref()?.carrier(carrier)?;
@@ -214,7 +226,5 @@ impl Places {
 
 /// When a record's visit began, by the collector's clock.
 fn began_at(facts: &ProbeRecord, arrived_at: UnixMillis) -> UnixMillis {
-    let spooled = arrived_at.since_millis(facts.ended_at()) > SPOOLED_AFTER_MILLIS;
-    let ended_at = if spooled { facts.ended_at() } else { arrived_at };
-    ended_at.minus_millis(facts.duration_micros.div_ceil(1000))
+    ended_at(facts, arrived_at).minus_millis(facts.duration_micros.div_ceil(1000))
 }

@@ -175,6 +175,10 @@ enum Request {
         claim: Box<Claim>,
         reply: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
     },
+    Observe {
+        agent: AgentId,
+        asn: Option<u32>,
+    },
     PutList {
         opened: Box<OpenedList>,
         reply: oneshot::Sender<Result<u64, ChangeRefusal>>,
@@ -213,6 +217,16 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Enrol { claim: Box::new(claim), reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Notes the network an agent's stream comes from, before whatever is handed in after it. Where that cannot be
+    /// written the next stream tells again.
+    pub async fn observe(&self, agent: AgentId, asn: Option<u32>) -> Result<(), Stopping> {
+        let is_known = self.read(|fold| fold.agents().get(&agent).is_some_and(|known| known.asn == asn));
+        if is_known {
+            return Ok(());
+        }
+        self.requests.send(Request::Observe { agent, asn }).await.map_err(|_| Stopping)
     }
 
     /// Puts a list in force; gives its version.

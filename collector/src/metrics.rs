@@ -51,6 +51,7 @@ pub struct Metrics {
     pub journal_bytes: Counter,
     pub journal_append_failures: Codes,
     pub agents_connected: Gauge,
+    pub agents_elsewhere: Gauge,
     pub decisions: Family<DecisionLabels, Counter>,
     pub webhooks: Family<WebhookLabels, Counter>,
     pub outbox_pending: Gauge,
@@ -91,6 +92,8 @@ impl Metrics {
         let help = "Writes to the journal that failed";
         to.register("journal_append_failures", help, self.journal_append_failures.clone());
         to.register("agents_connected", "Agents on the uplink now", self.agents_connected.clone());
+        let help = "Agents whose streams come from another network than they were enrolled for";
+        to.register("agents_elsewhere", help, self.agents_elsewhere.clone());
         to.register("decisions", "Decisions logged", self.decisions.clone());
         to.register("webhooks", "Webhooks by result", self.webhooks.clone());
         let help = "Seconds the clock stands behind the journal's last entry";

@@ -31,6 +31,9 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
             code: code.as_str().to_owned(),
         }),
         Event::Tick => Wire::Tick(wire::Tick {}),
+        Event::Observed { agent, asn } => {
+            Wire::Observed(wire::Observed { agent: agent.to_string(), asn: asn.unwrap_or_default() })
+        }
     };
     wire::JournalEntry { at_millis: entry.at.0, event: Some(event) }.encode_to_vec()
 }
@@ -62,6 +65,10 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
                 .ok_or_else(|| DecodeError::invalid("code", &refused.code))?,
         },
         Wire::Tick(_) => Event::Tick,
+        Wire::Observed(observed) => Event::Observed {
+            agent: agent(&observed.agent)?,
+            asn: Some(observed.asn).filter(|asn| *asn != 0),
+        },
     };
     Ok(JournalEntry { at: UnixMillis(entry.at_millis), event })
 }
@@ -143,6 +150,8 @@ mod tests {
             },
             Event::Refused { signed: signed.clone(), code: RejectionCode::FutureTime },
             Event::Tick,
+            Event::Observed { agent: id.clone(), asn: Some(8_359) },
+            Event::Observed { agent: id.clone(), asn: None },
         ] {
             let entry = JournalEntry { at: UnixMillis(7), event };
             assert_eq!(decode(&encode(&entry)).unwrap(), entry);

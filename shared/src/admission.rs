@@ -16,6 +16,9 @@ pub const CLOCK_AHEAD_MAX_MILLIS: u64 = 120_000;
 /// Statements an agent may have in flight: resends are compared byte for byte within this window.
 pub const RESEND_WINDOW: usize = 256;
 
+/// A record that arrives this much later than it says it ended was spooled: then its own clock is believed.
+pub const SPOOLED_AFTER_MILLIS: u64 = 60_000;
+
 /// Stable codes a peer gets; never renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RejectionCode {
@@ -201,6 +204,23 @@ pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -
     }
 }
 
+/// When a record that is admitted at `now` ended, by the collector's clock. The agent's own clock counts for a spooled
+/// record alone, and then less what the agent found it to be off: what arrives at once and was measured by a slow clock
+/// is not old. A clock is never believed to be further ahead than one that is admitted may be, so that nobody who forges
+/// a reference's date can make fresh records old.
+pub fn ended_at(facts: &ProbeRecord, now: UnixMillis) -> UnixMillis {
+    let claimed = facts.ended_at();
+    let ahead_millis =
+        facts.network.as_ref().and_then(|network| network.clock_ahead_millis).unwrap_or_default();
+    let off_millis = ahead_millis.unsigned_abs();
+    let ended = if ahead_millis < 0 {
+        claimed.plus_millis(off_millis)
+    } else {
+        claimed.minus_millis(off_millis.min(CLOCK_AHEAD_MAX_MILLIS))
+    };
+    if now.since_millis(ended) > SPOOLED_AFTER_MILLIS { ended } else { now }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,5 +273,31 @@ mod tests {
         forged.body[0] ^= 1;
         check(&forged, Err(RejectionCode::BadSignature));
         check(&sign(head.last(), &vec![0; BODY_LEN_MAX + 1]), Err(RejectionCode::FrameTooLarge));
+    }
+
+    #[test]
+    fn a_record_is_placed_by_the_collector_s_clock() {
+        let now = UnixMillis(10_000_000);
+        let check = |ended: u64, ahead_millis: Option<i64>, expected: u64| {
+            let mut facts = crate::judge::tests::healthy();
+            (facts.started_at, facts.duration_micros) = (UnixMillis(ended - 500), 500_000);
+            facts.network =
+                Some(crate::record::NetworkCheck { clock_ahead_millis: ahead_millis, ..Default::default() });
+            assert_eq!(ended_at(&facts, now), UnixMillis(expected), "{ended} {ahead_millis:?}");
+        };
+        // Just measured, whatever the clock says.
+        check(9_999_000, None, 10_000_000);
+        check(10_060_000, None, 10_000_000);
+        // Spooled for an hour by a clock that is right, slow by five minutes, fast by one.
+        check(6_400_000, None, 6_400_000);
+        check(6_100_000, Some(-300_000), 6_400_000);
+        check(6_460_000, Some(60_000), 6_400_000);
+        // Just measured by a clock five minutes slow, or by one that stands in 1970.
+        check(9_700_000, Some(-300_000), 10_000_000);
+        check(1_000, Some(-9_999_500), 10_000_000);
+        // Nothing ends after it came, and nobody's forged date makes it older than two minutes.
+        check(9_999_000, Some(-3_600_000), 10_000_000);
+        check(9_999_000, Some(3_600_000), 9_879_000);
+        check(9_999_000, Some(i64::MIN), 10_000_000);
     }
 }

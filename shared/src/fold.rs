@@ -6,6 +6,7 @@
 mod judging;
 mod settings;
 mod view;
+mod whereabouts;
 mod wishes;
 
 pub use settings::{SettingsError, check_settings, default_settings};
@@ -38,6 +39,10 @@ pub struct AgentState {
     pub records: u64,
     /// When the last was admitted.
     pub last_record_at: Option<UnixMillis>,
+    /// The network its stream comes from, where the tables know it.
+    pub asn: Option<u32>,
+    /// Its clock minus the others', in ms, by the last record that tells.
+    pub clock_ahead_millis: Option<i64>,
 }
 
 /// The cells of one mirror.
@@ -100,6 +105,8 @@ impl Fold {
                 agent.head.advance(link);
                 agent.records += 1;
                 agent.last_record_at = Some(self.at);
+                let clock = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
+                agent.clock_ahead_millis = clock.or(agent.clock_ahead_millis);
                 let mirror = facts.mirror.clone();
                 self.judge_record(&signed.agent, link.hash, facts);
                 return mirror.map(|mirror| self.decide(Some(&mirror))).unwrap_or_default();
@@ -107,6 +114,12 @@ impl Fold {
             Event::Refused { signed, .. } => {
                 if let Some(agent) = self.agents.get_mut(&signed.agent) {
                     agent.head.advance(signed.link());
+                }
+                return Vec::new();
+            }
+            Event::Observed { agent, asn } => {
+                if let Some(agent) = self.agents.get_mut(agent) {
+                    agent.asn = *asn;
                 }
                 return Vec::new();
             }
@@ -170,6 +183,8 @@ impl Fold {
             head: ChainHead::default(),
             records: 0,
             last_record_at: None,
+            asn: None,
+            clock_ahead_millis: None,
         };
         self.agents.insert(enrolment.agent.clone(), state);
     }

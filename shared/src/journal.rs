@@ -42,6 +42,9 @@ pub enum Event {
     Refused { signed: SignedRecord, code: RejectionCode },
     /// Time passed, and a decision may depend on it.
     Tick,
+    /// The network an agent's stream comes from, where that has changed: its number alone, never an address. `None`:
+    /// none that the tables know.
+    Observed { agent: AgentId, asn: Option<u32> },
 }
 
 /// The data files in force, as text: parsed by `settings`.

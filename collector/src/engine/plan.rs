@@ -1,6 +1,6 @@
 //! What a group of requests would put into the journal, decided before anything is written.
 //!
-//! A plan sees the fold with the group's own earlier entries laid over it: chain heads and the list. It writes nothing
+//! A plan sees the fold with the group's own earlier entries laid over it: chain heads, the list, where agents stand. It writes nothing
 //! and applies nothing, so a group that cannot be synced leaves no trace.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ pub struct Plan<'a> {
     at: UnixMillis,
     heads: BTreeMap<AgentId, ChainHead>,
     list: Option<MirrorList>,
+    observed: BTreeMap<AgentId, Option<u32>>,
     entries: Vec<JournalEntry>,
     tally: Tally,
 }
@@ -39,8 +40,8 @@ pub struct Tally {
 impl<'a> Plan<'a> {
     /// An empty plan whose entries will bear `at`.
     pub fn new(fold: &'a Fold, at: UnixMillis) -> Self {
-        let (heads, entries) = (BTreeMap::new(), Vec::new());
-        Self { fold, at, heads, list: None, entries, tally: Tally::default() }
+        let (heads, observed, entries) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { fold, at, heads, list: None, observed, entries, tally: Tally::default() }
     }
 
     /// The entries to append, and what to count afterwards.
@@ -73,6 +74,15 @@ impl<'a> Plan<'a> {
             answer.acked = self.heads.get(&batch.agent).map(ChainHead::last);
         }
         answer
+    }
+
+    /// Notes where an agent's stream comes from, if that is news.
+    pub fn observe(&mut self, agent: AgentId, asn: Option<u32>) {
+        let known = self.fold.agents().get(&agent).map(|known| known.asn);
+        let known = known.map(|known| self.observed.insert(agent.clone(), asn).unwrap_or(known));
+        if known.is_some_and(|known| known != asn) {
+            self.push(Event::Observed { agent, asn });
+        }
     }
 
     /// Puts an opened list in force.

@@ -82,6 +82,7 @@ pub fn start(
     // What the past asked for is not wanted now.
     fold.take_wishes();
     tracing::info!(entries, agents = fold.agents().len(), "folded the journal");
+    count_elsewhere(&fold, &parts.metrics);
     let deadline = fold.next_deadline();
     let view = Arc::new(View {
         fold: RwLock::new(fold),
@@ -319,6 +320,10 @@ impl Writer {
                     None
                 }
             },
+            Request::Observe { agent, asn } => {
+                plan.observe(agent, asn);
+                None
+            }
             Request::PutList { opened, reply } => match plan.put_list(*opened) {
                 Ok(version) => Some(Reply::List { version, to: reply }),
                 Err(refusal) => {
@@ -361,7 +366,12 @@ impl Writer {
             // Without a stream open nobody hears a wish, and nothing is lost.
             fold.take_wishes().into_iter().for_each(|wish| drop(self.view.wishes.send(wish)));
         }
-        self.deadline = self.view.fold.read().unwrap_or_else(PoisonError::into_inner).next_deadline();
+        let fold = self.view.fold.read().unwrap_or_else(PoisonError::into_inner);
+        self.deadline = fold.next_deadline();
+        if entries.iter().any(|entry| moves_agents(&entry.event)) {
+            count_elsewhere(&fold, &self.parts.metrics);
+        }
+        drop(fold);
         self.view.publish();
         for decision in decisions {
             tracing::info!(
@@ -460,6 +470,15 @@ impl Writer {
             Reply::List { version, to } => drop(to.send(Ok(version))),
         }
     }
+}
+
+/// Whether an entry may change where an agent stands, or ought to.
+fn moves_agents(event: &Event) -> bool {
+    matches!(event, Event::Observed { .. } | Event::Enrolled(_) | Event::Revoked(_) | Event::Settings(_))
+}
+
+fn count_elsewhere(fold: &Fold, metrics: &Metrics) {
+    metrics.agents_elsewhere.set(i64::try_from(fold.count_elsewhere()).unwrap_or(i64::MAX));
 }
 
 /// The next group: what comes within the window after the first request. Empty when only time passed; `None` when

@@ -68,6 +68,7 @@ impl Stream {
         let agent = &self.agent;
         // Before the Welcome: who was welcomed misses no wish.
         let wishes = self.engine.wishes();
+        self.observe().await;
         let end = match self.greet(&mut inbound).await {
             Ok(lists) => {
                 tracing::info!(%agent, "connected");
@@ -83,6 +84,19 @@ impl Stream {
             // If the agent reads no more, it learns it from the closed connection.
             let _ = self.responses.try_send(Err(status(grpc, code, detail)));
         }
+    }
+
+    /// Notes the network the stream comes from, before any of its records; the address itself goes no further.
+    async fn observe(&self) {
+        let (asn, before) = self.engine.read(|fold| {
+            let before = fold.agents().get(&self.agent).and_then(|agent| agent.asn);
+            (self.peer.and_then(|peer| fold.asn_of(peer)), before)
+        });
+        if asn != before {
+            tracing::info!(agent = %self.agent, ?asn, ?before, "comes from another network than before");
+        }
+        // A collector that stops says so to the agent elsewhere.
+        let _ = self.engine.observe(self.agent.clone(), asn).await;
     }
 
     /// Hello, then Welcome and the list if the agent's is older.

@@ -10,4 +10,5 @@ mod operators;
 mod restart;
 mod samples;
 mod webhook;
+mod whereabouts;
 mod world;

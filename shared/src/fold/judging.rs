@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use super::Fold;
+use crate::admission;
 use crate::cell::{Evidence, News};
 use crate::judge::{
-    Case, Home, Standing, field_addresses, has_read_large_page, judge, standing, unvisited, wants_control,
+    Case, Home, Standing, elsewhere, field_addresses, has_read_large_page, judge, standing, unvisited,
+    wants_control,
 };
 use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
 use crate::words::{AgentId, Country, MirrorId, OwnerId, Station, UnixMillis};
 
-/// A record that arrives this much later than it says it ended was spooled: then its own clock is believed.
-const SPOOLED_AFTER_MILLIS: u64 = 60_000;
 /// Control records kept for each mirror: some minutes of several controls.
 const CONTROLS_MAX: usize = 16;
 /// Failed records that may wait for one mirror; the oldest goes without a control.
@@ -110,6 +110,8 @@ impl Fold {
         // Who was revoked may still have a stream open; its records count for nothing.
         let known = self.agents.get(agent).filter(|agent| !agent.revoked);
         match known.map(|agent| agent.enrolment.station.clone()) {
+            // A control within a carrier's network is none.
+            Some(Station::Control) if self.elsewhere(agent).is_some() => {}
             Some(Station::Control) => {
                 let controls = self.docket.controls.entry(mirror.clone()).or_default();
                 controls.push_back(measured);
@@ -119,6 +121,10 @@ impl Fold {
                 self.judge_waiting(&mirror);
             }
             Some(Station::Field { carrier, .. }) => {
+                if let Some(asn) = self.elsewhere(agent) {
+                    let until = measured.began_at;
+                    return self.observe(&Waiting { measured, until }, &mirror, elsewhere(asn, &carrier));
+                }
                 let alone = self.verdict(&measured, &mirror, &[]);
                 let wait = self
                     .settings
@@ -293,9 +299,7 @@ impl Fold {
     }
 
     fn place_in_time(&self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) -> Measured {
-        let claimed = facts.ended_at();
-        let spooled = self.at.since_millis(claimed) > SPOOLED_AFTER_MILLIS;
-        let ended_at = if spooled { claimed } else { self.at };
+        let ended_at = admission::ended_at(facts, self.at);
         let began_at = ended_at.minus_millis(facts.duration_micros.div_ceil(1000));
         Measured { agent: agent.clone(), hash, began_at, ended_at, facts: facts.clone() }
     }

@@ -1,6 +1,7 @@
 //! Whole stories through the fold: four Kazakh carriers of three owners, a control, one mirror.
 
 mod controls;
+mod whereabouts;
 
 use super::*;
 use crate::evidence::{ChainLink, SecretKey, SignedRecord};

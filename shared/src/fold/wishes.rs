@@ -66,7 +66,8 @@ impl Fold {
     fn ask(&mut self, mirror: &MirrorId, addresses: &[IpAddr], chosen: impl Fn(&Station, &AgentId) -> bool) {
         let now = self.at;
         for (agent, state) in &self.agents {
-            let wanted = !state.revoked && chosen(&state.enrolment.station, agent);
+            let is_heard = !state.revoked && state.elsewhere(self.settings.catalogue()).is_none();
+            let wanted = is_heard && chosen(&state.enrolment.station, agent);
             if !wanted || self.wishes.open.len() >= WISHES_MAX {
                 continue;
             }
