@@ -145,18 +145,27 @@ impl Fleet {
         webhook: Option<WebhookTarget<'_>>,
         hosts: &[Host],
     ) -> Result<Self> {
+        Self::start_with(&program("zerkalo-agent")?, internet, webhook, hosts).await
+    }
+
+    /// The same with an agent program of another build.
+    pub async fn start_with(
+        program: &Path,
+        internet: &Internet,
+        webhook: Option<WebhookTarget<'_>>,
+        hosts: &[Host],
+    ) -> Result<Self> {
         let collector = Collector::start(webhook).await?;
         collector.operator.put_list(&internet.list(1, now())).await.context("the mirror list was refused")?;
         let ca_file = collector.home().join("lab-ca.pem");
         std::fs::write(&ca_file, internet.ca_pem())?;
-        let program = program("zerkalo-agent")?;
         let turns = Arc::new(Semaphore::new(ENROLMENTS_AT_ONCE));
         let mut starting = JoinSet::new();
         for host in hosts {
             let seat = Seat::new(host, internet)?;
             let dir = collector.home().join("agents").join(&seat.owner);
             let (operator, turns) = (collector.operator.clone(), Arc::clone(&turns));
-            let (program, ca_file) = (program.clone(), ca_file.clone());
+            let (program, ca_file) = (program.to_owned(), ca_file.clone());
             starting.spawn(async move {
                 let _turn = turns.acquire().await?;
                 seat.enrol_and_run(&operator, &program, &dir, &ca_file).await

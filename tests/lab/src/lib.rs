@@ -24,3 +24,4 @@ pub mod play;
 pub mod sample;
 pub mod load;
 pub mod namespaces;
+pub mod speed;

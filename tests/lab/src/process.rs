@@ -59,6 +59,11 @@ impl Process {
         &self.name
     }
 
+    /// Its process id; `None` once it ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
