@@ -1,8 +1,12 @@
 # The two commands: `make demo` and `make test`. `make help` lists the rest.
 
 ARGS ?=
+# The agent for boxes on somebody's line: no shared library, no unwinding, equal functions folded.
+SMALL_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+SMALL = target/$(SMALL_TARGET)/small/zerkalo-agent
+SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all
 
-.PHONY: help demo test lab bench lint advisories
+.PHONY: help demo test lab small bench lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -21,11 +25,17 @@ lab: ## simulated censors in network namespaces (root): every scenario; report i
 	cargo build --bins -p zerkalo-agent -p zerkalo-lab
 	target/debug/zerkalo-netlab $(ARGS)
 
-bench: ## verify, judge, fold, frames (criterion), then ingest over mTLS (release)
+small: ## the agent as one small static file: target/HOST/small/zerkalo-agent
+	AWS_LC_SYS_CFLAGS="-Os -fno-asynchronous-unwind-tables" RUSTFLAGS="$(SMALL_FLAGS)" \
+		cargo build --profile small --target $(SMALL_TARGET) -p zerkalo-agent
+
+bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and what a probe costs beside other tools (release)
+	@tests/prepare bench
 	@echo "machine: $$(uname -n), $$(nproc) cores, $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
 	cargo bench -p zerkalo-core
 	cargo build --release --bins -p zerkalo-collector -p zerkalo-lab
 	target/release/zerkalo-load $(ARGS)
+	target/release/zerkalo-speed --agent $(SMALL)
 
 lint: ## format, clippy, docs, licences, protos: the gate without its tests
 	.ci/run format lint docs tree protos

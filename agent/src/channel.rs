@@ -3,12 +3,14 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::codegen::Service;
@@ -120,16 +122,17 @@ async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The host's addresses, by hickory; by the C library where the system's resolvers cannot be read.
+/// The host's addresses; where the system names no resolver, from the one on this host, as resolv.conf(5) has it.
 async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }
-    match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
-        Ok(resolver) => {
-            let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
-            Ok(found.iter().collect())
-        }
-        Err(_) => Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect()),
-    }
+    let builder = TokioResolver::builder_tokio().unwrap_or_else(|_| {
+        let own = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+        let config = ResolverConfig::from_parts(None, vec![], vec![own]);
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    });
+    let resolver = builder.build().map_err(io::Error::other)?;
+    let found = resolver.lookup_ip(host).await.map_err(io::Error::other)?;
+    Ok(found.iter().collect())
 }
