@@ -4,7 +4,8 @@ ARGS ?=
 # The agent for boxes on somebody's line: no shared library, no unwinding, equal functions folded.
 SMALL_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SMALL = target/$(SMALL_TARGET)/small/zerkalo-agent
-SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all
+SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all \
+	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld
 
 .PHONY: help demo test lab small bench lint advisories
 

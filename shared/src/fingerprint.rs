@@ -1,6 +1,7 @@
 //! What known blocking looks like: stub hosts, stub addresses, page texts, interception authorities, and rows imported
 //! from public lists. Data; matching only: what a match means is the rules' business.
 
+mod expression;
 mod imported;
 
 use std::net::IpAddr;

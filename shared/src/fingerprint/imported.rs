@@ -4,18 +4,16 @@
 
 use std::net::IpAddr;
 
-use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::Weight;
+use super::expression::Expression;
 use crate::words::Country;
 
 /// Most rows in a set: ten times the public lists.
 pub const ROWS_MAX: usize = 20_000;
 /// Longest pattern, in bytes: the longest of the public lists has 831.
 pub const PATTERN_LEN_MAX: usize = 4_096;
-/// Largest compiled regular expression, in bytes: a hostile row must not fill the memory.
-const REGEX_SIZE_MAX: usize = 1024 * 1024;
 /// Rows the list's own authors trust less (of 0 to 10) confirm nothing; 5 is what they give where nobody looked closer.
 pub const CONFIDENCE_MIN: u8 = 5;
 /// Characters of a pattern shown.
@@ -118,7 +116,7 @@ enum Pattern {
     Full,
     Prefix,
     Contains,
-    Regexp(Regex),
+    Regexp(Expression),
 }
 
 /// A checked row, its pattern compiled.
@@ -170,7 +168,7 @@ impl Row {
             "full" => Pattern::Full,
             "prefix" => Pattern::Prefix,
             "contains" => Pattern::Contains,
-            "regexp" => Pattern::Regexp(compile(&text.pattern)?),
+            "regexp" => Pattern::Regexp(Expression::compile(&text.pattern)?),
             _ => return Err(RowError::PatternType(text.pattern_type)),
         };
         Ok(Self { scope: Scope::parse(&text.scope), text, location, pattern })
@@ -270,12 +268,4 @@ impl From<Row> for RowText {
     fn from(row: Row) -> Self {
         row.text
     }
-}
-
-fn compile(pattern: &str) -> Result<Regex, RowError> {
-    RegexBuilder::new(pattern)
-        .size_limit(REGEX_SIZE_MAX)
-        .dfa_size_limit(REGEX_SIZE_MAX)
-        .build()
-        .map_err(|error| RowError::Regexp(error.to_string().lines().last().unwrap_or_default().to_owned()))
 }
