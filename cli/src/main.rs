@@ -15,6 +15,7 @@ mod enrolment;
 mod mirrors;
 mod matrix;
 mod decisions;
+mod mitm;
 mod judge;
 mod journal;
 mod replay;
@@ -50,6 +51,9 @@ enum Command {
     /// What each market should do, and why.
     #[command(subcommand)]
     Decisions(decisions::Decisions),
+    /// Who was seen breaking TLS open.
+    #[command(subcommand)]
+    Mitm(mitm::Mitm),
     /// Judge records in files, without a collector.
     Judge(judge::JudgeArgs),
     /// Fold a journal again and print its decisions, without a collector.
@@ -103,6 +107,7 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Mirrors(command) => mirrors::mirrors(service, &operator.signing_key, command).await,
             Command::Matrix(args) => matrix::matrix(service, args).await,
             Command::Decisions(command) => decisions::decisions(service, command).await,
+            Command::Mitm(command) => mitm::mitm(service, command).await,
             Command::Judge(args) => judge::judge_files(&args),
             Command::Replay(args) => replay::replay(&args),
             Command::Fingerprints(command) => fingerprints::fingerprints(&command),

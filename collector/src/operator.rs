@@ -3,6 +3,8 @@
 //! Every call bears the API token. Nothing here can sign a list: that takes the operator's key, which the collector
 //! never has.
 
+mod interceptions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +202,15 @@ impl OperatorService for Operator {
         let evidence = decision.evidence.iter().map(evidence_to_wire).collect();
         let decision = Some(decision_to_wire(&decision, json));
         Ok(Response::new(wire::ExplainDecisionResponse { decision, evidence }))
+    }
+
+    async fn list_interceptions(
+        &self,
+        request: Request<wire::ListInterceptionsRequest>,
+    ) -> Result<Response<wire::ListInterceptionsResponse>, Status> {
+        let request = request.into_inner();
+        let ledger = self.engine.read(|fold| fold.ledger().clone());
+        Ok(Response::new(interceptions::listed(&ledger, &request)))
     }
 }
 

@@ -3,6 +3,7 @@
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::cell::{CarrierView, CellView};
 use zerkalo_core::fold::{AgentState, Matrix, MatrixRow};
+use zerkalo_core::ledger::{IssuerView, Period, Sighting};
 use zerkalo_core::market::{Decision, EvidenceItem};
 use zerkalo_core::words::Station;
 
@@ -59,6 +60,46 @@ pub fn evidence_to_wire(item: &EvidenceItem) -> wire::Evidence {
         at_millis: item.at.0,
         verdict_json: serde_json::to_string(&item.verdict).expect("a verdict is texts only"),
     }
+}
+
+/// One certificate of the ledger.
+pub fn sighting_to_wire(sighting: &Sighting) -> wire::InterceptingCertificate {
+    let networks = sighting.networks.iter();
+    wire::InterceptingCertificate {
+        sha256: sighting.sha256.to_string(),
+        subject: sighting.subject.clone(),
+        issuer: sighting.issuer.clone(),
+        validity: Some(period(&sighting.validity)),
+        interceptor: sighting.interceptor.as_str().to_owned(),
+        place: sighting.place.as_str().to_owned(),
+        networks: networks
+            .map(|(carrier, access)| wire::Network {
+                carrier: carrier.to_string(),
+                access: access.to_string(),
+            })
+            .collect(),
+        mirrors: sighting.mirrors.iter().map(ToString::to_string).collect(),
+        first_seen_millis: sighting.first_seen.0,
+        last_seen_millis: sighting.last_seen.0,
+        records: sighting.records,
+    }
+}
+
+/// One issuer of the ledger.
+pub fn issuer_to_wire(view: &IssuerView) -> wire::InterceptingIssuer {
+    wire::InterceptingIssuer {
+        issuer: view.issuer.clone(),
+        interceptor: view.interceptor.as_str().to_owned(),
+        certificates: view.certificates,
+        first_seen_millis: view.first_seen.0,
+        last_seen_millis: view.last_seen.0,
+        gaps: view.gaps.iter().map(period).collect(),
+        own_gaps: view.own_gaps.iter().map(period).collect(),
+    }
+}
+
+fn period(period: &Period) -> wire::Period {
+    wire::Period { from_millis: period.from.0, until_millis: period.until.0 }
 }
 
 fn row(row: &MatrixRow) -> wire::MarketRow {

@@ -19,6 +19,7 @@ use crate::admission::ChainHead;
 use crate::cell::Cell;
 use crate::evidence::SignedList;
 use crate::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use crate::ledger::Ledger;
 use crate::market::{Decision, MarketInput, MarketMirror};
 use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, UnixMillis};
@@ -61,6 +62,7 @@ pub struct Fold {
     cells: BTreeMap<MirrorId, MirrorCells>,
     markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
     wishes: Wishes,
+    ledger: Ledger,
 }
 
 impl Default for Fold {
@@ -83,6 +85,7 @@ impl Fold {
             cells: BTreeMap::new(),
             markets: BTreeMap::new(),
             wishes: Wishes::default(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -166,6 +169,11 @@ impl Fold {
         &self.agents
     }
 
+    /// Who was seen breaking TLS open.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The data files in force.
     pub fn settings(&self) -> &SettingsText {
         self.settings.text()
@@ -210,6 +218,7 @@ impl Fold {
         });
         self.docket.retain(stays);
         self.wishes.retain(stays);
+        self.ledger.retain(stays);
         self.list = Some((signed, list));
     }
 

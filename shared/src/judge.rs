@@ -16,8 +16,8 @@ mod stubs;
 mod transfer;
 
 pub use controls::{FIELD_ADDRESSES_MAX, Standing, field_addresses, standing, unvisited};
-pub(crate) use facts::is_authentic;
 pub use facts::{has_reached, reason_unreached};
+pub(crate) use facts::{is_authentic, is_own_key};
 pub use transfer::has_read_large_page;
 
 use crate::catalogue::Carrier;

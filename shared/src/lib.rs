@@ -19,5 +19,6 @@ pub mod verdict;
 pub mod judge;
 pub mod cell;
 pub mod market;
+pub mod ledger;
 pub mod fold;
 pub mod ooni;

@@ -15,10 +15,11 @@ use crate::judge::{
     Case, Home, Standing, elsewhere, field_addresses, has_read_large_page, judge, standing, unvisited,
     wants_control,
 };
+use crate::ledger::Scene;
 use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
-use crate::words::{AgentId, Country, MirrorId, OwnerId, Station, UnixMillis};
+use crate::words::{Access, AgentId, CarrierId, Country, MirrorId, OwnerId, Station, UnixMillis};
 
 /// Control records kept for each mirror: some minutes of several controls.
 const CONTROLS_MAX: usize = 16;
@@ -113,6 +114,7 @@ impl Fold {
             // A control within a carrier's network is none.
             Some(Station::Control) if self.elsewhere(agent).is_some() => {}
             Some(Station::Control) => {
+                self.ledger.note_control(&measured.facts, &mirror);
                 let controls = self.docket.controls.entry(mirror.clone()).or_default();
                 controls.push_back(measured);
                 if controls.len() > CONTROLS_MAX {
@@ -120,11 +122,12 @@ impl Fold {
                 }
                 self.judge_waiting(&mirror);
             }
-            Some(Station::Field { carrier, .. }) => {
+            Some(Station::Field { carrier, access }) => {
                 if let Some(asn) = self.elsewhere(agent) {
                     let until = measured.began_at;
                     return self.observe(&Waiting { measured, until }, &mirror, elsewhere(asn, &carrier));
                 }
+                self.note_interception(&measured, &carrier, access);
                 let alone = self.verdict(&measured, &mirror, &[]);
                 let wait = self
                     .settings
@@ -135,6 +138,15 @@ impl Fold {
             }
             None => {}
         }
+    }
+
+    fn note_interception(&mut self, measured: &Measured, carrier: &CarrierId, access: Access) {
+        let id = measured.facts.mirror.as_ref();
+        // Borrowed apart: the ledger changes, the list and the settings do not.
+        let Self { list, ledger, settings, .. } = self;
+        let Some(mirror) = list.as_ref().zip(id).and_then(|((_, list), id)| list.mirror(id)) else { return };
+        let scene = Scene { mirror, carrier, access, at: measured.ended_at };
+        ledger.note(&measured.facts, scene, settings.fingerprints());
     }
 
     /// Judges what has waited long enough, with the best control there is, or without any.
@@ -156,8 +168,9 @@ impl Fold {
     /// waits for no control, but hears one that has spoken.
     fn file(&mut self, mut waiting: Waiting, mirror: &MirrorId, alone: Verdict) {
         let helps = wants_control(&alone) || matches!(alone.outcome, Outcome::Ok | Outcome::Restricted);
-        let verdict = if helps { self.best_verdict(&waiting, mirror) } else { alone };
-        let Some(until) = self.waits_until(&waiting, mirror, &verdict) else {
+        let heard = if helps { self.controls_for(&waiting, mirror) } else { Vec::new() };
+        let verdict = if helps { self.verdict(&waiting.measured, mirror, &heard) } else { alone };
+        let Some(until) = self.waits_until(&waiting, &verdict, &heard) else {
             return self.observe(&waiting, mirror, verdict);
         };
         waiting.until = until;
@@ -178,9 +191,10 @@ impl Fold {
         let queue = self.docket.waiting.get_mut(mirror).map(std::mem::take).unwrap_or_default();
         let mut left_out = Vec::new();
         for mut waiting in queue {
-            let verdict = self.best_verdict(&waiting, mirror);
-            if let Some(until) = self.waits_until(&waiting, mirror, &verdict) {
-                left_out.extend(self.left_out(&waiting, mirror));
+            let heard = self.controls_for(&waiting, mirror);
+            let verdict = self.verdict(&waiting.measured, mirror, &heard);
+            if let Some(until) = self.waits_until(&waiting, &verdict, &heard) {
+                left_out.extend(left_out_of(&waiting, &heard));
                 waiting.until = until;
                 self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting);
             } else {
@@ -192,12 +206,12 @@ impl Fold {
         }
     }
 
-    /// Until when a record waits on, with that verdict in hand; `None`: it is judged now.
-    fn waits_until(&self, waiting: &Waiting, mirror: &MirrorId, verdict: &Verdict) -> Option<UnixMillis> {
+    /// Until when a record waits on, with a verdict by these controls in hand; `None`: it is judged now.
+    fn waits_until(&self, waiting: &Waiting, verdict: &Verdict, heard: &[&Measured]) -> Option<UnixMillis> {
         let may_change = matches!(verdict.outcome, Outcome::Blocked | Outcome::Down | Outcome::Insufficient);
         let until = if wants_control(verdict) {
             waiting.until
-        } else if verdict.control.is_some() && may_change && self.is_word_missing(waiting, mirror) {
+        } else if verdict.control.is_some() && may_change && self.is_word_missing(waiting, heard) {
             waiting.until.min(self.at.plus_secs(SECOND_WORD_WAIT_SECS))
         } else {
             return None;
@@ -206,8 +220,7 @@ impl Fold {
     }
 
     /// Whether a control at work has not spoken yet, or none has gone to the agent's addresses.
-    fn is_word_missing(&self, waiting: &Waiting, mirror: &MirrorId) -> bool {
-        let heard = self.controls_for(waiting, mirror);
+    fn is_word_missing(&self, waiting: &Waiting, heard: &[&Measured]) -> bool {
         let is_at_work = |agent: &super::AgentState| {
             let last = agent.last_record_at.unwrap_or_default();
             !agent.revoked
@@ -216,21 +229,7 @@ impl Fold {
         };
         let is_heard = |id: &AgentId| heard.iter().any(|control| control.agent == *id);
         self.agents.iter().any(|(id, agent)| is_at_work(agent) && !is_heard(id))
-            || !self.left_out(waiting, mirror).is_empty()
-    }
-
-    /// The agent's addresses that the best control has not gone to. One that was asked after the visit and did not go
-    /// there will not.
-    fn left_out(&self, waiting: &Waiting, mirror: &MirrorId) -> Vec<IpAddr> {
-        let record = &waiting.measured;
-        let heard = self.controls_for(waiting, mirror);
-        let was_asked = |control: &Measured| {
-            control.facts.cause == Cause::Requested && control.began_at >= record.ended_at
-        };
-        match heard.first() {
-            Some(best) if !was_asked(best) => unvisited(&record.facts, &best.facts),
-            _ => Vec::new(),
-        }
+            || !left_out_of(waiting, heard).is_empty()
     }
 
     fn controls_for(&self, waiting: &Waiting, mirror: &MirrorId) -> Vec<&Measured> {
@@ -302,5 +301,17 @@ impl Fold {
         let ended_at = admission::ended_at(facts, self.at);
         let began_at = ended_at.minus_millis(facts.duration_micros.div_ceil(1000));
         Measured { agent: agent.clone(), hash, began_at, ended_at, facts: facts.clone() }
+    }
+}
+
+/// The agent's addresses that the best control has not gone to. One that was asked after the visit and did not go there
+/// will not.
+fn left_out_of(waiting: &Waiting, heard: &[&Measured]) -> Vec<IpAddr> {
+    let record = &waiting.measured;
+    let was_asked =
+        |control: &Measured| control.facts.cause == Cause::Requested && control.began_at >= record.ended_at;
+    match heard.first() {
+        Some(best) if !was_asked(best) => unvisited(&record.facts, &best.facts),
+        _ => Vec::new(),
     }
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::controls::own_addresses;
 use crate::record::{
-    Arm, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType, ResolverKind, TcpConnect,
-    TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, Certificate, ChainFault, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, QueryType,
+    ResolverKind, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 use crate::target::{Mirror, Sha256};
 
@@ -96,9 +96,14 @@ fn carried(tls: &TlsHandshake, exchange: &HttpExchange) -> bool {
 
 /// Whether a handshake showed the mirror's key.
 pub(super) fn has_own_key(tls: &TlsHandshake, mirror: Option<&Mirror>) -> bool {
+    is_own_key(&tls.chain, tls.chain_fault.as_ref(), mirror)
+}
+
+/// Whether a chain is of the mirror's key: a pinned one, or any a browser accepts where none is pinned.
+pub(crate) fn is_own_key(chain: &[Certificate], fault: Option<&ChainFault>, mirror: Option<&Mirror>) -> bool {
     match mirror.map(|mirror| mirror.key_pins.as_slice()) {
-        None | Some([]) => tls.chain_fault == Some(ChainFault::Valid),
-        Some(pins) => tls.chain.first().is_some_and(|leaf| pins.contains(&leaf.spki_sha256)),
+        None | Some([]) => fault == Some(&ChainFault::Valid),
+        Some(pins) => chain.first().is_some_and(|leaf| pins.contains(&leaf.spki_sha256)),
     }
 }
 

@@ -19,7 +19,8 @@ use super::{
     TRANSFER_UNCOMPARED,
 };
 use crate::record::{
-    Arm, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ResolverKind, TlsHandshake, TlsOutcome,
+    Arm, Certificate, DnsOutcome, HttpExchange, HttpOutcome, ProbeRecord, ResolverKind, TlsHandshake,
+    TlsOutcome,
 };
 use crate::verdict::{Mechanism, Outcome, Trigger};
 
@@ -148,8 +149,16 @@ fn http_stub_page(case: &Case<'_>) -> Found {
 
 fn state_ca(case: &Case<'_>) -> Found {
     let intercepted = main_handshakes(case.record).filter(|tls| !has_own_key(tls, case.mirror));
-    let found = intercepted.filter_map(|tls| case.fingerprints.state_ca(&tls.chain)).next()?;
-    Conclusion::blocked(Mechanism::TlsMitmStateCa, Trigger::Sni, vec![found])
+    let (tls, found) =
+        intercepted.filter_map(|tls| Some((tls, case.fingerprints.state_ca(&tls.chain)?))).next()?;
+    // States have gone on with authorities long expired: that is no proof of the site's own fault.
+    let is_expired = |certificate: &&Certificate| certificate.not_after < case.record.started_at;
+    let expired = tls.chain.iter().filter(is_expired).map(|certificate| {
+        let Certificate { subject, issuer, not_after, .. } = certificate;
+        format!("the certificate of {subject:?}, issued by {issuer:?}, had expired on {not_after}")
+    });
+    let basis = std::iter::once(found).chain(expired).collect();
+    Conclusion::blocked(Mechanism::TlsMitmStateCa, Trigger::Sni, basis)
 }
 
 /// The page came, under the mirror's key, and was not searched for the canary: measured before the mirror had one, or by

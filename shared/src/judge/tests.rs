@@ -327,6 +327,39 @@ fn interception_is_known_by_its_authority() {
     check("host.interceptor insufficient", intercepted("O=AO Kaspersky Lab, CN=Kaspersky Anti-Virus Root"));
 }
 
+/// Kazakhstan went on intercepting with an intermediate that had expired.
+#[test]
+fn an_expired_state_authority_is_one_still_and_named() {
+    let now = UnixMillis(1_700_000_000_000);
+    let intercepted = |issuer: &str, sha256: Option<&str>| {
+        let mut record = healthy();
+        record.started_at = now;
+        let mut leaf = certificate(issuer, 7);
+        leaf.not_after = now.plus_secs(60);
+        let mut authority = certificate("CN=some root", 8);
+        (authority.subject, authority.not_after) = (issuer.to_owned(), now.minus_millis(1_000));
+        authority.sha256 = sha256.map_or(authority.sha256, |digest| Sha256::from_hex(digest).unwrap());
+        record.tls[0].chain = vec![leaf, authority];
+        record.tls[0].chain_fault = Some(ChainFault::Expired);
+        verdict(&record, Some(&healthy()))
+    };
+    let by_name = intercepted("C=KZ, O=ISCA, CN=Information Security Certification Authority", None);
+    let digest = "00309c736dd661da6f1eb24173aa849944c168a43a15bffd192eecfdb6f8dbd2";
+    let by_digest = intercepted("CN=renamed", Some(digest));
+    for (verdict, which) in [(&by_name, "CN=Information Security"), (&by_digest, digest)] {
+        assert_eq!(summary(verdict), "tls.state_ca blocked tls.mitm.state_ca sni");
+        assert!(
+            verdict.basis[0].contains(which) && verdict.basis[0].ends_with("authority of kz"),
+            "{verdict:?}"
+        );
+        let expired = &verdict.basis[1..];
+        assert_eq!(expired.len(), 1, "the leaf is valid still: {verdict:?}");
+        assert!(expired[0].ends_with("issued by \"CN=some root\", had expired on 2023-11-14T22:13:19.000Z"));
+    }
+    // An expired certificate of nobody's is no authority.
+    assert_eq!(summary(&intercepted("CN=renamed", None)), "tls.other_key blocked tls.mitm.other sni");
+}
+
 #[test]
 fn http_interference_is_told_apart() {
     let plain = |change: fn(&mut HttpExchange)| {
