@@ -45,6 +45,8 @@ pub const BOGON_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0x36);
 
 /// The resolver abroad that tells the truth.
 pub const PUBLIC_RESOLVER: &str = "192.0.2.53";
+/// The name under which it speaks TLS and HTTPS.
+pub const PUBLIC_RESOLVER_NAME: &str = "dns.lab.test";
 /// The subscriber as the world sees it.
 pub const SUBSCRIBER: &str = "198.18.0.2";
 /// The control as the world sees it.
@@ -87,6 +89,7 @@ pub const ZONE: &[(&str, Truth)] = &[
     ("self-signed.lab.test", Truth::Addresses(&[ORIGIN])),
     ("alias.lab.test", Truth::AliasOnly("nowhere.lab.test")),
     ("dead.lab.test", Truth::Addresses(&[NOBODY])),
+    (PUBLIC_RESOLVER_NAME, Truth::Addresses(&[PUBLIC_RESOLVER])),
     ("foreign.lab.test", Truth::Addresses(&[FOREIGN])),
     ("domestic.lab.test", Truth::Addresses(&[DOMESTIC])),
     // зеркало.lab.test

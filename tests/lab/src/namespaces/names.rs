@@ -3,13 +3,16 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::rdata::svcb::{Alpn, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HTTPS, SVCB};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::addresses::{
     BOGON, BOGON_V6, KNOWN_STUB, MIRROR, ORIGIN, TELLING_STUB, Truth, UNKNOWN_STUB, truth,
@@ -91,6 +94,7 @@ pub async fn start(address: IpAddr, lie: Lie, tasks: &mut JoinSet<()>) -> io::Re
         loop {
             while clients.try_join_next().is_some() {}
             if let Ok((stream, _)) = tcp.accept().await {
+                let _ = stream.set_nodelay(true);
                 clients.spawn(async move { drop(serve_client(stream, lie).await) });
             }
         }
@@ -98,15 +102,45 @@ pub async fn start(address: IpAddr, lie: Lie, tasks: &mut JoinSet<()>) -> io::Re
     Ok(())
 }
 
+/// Starts the honest resolver over TLS (RFC 7858) on `address`, port 853.
+pub async fn start_tls(
+    address: IpAddr,
+    config: Arc<rustls::ServerConfig>,
+    tasks: &mut JoinSet<()>,
+) -> io::Result<()> {
+    let tcp = TcpListener::bind(SocketAddr::new(address, 853)).await?;
+    let acceptor = TlsAcceptor::from(config);
+    tasks.spawn(async move {
+        let mut clients = JoinSet::new();
+        loop {
+            while clients.try_join_next().is_some() {}
+            if let Ok((stream, _)) = tcp.accept().await {
+                let shaking = acceptor.accept(stream);
+                clients.spawn(async move {
+                    if let Ok(stream) = shaking.await {
+                        drop(serve_client(stream, Lie::None).await);
+                    }
+                });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// What the honest resolver says over HTTPS (RFC 8484).
+pub fn answer_honestly(query: &[u8]) -> Option<Vec<u8>> {
+    answers(query, Lie::None).into_iter().next()
+}
+
 /// Length-prefixed messages (RFC 1035, 4.2.2), until the client leaves.
-async fn serve_client(mut stream: TcpStream, lie: Lie) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn serve_client(mut stream: impl AsyncRead + AsyncWrite + Unpin, lie: Lie) -> io::Result<()> {
     loop {
         let mut query = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut query).await?;
         for answer in answers(&query, lie) {
             let len = u16::try_from(answer.len()).map_err(io::Error::other)?;
             stream.write_all(&[&len.to_be_bytes()[..], &answer].concat()).await?;
+            stream.flush().await?;
         }
     }
 }
@@ -130,15 +164,17 @@ struct Reply {
     code: ResponseCode,
     alias: Option<&'static str>,
     addresses: Vec<IpAddr>,
+    /// The HTTPS record, where there is one: liars forget it.
+    service: Option<SVCB>,
 }
 
 impl Reply {
     fn code(code: ResponseCode) -> Self {
-        Self { code, alias: None, addresses: Vec::new() }
+        Self { code, alias: None, addresses: Vec::new(), service: None }
     }
 
     fn addresses(addresses: Vec<IpAddr>) -> Self {
-        Self { code: ResponseCode::NoError, alias: None, addresses }
+        Self { addresses, ..Self::code(ResponseCode::NoError) }
     }
 }
 
@@ -162,10 +198,18 @@ fn false_replies(lie: Lie) -> Vec<Reply> {
 
 fn true_reply(name: &str) -> Reply {
     match truth(name) {
-        Some(Truth::Addresses(_)) => Reply::addresses(super::addresses::addresses(name)),
+        Some(Truth::Addresses(_)) => {
+            Reply { service: Some(web()), ..Reply::addresses(super::addresses::addresses(name)) }
+        }
         Some(Truth::AliasOnly(alias)) => Reply { alias: Some(alias), ..Reply::code(ResponseCode::NoError) },
         None => Reply::code(ResponseCode::NXDomain),
     }
+}
+
+/// What every site of the lab says of itself: HTTP/2, no more.
+fn web() -> SVCB {
+    let alpn = SvcParamValue::Alpn(Alpn(vec!["h2".to_owned()]));
+    SVCB::new(1, Name::root(), vec![(SvcParamKey::Alpn, alpn)])
 }
 
 fn message(query: &Message, question: &Query, reply: &Reply) -> Message {
@@ -178,6 +222,9 @@ fn message(query: &Message, question: &Query, reply: &Reply) -> Message {
     };
     if let Some(alias) = reply.alias.and_then(|alias| Name::from_ascii(alias).ok()) {
         add(RData::CNAME(CNAME(alias)));
+    }
+    if let Some(service) = reply.service.clone().filter(|_| question.query_type() == RecordType::HTTPS) {
+        add(RData::HTTPS(HTTPS(service)));
     }
     for address in &reply.addresses {
         match (address, question.query_type()) {
@@ -219,6 +266,8 @@ mod tests {
         check(Lie::Race, &[(ResponseCode::NoError, 1), (ResponseCode::NoError, 1)]);
         assert_eq!(ask(MIRROR, RecordType::AAAA, Lie::FalseAaaa), [(ResponseCode::NoError, 1)]);
         assert_eq!(ask("alias.lab.test", RecordType::A, Lie::None), [(ResponseCode::NoError, 1)]);
+        assert_eq!(ask(MIRROR, RecordType::HTTPS, Lie::None), [(ResponseCode::NoError, 1)]);
+        assert_eq!(ask(MIRROR, RecordType::HTTPS, Lie::UnknownStub), [(ResponseCode::NoError, 0)]);
         assert_eq!(ask("nowhere.lab.test", RecordType::A, Lie::None), [(ResponseCode::NXDomain, 0)]);
     }
 }

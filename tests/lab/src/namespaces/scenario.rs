@@ -42,6 +42,13 @@ pub enum Control {
     Absent,
 }
 
+/// Whether the operator states the mirror's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addresses {
+    Stated,
+    Unstated,
+}
+
 /// One visit of the subscriber, and of the control.
 #[derive(Debug, Clone)]
 pub struct Visit {
@@ -54,6 +61,7 @@ pub struct Visit {
     pub timeout_secs: u64,
     pub gate: Gate,
     pub control: Control,
+    pub addresses: Addresses,
 }
 
 /// What a verdict must say; the trigger counts only where one is expected.
@@ -85,6 +93,7 @@ impl Visit {
             timeout_secs: TIMEOUT_SECS,
             gate: Gate::Unchecked,
             control: Control::Present,
+            addresses: Addresses::Stated,
         }
     }
 
@@ -135,6 +144,11 @@ impl Visit {
     /// With another deadline.
     pub fn within_secs(self, timeout_secs: u64) -> Self {
         Self { timeout_secs, ..self }
+    }
+
+    /// The operator does not say which addresses are the mirror's.
+    pub fn with_unstated_addresses(self) -> Self {
+        Self { addresses: Addresses::Unstated, ..self }
     }
 
     /// Nobody outside looks.

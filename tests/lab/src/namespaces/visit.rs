@@ -12,9 +12,10 @@ use zerkalo_core::target::{Mirror, Sha256, TargetUrl};
 use zerkalo_core::verdict::Verdict;
 use zerkalo_core::words::{Country, MarketId, MirrorId};
 
-use super::addresses::{CANARY, PUBLIC_RESOLVER, addresses};
-use super::scenario::{Control, Gate, Place, Visit};
+use super::addresses::{CANARY, NOBODY, PUBLIC_RESOLVER, PUBLIC_RESOLVER_NAME, addresses};
+use super::scenario::{Addresses, Control, Gate, Place, Visit};
 use super::topology::Topology;
+use super::world::DOH_PATH;
 use crate::process::program;
 
 /// Beyond the agent's own deadlines: then it hangs, which is a failure.
@@ -56,7 +57,7 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
     let (record, control) = (record?, control?);
     later?;
     let bytes = line_bytes(topology)?.saturating_sub(before);
-    let mirror = mirror(&visit.url, key_pin)?;
+    let mirror = mirror(visit, key_pin)?;
     let control =
         control.as_ref().map(|record| (Sha256::of(zerkalo_proto::record::encode(record).as_slice()), record));
     let (fingerprints, country) = (Fingerprints::built_in(), Country::parse(COUNTRY).ok());
@@ -75,12 +76,16 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
 }
 
 /// The mirror as the operator's list would have it.
-fn mirror(url: &str, key_pin: Sha256) -> Result<Mirror> {
-    let url = TargetUrl::parse(url)?;
+fn mirror(visit: &Visit, key_pin: Sha256) -> Result<Mirror> {
+    let url = TargetUrl::parse(&visit.url)?;
+    let expected_addresses = match visit.addresses {
+        Addresses::Stated => addresses(&url.host()),
+        Addresses::Unstated => Vec::new(),
+    };
     Ok(Mirror {
         large_page: None,
         id: MirrorId::parse("netlab")?,
-        expected_addresses: addresses(&url.host()),
+        expected_addresses,
         url,
         markets: vec![MarketId::parse("ru")?],
         canary: Some(CANARY.to_owned()),
@@ -96,7 +101,9 @@ async fn look(topology: &Topology, place: Place, visit: &Visit) -> Result<ProbeR
     if place == Place::Subscriber {
         command.args(["--resolver", &visit.lie.resolver().to_string()]);
     }
-    command.args(["--resolver", PUBLIC_RESOLVER]);
+    command.args(["--resolver", PUBLIC_RESOLVER, "--nobody", NOBODY]);
+    command.args(["--dot", &format!("{PUBLIC_RESOLVER_NAME}@{PUBLIC_RESOLVER}")]);
+    command.args(["--doh", &format!("https://{PUBLIC_RESOLVER_NAME}{DOH_PATH}@{PUBLIC_RESOLVER}")]);
     if visit.gate == Gate::Checked {
         command.args(["--reference", "foreign=https://foreign.lab.test/"]);
         command.args(["--reference", "domestic=http://domestic.lab.test/"]);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{ALT_SVC, CONTENT_TYPE, LOCATION};
 use http::{Response, StatusCode};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::Request;
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -37,6 +37,11 @@ const BACKLOG: i32 = 128;
 const SLOW_PARTS: usize = 20;
 const SLOW_PART_AFTER: Duration = Duration::from_millis(100);
 
+/// Where the public resolver is asked over HTTPS.
+pub const DOH_PATH: &str = "/dns-query";
+/// Largest question read.
+const DNS_QUERY_LEN_MAX: usize = 4_096;
+
 /// What known stubs say.
 pub const STUB_PAGE: &str = "<html><head><title>Доступ ограничен</title></head><body>\
     Доступ к сайту ограничен в соответствии с Федеральными законами</body></html>";
@@ -52,6 +57,7 @@ pub async fn open(certificates: Certificates) -> io::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     let resolver = PUBLIC_RESOLVER.parse().map_err(io::Error::other)?;
     names::start(resolver, Lie::None, &mut tasks).await?;
+    names::start_tls(resolver, certificates.site.clone(), &mut tasks).await?;
     for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
         tasks.spawn(serve_plain(listen(SocketAddr::new(any, 80))?));
         tasks.spawn(serve_tls(listen(SocketAddr::new(any, 443))?, certificates.clone()));
@@ -124,6 +130,9 @@ where
             let host = request.headers().get("host")?.to_str().ok()?;
             Some(host.split(':').next().unwrap_or(host).to_owned())
         });
+        if request.method() == http::Method::POST && request.uri().path() == DOH_PATH {
+            return Ok(answer_name(request.into_body()).await);
+        }
         let scheme = if is_https { "https" } else { "http" };
         let host = host.unwrap_or_default();
         Ok::<_, Infallible>(answer(scheme, &host, request.uri().path(), visitor))
@@ -135,6 +144,16 @@ where
     } else {
         hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
     };
+}
+
+/// What the public resolver says over HTTPS; whoever asks elsewhere gets the same, for names are asked for.
+async fn answer_name(body: Incoming) -> Response<Body> {
+    let query = Limited::new(body, DNS_QUERY_LEN_MAX).collect().await;
+    let answer = query.ok().and_then(|query| names::answer_honestly(&query.to_bytes()));
+    let Some(answer) = answer else { return page(StatusCode::BAD_REQUEST, "no question") };
+    let mut response = Response::new(Full::new(Bytes::from(answer)).boxed());
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/dns-message"));
+    response
 }
 
 fn is_stub(address: IpAddr) -> bool {

@@ -2,12 +2,12 @@
 
 use zerkalo_core::verdict::Mechanism::{
     DnsInjectionBlockpage, DnsInjectionBogon, DnsInjectionOther, DnsNxdomain, DnsRefused, DnsServfail,
-    DnsTimeout,
+    DnsTimeout, TlsTimeout,
 };
-use zerkalo_core::verdict::Trigger::Name;
+use zerkalo_core::verdict::Trigger::{Name, Sni};
 
 use super::{Entry, named};
-use crate::namespaces::addresses::PUBLIC_RESOLVER;
+use crate::namespaces::addresses::{MIRROR, ORIGIN, PUBLIC_RESOLVER};
 use crate::namespaces::names::Lie;
 use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked};
 
@@ -25,7 +25,10 @@ pub(super) const ALL: &[Entry] = named![
     only_aaaa_is_false,
     only_the_second_address_is_false,
     udp_led_to_a_lying_resolver,
+    udp_led_to_a_lying_resolver_and_the_address_dropped,
+    udp_led_to_a_lying_resolver_and_other_roads_closed,
     udp_led_to_an_honest_resolver,
+    udp_led_to_an_honest_resolver_beside_a_block_by_name,
 ];
 
 /// The carrier's resolver says that the name does not exist (A1). The twin's name is unknown to everybody.
@@ -90,9 +93,29 @@ fn only_the_second_address_is_false() -> Scenario {
     Scenario::of(Visit::mirror().lied_to(Lie::SecondFalse), OK)
 }
 
-/// Every question by UDP, to whomever, is led to a resolver that lies (A2).
+/// Every question by UDP, to whomever, is led to a resolver that lies; every other road is open (A2).
 fn udp_led_to_a_lying_resolver() -> Scenario {
     Scenario::of(Visit::mirror().meets(led_to(Lie::UnknownStub)), blocked(DnsInjectionOther, Name))
+}
+
+/// As before, and the mirror's address is dropped too: no visit shows that the address is false, only what the same
+/// resolvers say by other roads (A2, A4).
+fn udp_led_to_a_lying_resolver_and_the_address_dropped() -> Scenario {
+    let visit = Visit::mirror()
+        .with_unstated_addresses()
+        .meets(led_to(Lie::UnknownStub))
+        .meets(format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} -j DROP"));
+    Scenario::of(visit, blocked(DnsInjectionOther, Name))
+}
+
+/// As before, and nothing but UDP gets through to any resolver: an answer from where none runs gives the liar away (A2).
+fn udp_led_to_a_lying_resolver_and_other_roads_closed() -> Scenario {
+    let visit = Visit::mirror()
+        .with_unstated_addresses()
+        .meets(led_to(Lie::UnknownStub))
+        .meets(format!("iptables-legacy -A FORWARD -i home -p tcp -d {PUBLIC_RESOLVER} -j DROP"))
+        .meets("iptables-legacy -A INPUT -i home -p tcp --dport 53 -j DROP");
+    Scenario::of(visit, blocked(DnsInjectionOther, Name))
 }
 
 /// Every question by UDP is led to the carrier's own resolver, which tells the truth: no block.
@@ -100,11 +123,14 @@ fn udp_led_to_an_honest_resolver() -> Scenario {
     Scenario::of(Visit::mirror().meets(led_to(Lie::None)), OK)
 }
 
+/// The same, where the name is blocked by other means: the answers of a proxy that tells the truth are no lies (A6).
+fn udp_led_to_an_honest_resolver_beside_a_block_by_name() -> Scenario {
+    let drop = format!(
+        "iptables-legacy -A FORWARD -p tcp --dport 443 -m string --algo bm --string {MIRROR} -j DROP"
+    );
+    Scenario::of(Visit::mirror().meets(led_to(Lie::None)).meets(drop), blocked(TlsTimeout, Sni))
+}
+
 fn led_to(lie: Lie) -> String {
-    let lying = lie.resolver();
-    format!(
-        "iptables-legacy -t nat -A PREROUTING -i home -p udp --dport 53 -d {PUBLIC_RESOLVER} -j DNAT --to {lying}
-         iptables-legacy -t nat -A PREROUTING -i home -p udp --dport 53 -d {} -j DNAT --to {lying}",
-        Lie::None.resolver()
-    )
+    format!("iptables-legacy -t nat -A PREROUTING -i home -p udp --dport 53 -j DNAT --to {}", lie.resolver())
 }
