@@ -84,14 +84,14 @@ pub async fn ask(question: Question, caps: StepCaps, clock: StepClock) -> Asked 
     let (since, until) = (Instant::now(), clock.until(caps.dns));
     let mut strays = Vec::new();
     let answered = timeout_at(until, exchange(&question, since, clock, &mut strays)).await;
-    let (answer, listener) = match answered {
-        Ok(Ok(Answered { socket, query, answer })) => {
-            (answer, Some(Listener::start(question.clone(), socket, query, caps.late, clock)))
-        }
+    let (answer, ear) = match answered {
+        Ok(Ok(Answered { socket, query, answer })) => (answer, Some((socket, query))),
         Ok(Err(failure)) => (Answer::failed(failure), None),
         Err(_) => (Answer::timeout(), None),
     };
-    let exchange = exchange_of(question, DnsTransport::Udp, since, answer, strays, clock);
+    let exchange = exchange_of(question.clone(), DnsTransport::Udp, since, answer, strays, clock);
+    // After the span is taken: what another thread hears must not seem to have come before the answer taken.
+    let listener = ear.map(|(socket, query)| Listener::start(question, socket, query, caps.late, clock));
     Asked { exchange, listener }
 }
 

@@ -173,7 +173,7 @@ async fn the_visit_does_not_wait_for_a_silent_public_resolver() {
     assert_eq!((step.arm, step.canary_found), (Arm::Main, Some(true)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_that_came_second_is_kept_with_its_arrival() {
     let lie = vec![loopback(9)];
     let record = measure_with(Reply::Race(vec![lie.clone(), vec![loopback(2)], lie.clone()]), truth()).await;
