@@ -11,6 +11,7 @@ use super::http::{Ask, header};
 use super::quic::{self, QuicHello};
 use super::road::Road;
 use super::{connect, h3};
+use crate::budget::HANDSHAKES_MAX;
 
 /// The protocol's name in ALPN, Alt-Svc and HTTPS records.
 const H3: &str = "h3";
@@ -40,7 +41,9 @@ impl Road<'_> {
     /// (420 s), and the second attempt has another port.
     async fn quic_steps(&self) -> QuicSteps {
         let url = &self.assignment.url;
-        let Some(address) = self.h3_address() else { return QuicSteps::default() };
+        let Some(address) = self.h3_address().filter(|_| self.own_handshakes() < HANDSHAKES_MAX) else {
+            return QuicSteps::default();
+        };
         let host = url.host();
         let (step, connection) = self.shake_quic(QuicHello { arm: Arm::Main, address, host: &host }).await;
         let is_suspect = matches!(step.outcome, QuicOutcome::Timeout | QuicOutcome::Closed(_));
@@ -73,7 +76,7 @@ impl Road<'_> {
 
     /// Where h3 is spoken: as the mirror's own answer says (RFC 7838), else as its HTTPS record does, at the address that
     /// served the visit.
-    fn h3_address(&self) -> Option<SocketAddr> {
+    pub(super) fn h3_address(&self) -> Option<SocketAddr> {
         let url = &self.assignment.url;
         let own = |other: &TargetUrl| other.host() == url.host() && other.is_https();
         let answers = self.facts.http.iter().filter(|step| step.arm == Arm::Main && own(&step.url));

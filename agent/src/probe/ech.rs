@@ -133,7 +133,10 @@ impl Road<'_> {
         let real = look(self.settings, self.clock, address, &host, &offer).await;
         let is_silent = real.1.as_ref().is_some_and(|step| step.bytes_received == 0);
         let mut steps = vec![real];
+        // QUIC shows the name at this time, where it is spoken.
+        let shown = self.own_handshakes() + usize::from(self.h3_address().is_some());
         if is_silent
+            && shown < HANDSHAKES_MAX
             && self.may_show_name_again()
             && let Ok(grease) = EchOffer::grease()
         {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
 use rustls::crypto::hpke::Hpke;
 use tokio::net::TcpListener;
+use zerkalo_agent::budget::HANDSHAKES_MAX;
 use zerkalo_agent::probe::clock::StepClock;
 use zerkalo_agent::probe::ech::{self, EchOffer};
-use zerkalo_agent::probe::tls;
+use zerkalo_agent::probe::{Assignment, EchLook, tls};
 use zerkalo_core::record::{
-    Arm, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpsService, QueryType,
-    ResolverKind, Span, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, ChainFault, DnsDetail, DnsExchange, DnsOutcome, DnsTransport, Ech, HttpsService, ProbeRecord,
+    QueryType, ResolverKind, Span, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 
 use crate::world::*;
@@ -88,6 +89,75 @@ async fn a_swallowed_offer_is_a_timeout_with_no_byte_received() {
     assert_eq!((&step.outcome, step.ech, step.bytes_received), (&TlsOutcome::Timeout, Ech::Offered, 0));
     assert_eq!((step.hello_len, step.sni.as_deref()), (step.bytes_sent, Some(FRONT)));
     assert!(step.ja4.starts_with("t13d"), "{step:?}");
+}
+
+/// Measures a mirror that publishes ECH with this public name, behind these fronts.
+async fn measure_publishing(
+    public_name: &str,
+    look: EchLook,
+    fronts: impl FnOnce(&Authority) -> Vec<(&'static str, Front)>,
+) -> ProbeRecord {
+    let authority = Authority::new();
+    let listener = TcpListener::bind((loopback(2), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tls_server(listener, fronts(&authority)).await;
+    let reply = Reply::Ech(vec![loopback(2)], config_list(public_name));
+    let system = resolver(&[(HOST, reply)]).await;
+    let mut settings = settings(&authority, system, None);
+    settings.caps.tls = Duration::from_secs(3);
+    let assignment = Assignment { ech: look, ..assignment(&format!("https://{HOST}:{port}/")) };
+    probe_as(&settings, &assignment).await.record
+}
+
+fn arms(record: &ProbeRecord) -> Vec<(Arm, Ech, bool)> {
+    record.tls.iter().map(|step| (step.arm, step.ech, step.bytes_received > 0)).collect()
+}
+
+#[tokio::test]
+async fn after_a_visit_that_went_well_the_mirrors_ech_is_tried_once() {
+    let fronts = |authority: &Authority| {
+        let front = Front::Serve(authority.server(&[FRONT]), real_page());
+        [own_front(authority), vec![(FRONT, front)]].concat()
+    };
+    let record = measure_publishing(FRONT, EchLook::Allowed, fronts).await;
+    assert_eq!(arms(&record), [(Arm::Main, Ech::Absent, true), (Arm::EchReal, Ech::Rejected, true)]);
+    let page = record.http[0].span;
+    let look = record.tls[1].span;
+    assert!(look.start_micros >= page.start_micros + page.duration_micros, "no visit waits for it");
+    let kept = measure_publishing(FRONT, EchLook::Kept, fronts).await;
+    assert_eq!(arms(&kept), [(Arm::Main, Ech::Absent, true)]);
+}
+
+#[tokio::test]
+async fn where_the_mirrors_ech_meets_silence_grease_is_tried_too() {
+    let fronts = |authority: &Authority| [own_front(authority), vec![(FRONT, Front::Swallow)]].concat();
+    let record = measure_publishing(FRONT, EchLook::Allowed, fronts).await;
+    let expected = [
+        (Arm::Main, Ech::Absent, true),
+        (Arm::EchReal, Ech::Offered, false),
+        (Arm::EchGrease, Ech::Grease, true),
+    ];
+    assert_eq!(arms(&record), expected);
+    let shown: Vec<_> = record.tls.iter().filter_map(|step| step.sni.as_deref()).collect();
+    assert_eq!(shown, [HOST, FRONT, HOST]);
+}
+
+#[tokio::test]
+async fn where_the_own_name_meets_silence_it_is_tried_encrypted() {
+    let fronts = |authority: &Authority| {
+        vec![(HOST, Front::Swallow), (FRONT, Front::Serve(authority.server(&[FRONT]), real_page()))]
+    };
+    let record = measure_publishing(FRONT, EchLook::Allowed, fronts).await;
+    let real = record.tls.iter().find(|step| step.arm == Arm::EchReal).unwrap();
+    assert_eq!((real.ech, real.address), (Ech::Rejected, record.tls[0].address));
+    assert_eq!(record.tls[0].outcome, TlsOutcome::Timeout);
+}
+
+#[tokio::test]
+async fn a_configuration_that_shows_the_own_name_is_counted_as_one_that_hides_nothing() {
+    let record = measure_publishing(HOST, EchLook::Allowed, |_| vec![(HOST, Front::Reset)]).await;
+    let own = record.tls.iter().filter(|step| step.sni.as_deref() == Some(HOST)).count();
+    assert!(own <= HANDSHAKES_MAX, "{:?}", arms(&record));
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ pub enum Reply {
     Truncated(Vec<IpAddr>),
     /// The addresses, and one HTTPS record with everything such records hold.
     Services(Vec<IpAddr>),
+    /// The addresses, and one HTTPS record with this ECH configuration alone.
+    Ech(Vec<IpAddr>, Vec<u8>),
     /// The addresses; questions of types it does not know are dropped.
     OldTypes(Vec<IpAddr>),
     /// The addresses, to who asks without EDNS.
@@ -149,6 +151,11 @@ pub fn answers(question: &[u8], replies: &Replies, is_udp: bool) -> Vec<Vec<u8>>
             vec![answer.to_vec().unwrap()]
         }
         Reply::Services(addresses) => vec![extended(with_services(answer(id, &query, addresses)))],
+        Reply::Ech(addresses, config) => {
+            let config = SvcParamValue::EchConfigList(EchConfigList(config.clone()));
+            let params = vec![(SvcParamKey::EchConfigList, config)];
+            vec![with_params(answer(id, &query, addresses), params).to_vec().unwrap()]
+        }
         Reply::OldTypes(addresses) | Reply::OldFashioned(addresses) => vec![with(id, addresses)],
         Reply::Race(all) => all.iter().map(|addresses| with(id, addresses)).collect(),
         Reply::Stray(addresses) => vec![with(!id, &[]), with(id, addresses)],
@@ -177,14 +184,18 @@ fn answer(id: u16, query: &Query, addresses: &[IpAddr]) -> Message {
 /// The ECH configuration of the test's HTTPS record.
 pub const ECH_CONFIG: [u8; 6] = [0, 4, 0xfe, 0x0d, 0, 0];
 
-fn with_services(mut answer: Message) -> Message {
+fn with_services(answer: Message) -> Message {
+    let params = vec![
+        (SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(vec!["h2".to_owned(), "h3".to_owned()]))),
+        (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![A(Ipv4Addr::new(127, 0, 0, 2))]))),
+        (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(ECH_CONFIG.to_vec()))),
+    ];
+    with_params(answer, params)
+}
+
+fn with_params(mut answer: Message, params: Vec<(SvcParamKey, SvcParamValue)>) -> Message {
     let query = answer.queries[0].clone();
     if query.query_type == RecordType::HTTPS {
-        let params = vec![
-            (SvcParamKey::Alpn, SvcParamValue::Alpn(Alpn(vec!["h2".to_owned(), "h3".to_owned()]))),
-            (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![A(Ipv4Addr::new(127, 0, 0, 2))]))),
-            (SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(EchConfigList(ECH_CONFIG.to_vec()))),
-        ];
         let service = HTTPS(SVCB::new(1, Name::root(), params));
         answer.add_answer(Record::from_rdata(query.name, 20, RData::HTTPS(service)));
     }
