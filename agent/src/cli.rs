@@ -14,10 +14,12 @@ use zerkalo_core::record::Cause;
 use zerkalo_core::target::{CANARY_LEN_MIN, Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{Access, CarrierId, MarketId};
 
+use crate::allowance::Stage;
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
 use crate::enroll::{Application, Enrolled, Existing, enroll};
+use crate::means;
 use crate::probe::connect::Ranges;
 use crate::probe::flow::Flow;
 use crate::probe::http::Reading;
@@ -28,6 +30,7 @@ use crate::probe::resolvers::{
 use crate::probe::{Assignment, EchLook, Neutral, OwnArms, ProbeSettings, StepCaps, measure};
 use crate::run::{RunError, run};
 use crate::show::{self, Colours};
+use crate::state::StateDir;
 use crate::token::Token;
 use crate::uplink::{chain, wall_clock};
 
@@ -55,6 +58,8 @@ enum Command {
     Enroll(EnrollArgs),
     /// Measure by the operator's list and send records to the collector, until stopped.
     Run(RunArgs),
+    /// Show who this box is, and what is left of the day's bytes.
+    Status(StatusArgs),
     /// Measure one URL now and print what happened; needs no collector and no enrolment.
     Probe(Box<ProbeArgs>),
 }
@@ -88,6 +93,13 @@ struct RunArgs {
     /// This host's settings [default: /etc/zerkalo/agent.toml, if it exists].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Where the identity is kept.
+    #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
+    dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +175,7 @@ pub fn main() -> ExitCode {
     let (result, failure) = match cli.command {
         Command::Probe(args) => (runtime.block_on(probe_command(*args)), BAD_INPUT),
         Command::Enroll(args) => (runtime.block_on(enroll_command(args)), 1),
+        Command::Status(args) => (status_command(&args), 1),
         Command::Run(args) => (runtime.block_on(run_command(args)), 1),
     };
     // Nothing of the runtime's outlives the command; lookups by the C library may still block a thread.
@@ -272,6 +285,29 @@ async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
     };
     println!("enrolled as {} (owner {}, {place}) in {}", identity.agent, identity.owner, args.dir.display());
     println!("start it with: zerkalo-agent run --dir {}", args.dir.display());
+    Ok(())
+}
+
+fn status_command(args: &StatusArgs) -> anyhow::Result<()> {
+    let state = StateDir::existing(&args.dir);
+    let identity = state.identity()?;
+    println!("agent {} (owner {})", identity.agent, identity.owner);
+    match means::kept(&state)? {
+        None => println!("nothing measured yet"),
+        Some(kept) => {
+            let today = wall_clock().0 / (24 * 60 * 60 * 1_000);
+            let (bytes, stage) = match kept.spent.day == today {
+                true => (kept.spent.bytes, kept.stage.as_str()),
+                false => (0, Stage::Ample.as_str()),
+            };
+            let limit = match kept.bytes_per_day {
+                u64::MAX => "no limit".to_owned(),
+                limit => format!("of {limit}"),
+            };
+            println!("bytes today (UTC): {bytes} {limit}{}", if kept.is_metered { ", metered" } else { "" });
+            println!("{stage}");
+        }
+    }
     Ok(())
 }
 

@@ -19,6 +19,10 @@ use crate::probe::resolvers::{
 pub const DEFAULT_PATH: &str = "/etc/zerkalo/agent.toml";
 /// How often each mirror is probed by default.
 const INTERVAL_DEFAULT_SECS: u64 = 60;
+/// The same on a metered line.
+const INTERVAL_METERED_SECS: u64 = 900;
+/// Less a day is not worth the box: some probes and the uplink's own words.
+const BYTES_PER_DAY_MIN: u64 = 1_000_000;
 /// The main arm's deadline by default: DNS, connection and handshake may each take their worst.
 pub const TIMEOUT_DEFAULT_SECS: u64 = 20;
 /// A mirror probed less often than daily tells nothing.
@@ -29,7 +33,9 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
+    "metered",
+    "bytes_per_day",
     "interval_secs",
     "timeout_secs",
     "allow_special_ranges",
@@ -82,6 +88,10 @@ pub struct Settings {
     pub interval: Duration,
     /// The main arm's deadline.
     pub timeout: Duration,
+    /// Whether every byte is paid for: no large pages, no pictures, no more of a page than is needed.
+    pub is_metered: bool,
+    /// `None`: no limit was named, and the kind of line or station decides.
+    pub bytes_per_day: Option<u64>,
     pub ranges: Ranges,
     /// Roots to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
@@ -159,7 +169,13 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn settings(&mut self, dir: &Path) -> Settings {
-        let interval_secs = self.secs("interval_secs", INTERVAL_DEFAULT_SECS, INTERVAL_MAX_SECS);
+        let is_metered = self.take::<bool>("metered").unwrap_or(false);
+        let interval_default = if is_metered { INTERVAL_METERED_SECS } else { INTERVAL_DEFAULT_SECS };
+        let interval_secs = self.secs("interval_secs", interval_default, INTERVAL_MAX_SECS);
+        let bytes_per_day = self.take::<i64>("bytes_per_day").map(|bytes| u64::try_from(bytes).unwrap_or(0));
+        if bytes_per_day.is_some_and(|bytes| bytes < BYTES_PER_DAY_MIN) {
+            self.fault("bytes_per_day", format!("must be at least {BYTES_PER_DAY_MIN}"));
+        }
         let timeout_secs = self.secs("timeout_secs", TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS);
         let special = self.take::<bool>("allow_special_ranges").unwrap_or(false);
         let neutral_sni =
@@ -192,6 +208,8 @@ impl Reading<'_> {
         Settings {
             interval: Duration::from_secs(interval_secs),
             timeout: Duration::from_secs(timeout_secs),
+            is_metered,
+            bytes_per_day,
             ranges: if special { Ranges::Any } else { Ranges::PublicOnly },
             ca_file: self.take::<String>("ca_file").map(|file| dir.join(file)),
             neutral_sni,
@@ -299,7 +317,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let settings = parse(
-            "interval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
+            "metered = true\nbytes_per_day = 5_000_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
              [log]\nformat = \"json\"\n",
@@ -308,6 +326,8 @@ mod tests {
         let expected = Settings {
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(3),
+            is_metered: true,
+            bytes_per_day: Some(5_000_000),
             ranges: Ranges::Any,
             ca_file: Some("/etc/zerkalo/ca.pem".into()),
             neutral_sni: "n.example".to_owned(),
@@ -319,6 +339,17 @@ mod tests {
             log_format: LogFormat::Json,
         };
         assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn a_metered_line_is_looked_at_less_often_unless_its_host_says_otherwise() {
+        let settings = parse("metered = true").unwrap();
+        assert_eq!((settings.interval.as_secs(), settings.bytes_per_day), (900, None));
+        assert_eq!(parse("metered = true\ninterval_secs = 120").unwrap().interval.as_secs(), 120);
+        for bytes in ["999_999", "-1", "0"] {
+            let message = parse(&format!("bytes_per_day = {bytes}")).unwrap_err().to_string();
+            assert!(message.contains("bytes_per_day: must be at least 1000000"), "{message}");
+        }
     }
 
     #[test]

@@ -9,15 +9,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zerkalo_core::record::{Arm, Cause};
-use zerkalo_core::target::{MirrorList, Reference};
+use zerkalo_core::target::{Mirror, MirrorList, Reference, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId};
 use zerkalo_durable::store::StoreError;
 
+use crate::allowance::{Allowance, BYTES_PER_DAY_DEFAULT, BYTES_PER_DAY_METERED, Stage};
 use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
+use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
+use crate::means::Means;
 use crate::probe::arms::OWN_ARMS;
-use crate::probe::flow::Flow;
+use crate::probe::flow::{Flow, is_odd};
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
@@ -72,15 +75,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let identity = state.identity()?;
     let _lock = state.lock()?;
     let operator_key = state.operator_key(&identity)?;
-    let probe_settings = ProbeSettings {
-        resolvers: settings.resolvers()?,
-        ranges: settings.ranges,
-        trust: load_trust(settings.ca_file.as_deref())?,
-        neutral_sni: settings.neutral_sni.clone(),
-        timeout: settings.timeout,
-        caps: StepCaps::default(),
-        reading: Reading::Whole,
-    };
+    let probe_settings = probe_settings_of(settings)?;
     let spool = open_spool(&state, &identity)?;
     let held = list::load(&state, &operator_key).unwrap_or_else(|error| {
         // The collector sends it again; until then this box measures nothing.
@@ -97,6 +92,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
     let (witness, witness_seen) = watch::channel(None);
     let spool = SharedSpool::new(spool);
+    let means = means_of(settings, &identity, state.clone());
     let uplink = Uplink {
         credentials: state.credentials()?,
         urls: identity.collector_urls.clone(),
@@ -111,6 +107,8 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let post = Post::of(identity.market.as_ref());
     let measuring = Measuring {
         schedule: Schedule::at(post, settings.interval),
+        means,
+        objects_promised: 0,
         detours: Detours::at(post),
         reference_age_max: REFERENCE_AGE_MAX.min(settings.interval),
         market: identity.market.clone(),
@@ -138,6 +136,19 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     }
 }
 
+/// How this host probes.
+fn probe_settings_of(settings: &Settings) -> Result<ProbeSettings, SettingsError> {
+    Ok(ProbeSettings {
+        resolvers: settings.resolvers()?,
+        ranges: settings.ranges,
+        trust: load_trust(settings.ca_file.as_deref())?,
+        neutral_sni: settings.neutral_sni.clone(),
+        timeout: settings.timeout,
+        caps: StepCaps::default(),
+        reading: if settings.is_metered { Reading::Sparing } else { Reading::Whole },
+    })
+}
+
 fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> {
     let key = state.record_key()?;
     let (spool, damaged) =
@@ -151,9 +162,22 @@ fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> 
     Ok(spool)
 }
 
+/// What the host's line gives. A control stands in a data centre, and measures the mirrors of all markets.
+fn means_of(settings: &Settings, identity: &Identity, state: StateDir) -> Means {
+    let by_kind = match (settings.is_metered, &identity.market) {
+        (true, _) => BYTES_PER_DAY_METERED,
+        (false, Some(_)) => BYTES_PER_DAY_DEFAULT,
+        (false, None) => u64::MAX,
+    };
+    Means::load(state, settings.bytes_per_day.unwrap_or(by_kind), settings.is_metered)
+}
+
 /// The measuring loop's state.
 struct Measuring {
     schedule: Schedule,
+    means: Means,
+    /// Probes under way that may read the reference object.
+    objects_promised: usize,
     detours: Detours,
     settings: Arc<ProbeSettings>,
     /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
@@ -185,6 +209,7 @@ struct Ended {
     cause: Cause,
     neutral: Neutral,
     ech: EchLook,
+    has_object: bool,
     list: Arc<MirrorList>,
     measured: Measured,
 }
@@ -199,11 +224,30 @@ impl Measuring {
             if self.list.has_changed().unwrap_or(false) {
                 self.take_list();
             }
+            if let Some(until) = self.pause() {
+                self.wait(Some(until)).await;
+                continue;
+            }
             match self.schedule.next(self.began.elapsed(), entropy::fraction()) {
                 Step::Probe { mirror, cause } => self.begin(mirror, cause).await,
                 Step::Wait { until } => self.wait(until).await,
             }
         }
+    }
+
+    /// Measures at the pace the day's bytes allow. Until when nothing is measured at all, where they are spent.
+    fn pause(&mut self) -> Option<Duration> {
+        let (now, wall) = (self.began.elapsed(), wall_clock());
+        let stretch = match self.means.stage(wall) {
+            Stage::Ample | Stage::Pages => 1,
+            Stage::Slower(stretch) => stretch,
+            Stage::Spent => {
+                self.schedule.drop_requests();
+                return Some(now + Duration::from_millis(Allowance::renewed_in_millis(wall)));
+            }
+        };
+        self.schedule.stretch(stretch, now);
+        None
     }
 
     async fn wait(&mut self, until: Option<Duration>) {
@@ -248,6 +292,7 @@ impl Measuring {
         }
         self.network_checked = None;
         self.detours.retain(|mirror| list.as_ref().is_some_and(|list| list.mirror(mirror).is_some()));
+        self.means.take_list(list.as_deref());
         self.held = list;
     }
 
@@ -268,6 +313,9 @@ impl Measuring {
         let has_ech_room = looks <= HANDSHAKES_MAX && self.schedule.has_room(ECH_LOOKS, looks, now);
         let ech = if has_ech_room { EchLook::Allowed } else { EchLook::Kept };
         let room = self.schedule.room(&mirror.url.host(), now).saturating_sub(OWN_NAME_HANDSHAKES_MAX);
+        let flow = self.flow(&list, mirror, cause, now);
+        let has_object = flow.reference_object.is_some();
+        self.objects_promised += usize::from(has_object);
         let assignment = Assignment {
             mirror: Some(mirror.id.clone()),
             url: mirror.url.clone(),
@@ -280,7 +328,7 @@ impl Measuring {
                 false => OwnArms::Kept,
             },
             control_address: list.tools.control_address,
-            flow: Flow::default(),
+            flow,
             ech,
             field_addresses: self.detours.take(&id, room),
         };
@@ -289,8 +337,20 @@ impl Measuring {
         let settings = self.settings.clone();
         self.under_way.spawn(async move {
             let measured = measure(&settings, &assignment, wall_clock()).await;
-            Ended { mirror: id, cause, neutral, ech, list, measured }
+            Ended { mirror: id, cause, neutral, ech, has_object, list, measured }
         });
+    }
+
+    /// What is read beside the page. The host of the reference object has a handshake budget as well.
+    fn flow(&self, list: &MirrorList, mirror: &Mirror, cause: Cause, now: Duration) -> Flow {
+        let count = self.objects_promised + 1;
+        let has_room = |object: &TargetUrl| {
+            count <= HANDSHAKES_MAX && self.schedule.has_room(&object.host(), count, now)
+        };
+        Flow {
+            large_page: self.means.large_page(mirror, cause, now),
+            reference_object: self.means.reference_object(list).filter(has_room),
+        }
     }
 
     /// Whether and when the next probe may show the neutral name, as far as its budget goes.
@@ -318,11 +378,12 @@ impl Measuring {
 
     /// Keeps the record of a probe at its end, in the order of the ends.
     async fn keep(&mut self, ended: Ended) {
-        let Ended { mirror, cause, neutral, ech, list, measured: Measured { mut record, is_reached } } =
-            ended;
+        let Ended { mirror, cause, neutral, ech, has_object, list, measured } = ended;
+        let Measured { mut record, is_reached } = measured;
         let now = self.began.elapsed();
         self.neutrals_promised -= neutral.handshakes_max();
         self.ech_looks_promised -= usize::from(ech == EchLook::Allowed);
+        self.objects_promised -= usize::from(has_object);
         let by_tcp = record.tls.iter().filter_map(|step| step.sni.as_deref());
         let by_quic = record.quic.iter().map(|step| step.sni.as_str());
         let looks = record.tls.iter().filter(|step| step.arm == Arm::EchReal).map(|_| ECH_LOOKS);
@@ -330,6 +391,7 @@ impl Measuring {
             self.schedule.note_handshakes(name, 1, now);
         }
         self.schedule.end(&mirror);
+        self.schedule.note_visit(&mirror, is_reached && !is_odd(&record.http), now);
         for (resting, until) in self.doubts.note(&mirror, &record, now) {
             self.schedule.postpone(&resting, until);
         }
@@ -340,6 +402,7 @@ impl Measuring {
             (record.references, record.network) = (references, Some(network));
         }
         let body = zerkalo_proto::record::encode(&record);
+        self.means.note_probe(&mirror, &record, body.len(), (now, wall_clock())).await;
         match self.spool.append(body, wall_clock()).await {
             Ok(link) => {
                 tracing::debug!(%mirror, ?cause, is_reached, sequence = link.sequence, "measured")
@@ -369,6 +432,7 @@ impl Measuring {
         let told = self.told(list);
         self.checked = Some(network::check(&self.settings, &own, &told, wall_clock()).await);
         self.network_checked = Some(now);
+        self.means.note_bytes(REFERENCE_LEN * own.len() as u64, wall_clock()).await;
     }
 
     fn told(&self, list: &MirrorList) -> Told {
@@ -399,8 +463,8 @@ fn references_of(list: &MirrorList, market: Option<&MarketId>) -> Vec<Reference>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerkalo_core::target::ReferenceSide;
     use zerkalo_core::target::Tools;
-    use zerkalo_core::target::{ReferenceSide, TargetUrl};
     use zerkalo_core::words::UnixMillis;
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Schedule {
     interval: Duration,
+    /// Factor on the interval of mirrors that are well.
+    stretch: u32,
     turns: BTreeMap<MirrorId, Turn>,
     requested: VecDeque<MirrorId>,
     /// Probes begun and not ended, with their host names.
@@ -50,6 +52,8 @@ pub struct Schedule {
 struct Turn {
     host: String,
     due: Duration,
+    /// Whether its last visit went well.
+    is_well: bool,
 }
 
 impl Schedule {
@@ -57,6 +61,7 @@ impl Schedule {
     pub fn new(interval: Duration) -> Self {
         Self {
             interval,
+            stretch: 1,
             turns: BTreeMap::new(),
             requested: VecDeque::new(),
             under_way: BTreeMap::new(),
@@ -87,7 +92,7 @@ impl Schedule {
         let count = u32::try_from(fresh.len().max(1)).unwrap_or(u32::MAX);
         for (index, (mirror, host)) in (0u32..).zip(fresh) {
             let due = now + self.interval / count * index;
-            self.turns.insert(mirror, Turn { host, due });
+            self.turns.insert(mirror, Turn { host, due, is_well: false });
         }
         self.requested.retain(|mirror| self.turns.contains_key(mirror));
     }
@@ -113,6 +118,30 @@ impl Schedule {
     /// How many handshakes with a host name fit its budget now.
     pub fn room(&self, host: &str, now: Duration) -> usize {
         self.budget.room(host, now)
+    }
+
+    /// Mirrors that are well have their turn once in `stretch` intervals.
+    pub fn stretch(&mut self, stretch: u32, now: Duration) {
+        if stretch < self.stretch {
+            let latest = now + self.interval * stretch;
+            self.turns.values_mut().for_each(|turn| turn.due = turn.due.min(latest));
+        }
+        self.stretch = stretch;
+    }
+
+    /// Notes how a visit went. Who is not well has its turn in the usual time.
+    pub fn note_visit(&mut self, mirror: &MirrorId, is_well: bool, now: Duration) {
+        if let Some(turn) = self.turns.get_mut(mirror) {
+            turn.is_well = is_well;
+            if !is_well {
+                turn.due = turn.due.min(now + self.interval);
+            }
+        }
+    }
+
+    /// Drops all requests.
+    pub fn drop_requests(&mut self) {
+        self.requested.clear();
     }
 
     /// Notes the end of a probe: its host name is free again, its handshakes noted.
@@ -166,7 +195,8 @@ impl Schedule {
             let stray = 1.0 + JITTER * (2.0 * random.clamp(0.0, 1.0) - 1.0);
             // From the turn, not from now, so that turns stay spread; but a turn long missed is not made up for.
             let from = if turn.due + self.interval < now || turn.due > now { now } else { turn.due };
-            turn.due = from + self.interval.mul_f64(stray);
+            let stretch = if turn.is_well { self.stretch } else { 1 };
+            turn.due = from + (self.interval * stretch).mul_f64(stray);
             self.under_way.insert(mirror.clone(), turn.host.clone());
         }
         self.requested.retain(|waiting| *waiting != mirror);
@@ -292,6 +322,29 @@ mod tests {
         schedule.postpone(&id("a"), secs(220));
         assert_eq!(step(&mut schedule, 219, 0.5), Step::Wait { until: Some(secs(220)) });
         assert_eq!(step(&mut schedule, 220, 0.5), probe("a", Cause::Scheduled));
+    }
+
+    #[test]
+    fn mirrors_that_are_well_are_probed_less_often_where_bytes_are_scarce() {
+        let mut schedule = schedule(&["a", "b"]);
+        schedule.stretch(4, secs(0));
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("a", Cause::Scheduled));
+        schedule.note_visit(&id("a"), true, secs(1));
+        assert_eq!(step(&mut schedule, 30, 0.5), probe("b", Cause::Scheduled));
+        schedule.note_visit(&id("b"), false, secs(31));
+        // The first turn was set before anybody knew how it is.
+        assert_eq!(step(&mut schedule, 60, 0.5), probe("a", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 90, 0.5), probe("b", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 91, 0.5), Step::Wait { until: Some(secs(150)) });
+        assert_eq!(step(&mut schedule, 150, 0.5), probe("b", Cause::Scheduled));
+        // Not well any more: back to the usual time. And so with bytes to spare.
+        schedule.note_visit(&id("a"), false, secs(160));
+        assert_eq!(step(&mut schedule, 209, 0.5), Step::Wait { until: Some(secs(210)) });
+        schedule.note_visit(&id("b"), true, secs(209));
+        assert_eq!(step(&mut schedule, 210, 0.5), probe("b", Cause::Scheduled));
+        schedule.stretch(1, secs(211));
+        assert_eq!(step(&mut schedule, 220, 0.5), probe("a", Cause::Scheduled));
+        assert_eq!(step(&mut schedule, 220, 0.5), Step::Wait { until: Some(secs(271)) });
     }
 
     #[test]

@@ -50,6 +50,14 @@ pub fn pace<'a>(steps: impl IntoIterator<Item = &'a HttpExchange>) -> Option<Pac
     found
 }
 
+/// Whether the mirror's page, the large one where it was read, came slowly or broke off.
+pub fn is_odd(steps: &[HttpExchange]) -> bool {
+    let of = |arm: Arm| steps.iter().rfind(move |step| step.arm == arm);
+    of(Arm::LargePage).or_else(|| of(Arm::Main)).is_some_and(|step| {
+        is_slow(step) == Some(true) || step.status.is_some() && step.outcome != HttpOutcome::Complete
+    })
+}
+
 impl Road<'_> {
     /// Reads the large page, where the visit went through and one is due, and what it is compared with.
     pub async fn flow_arms(&mut self, is_reached: bool) {
@@ -62,7 +70,7 @@ impl Road<'_> {
             self.read_large_page(page).await;
         }
         if let Some(object) = flow.reference_object.as_ref()
-            && (self.assignment.cause == Cause::Manual || self.is_in_doubt())
+            && (self.assignment.cause == Cause::Manual || is_odd(&self.facts.http))
         {
             self.read_reference_object(object).await;
         }
@@ -134,13 +142,5 @@ impl Road<'_> {
         let outcome = step.outcome.clone();
         self.facts.http.push(step);
         outcome
-    }
-
-    /// Whether the last page of the mirror, the large one where it was read, came slowly or broke off.
-    fn is_in_doubt(&self) -> bool {
-        let of = |arm: Arm| self.facts.http.iter().rfind(move |step| step.arm == arm);
-        of(Arm::LargePage).or_else(|| of(Arm::Main)).is_some_and(|step| {
-            is_slow(step) == Some(true) || step.status.is_some() && step.outcome != HttpOutcome::Complete
-        })
     }
 }

@@ -15,5 +15,6 @@ mod quic;
 mod network;
 mod reference;
 mod spool;
+mod thrift;
 mod tls;
 mod world;

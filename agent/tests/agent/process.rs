@@ -16,7 +16,7 @@ use crate::world::*;
 const AGENT: &str = "kz-kcell-00000001";
 
 /// Writes what `enroll` would have written; nobody listens at the collector's address.
-fn write_state(dir: &Path, list: &MirrorList) {
+pub fn write_state(dir: &Path, list: &MirrorList) {
     let operator = SecretKey::from_bytes(&[1; 32]);
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
@@ -42,7 +42,7 @@ fn write_state(dir: &Path, list: &MirrorList) {
     }
 }
 
-fn start(dir: &Path, config: &Path) -> Child {
+pub fn start(dir: &Path, config: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_zerkalo-agent"))
         .args(["run", "--dir"])
         .arg(dir)
