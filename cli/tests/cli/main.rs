@@ -63,6 +63,10 @@ fn a_wrong_command_line_exits_with_2_and_says_why() {
     check(&dir, &["tokens", "create", "--owner", "o", "--control", "--valid-secs", "5"], 2, &["60"]);
     check(&dir, &["tokens", "create", "--owner", "../o", "--control"], 2, &["not an identifier"]);
     check(&dir, &["matrix", "-o", "xml"], 2, &["table", "json"]);
+    check(&dir, &["mitm", "ls", "-o", "xml"], 2, &["table", "json"]);
+    check(&dir, &["mitm", "ls", "--since-days", "0"], 2, &["--since-days", "1.."]);
+    let asked = ["mitm", "ls", "--issuer", "ISCA", "--since-days", "7", "-o", "json"];
+    check(&dir, &asked, 1, &["operator.toml"]);
     for change in [
         &["mirrors", "add", URL, "--market", "ru"][..],
         &["mirrors", "rm", "m"],

@@ -6,6 +6,7 @@ mod admission;
 mod configuration;
 mod enrollment;
 mod full_disk;
+mod interceptions;
 mod operators;
 mod restart;
 mod samples;

@@ -225,6 +225,7 @@ impl Fold {
             let last = agent.last_record_at.unwrap_or_default();
             !agent.revoked
                 && agent.enrolment.station == Station::Control
+                && agent.elsewhere(self.settings.catalogue()).is_none()
                 && self.at.since_millis(last) <= CONTROL_SILENT_SECS * 1_000
         };
         let is_heard = |id: &AgentId| heard.iter().any(|control| control.agent == *id);

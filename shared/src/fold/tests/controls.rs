@@ -217,3 +217,26 @@ fn a_control_is_asked_again_at_once_where_there_is_a_new_address_and_field_agent
         story.asked().iter().filter(|(agent, _)| agent == "control-1").map(|(_, sent)| sent.len()).sum();
     assert_eq!(sent, crate::judge::FIELD_ADDRESSES_MAX - 2);
 }
+
+#[test]
+fn the_ledger_of_interceptors_follows_from_the_journal() {
+    let state = "C=KZ,O=ISCA,CN=Information Security Certification Authority";
+    let intercepted = |record: &mut ProbeRecord| {
+        record.tls[0].chain[0].issuer = state.to_owned();
+        record.tls[0].chain[0].sha256 = crate::target::Sha256([7; 32]);
+        record.tls[0].chain_fault = Some(crate::record::ChainFault::UnknownIssuer);
+    };
+    let mut story = Story::new();
+    assert_eq!(story.state.ledger().sightings().count(), 0);
+    story.after(1, "kz-kcell-0", intercepted);
+    story.after(60, "kz-beeline-0", intercepted);
+    let [seen] = &story.state.ledger().sightings().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!((seen.issuer.as_str(), seen.networks.len(), seen.records), (state, 2, 2));
+    assert_eq!(seen.last_seen.since_millis(seen.first_seen), 60_000);
+    let again = fold(&story.journal.entries).0;
+    assert_eq!(again.ledger(), story.state.ledger());
+    // Who was revoked is not heard any more.
+    story.journal.push(Event::Revoked(AgentId::parse("kz-kcell-0").unwrap()));
+    story.after(60, "kz-kcell-0", intercepted);
+    assert_eq!(again.ledger(), story.state.ledger());
+}
