@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
-use zerkalo_core::record::Cause;
+use zerkalo_core::record::{Arm, Cause};
 use zerkalo_core::target::{CANARY_LEN_MIN, Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{Access, CarrierId, MarketId};
 
@@ -20,8 +20,11 @@ use crate::config::{
 };
 use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::means;
+use crate::probe::arms::OWN_ARMS;
+use crate::probe::clock::micros;
 use crate::probe::connect::Ranges;
 use crate::probe::flow::Flow;
+use crate::probe::hops;
 use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::resolvers::{
@@ -140,6 +143,17 @@ struct ProbeArgs {
     /// minutes. Boxes may punish an address once they saw a name they look for; then a neutral name after it fails too.
     #[arg(long)]
     neutral_first: bool,
+    /// The comparison under the mirror's own name that goes first after a failure: there is room for two of the four.
+    #[arg(long, value_name = "ARM", default_value = "control-address", value_parser = parse_own_arm)]
+    first_arm: usize,
+    /// Find out where on the way the mirror's name is answered: it is shown again with a small TTL, rising, up to 16
+    /// times, 20 s apart.
+    #[arg(long)]
+    hops: bool,
+    /// Seconds between two such hellos: fewer may provoke boxes that police handshakes.
+    #[arg(long, value_name = "SECS", default_value_t = hops::PAUSE_DEFAULT_SECS,
+          value_parser = clap::value_parser!(u64).range(..=300))]
+    hop_pause: u64,
     /// Your TLS server that answers any name, at an address no censor looks for: after a failure it is shown the
     /// mirror's name.
     #[arg(long, value_name = "IP:PORT")]
@@ -239,13 +253,18 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         list_version: 0,
         cause: Cause::Manual,
         neutral: if args.neutral_first { Neutral::FirstAndAfter } else { Neutral::Allowed },
-        own_arms: OwnArms::Allowed { turn: 0 },
+        own_arms: OwnArms::Allowed { turn: args.first_arm },
         control_address: args.control_address,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
         ech: EchLook::Allowed,
         field_addresses: Vec::new(),
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
+    if args.hops {
+        let began = std::time::Instant::now();
+        record.hops = hops::walk(&settings, &record, Duration::from_secs(args.hop_pause)).await;
+        record.duration_micros = record.duration_micros.saturating_add(micros(began.elapsed()));
+    }
     // After the probe: a network lost on the way must not be taken for a block.
     if !args.references.is_empty() {
         let checked = network::check(&settings, &args.references, &Told::default(), wall_clock()).await;
@@ -356,6 +375,17 @@ fn parse_reference(text: &str) -> Result<Reference, String> {
     // A manual probe belongs to no market; the word is not written into the record.
     let market = MarketId::parse("manual").map_err(|error| error.to_string())?;
     Ok(Reference { market, side, url: parse_url(url)? })
+}
+
+fn parse_own_arm(text: &str) -> Result<usize, String> {
+    let arm = match text {
+        "control-address" => Arm::ControlAddress,
+        "other-hello" => Arm::OtherHello,
+        "ech-grease" => Arm::EchGrease,
+        "again" => Arm::FreshTuple,
+        _ => return Err("write control-address, other-hello, ech-grease or again".to_owned()),
+    };
+    OWN_ARMS.iter().position(|own| *own == arm).ok_or_else(|| format!("{text} is no such arm"))
 }
 
 fn parse_canary(text: &str) -> Result<String, String> {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use owo_colors::OwoColorize;
 use zerkalo_core::goodput::goodput;
+use zerkalo_core::hops::answering_hop;
 use zerkalo_core::record::{
     Arm, DnsExchange, DnsOtherAnswer, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, HttpsService,
     Ipv6Health, NetworkCheck, ProbeRecord, QueryType, QuicHandshake, QuicOutcome, ReferenceCheck,
@@ -55,6 +56,7 @@ pub fn tree(record: &ProbeRecord, colours: Colours) -> String {
     };
     let mut text = format!("{url}  {}  {}\n", record.started_at, duration_text(record.duration_micros));
     lines.iter().for_each(|line| write_line(&mut text, line, colours));
+    write_hops(&mut text, record, colours);
     record.references.iter().for_each(|check| write_reference(&mut text, check, colours));
     record.network.iter().for_each(|check| write_network(&mut text, check, colours));
     text
@@ -77,6 +79,25 @@ fn write_line(text: &mut String, line: &Line, colours: Colours) {
     for detail in &line.details {
         let _ = writeln!(text, "{:20} {indent}    {}", "", printable(detail));
     }
+}
+
+fn write_hops(text: &mut String, record: &ProbeRecord, colours: Colours) {
+    let Some(last) = record.hops.last() else { return };
+    for probe in &record.hops {
+        let outcome = match &probe.outcome {
+            TlsOutcome::Timeout => toned("no answer", Tone::Odd, colours),
+            TlsOutcome::Completed { .. } => toned("completed", Tone::Good, colours),
+            TlsOutcome::Failed(reason) => toned(&format!("failed: {reason}"), Tone::Odd, colours),
+            other => toned(&format!("{other:?}"), Tone::Bad, colours),
+        };
+        let _ =
+            writeln!(text, "{:20} - {} as far as hop {}  {outcome}", "", printable(&probe.sni), probe.ttl);
+    }
+    let told = match answering_hop(&record.hops, &record.url.host()) {
+        Some(found) => found.to_string(),
+        None => format!("nobody answers the name within {} hops", last.ttl),
+    };
+    let _ = writeln!(text, "{:20}   {}", "", printable(&told));
 }
 
 fn write_reference(text: &mut String, check: &ReferenceCheck, colours: Colours) {

@@ -25,6 +25,7 @@ pub mod h3;
 pub mod beside;
 pub mod road;
 pub mod arms;
+pub mod hops;
 pub mod field;
 pub mod flow;
 pub mod reference;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use zerkalo_agent::probe::hops;
 use zerkalo_agent::probe::{Assignment, Neutral, OwnArms, ProbeSettings};
+use zerkalo_core::hops::answering_hop;
 use zerkalo_core::record::{Arm, ProbeRecord, TcpOutcome, TlsOutcome};
 
 use crate::world::*;
@@ -271,4 +273,35 @@ async fn every_address_is_connected_to_beside_a_visit_that_needs_one() {
     let expected: Vec<_> = all[1..4].iter().map(|ip| SocketAddr::new(*ip, port)).zip(expected).collect();
     assert_eq!(each, expected, "four addresses in all");
     assert_eq!((measured.record.tls.len(), measured.record.http.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_walk_ends_at_the_hop_that_answers_and_asks_there_by_the_neutral_name() {
+    let stage = stage(|seen| match seen.last() {
+        Some(true) => Treatment::Reset,
+        _ => Treatment::Serve,
+    })
+    .await;
+    let record = stage.probe().await;
+    let shown_before = stage.seen.names.lock().unwrap().len();
+    let walked = hops::walk(&stage.settings, &record, Duration::ZERO).await;
+    // On loopback everything is one hop away.
+    let told: Vec<_> = walked.iter().map(|probe| (probe.sni.as_str(), probe.ttl, probe.address)).collect();
+    assert_eq!(told, [(HOST, 1, stage.address), (NEUTRAL, 1, stage.address)]);
+    assert_eq!(walked[0].outcome, TlsOutcome::Reset);
+    assert!(matches!(walked[1].outcome, TlsOutcome::Completed { .. }), "{walked:?}");
+    assert!(walked[0].span.start_micros >= record.duration_micros);
+    assert_eq!(stage.seen.names.lock().unwrap()[shown_before..], [true, false]);
+    let found = answering_hop(&walked, HOST).unwrap();
+    assert_eq!((found.hop, found.path_min, found.is_on_the_way()), (1, 1, false));
+}
+
+#[tokio::test]
+async fn a_mirror_over_plain_http_has_no_hello_to_walk_with() {
+    let authority = Authority::new();
+    let address = http_server(real_page()).await;
+    let system = resolver(&[(HOST, Reply::Addresses(vec![address.ip()]))]).await;
+    let settings = settings(&authority, system, None);
+    let record = probe(&settings, &format!("http://{HOST}:{}/", address.port())).await.record;
+    assert_eq!(hops::walk(&settings, &record, Duration::ZERO).await, []);
 }

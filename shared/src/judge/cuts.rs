@@ -37,7 +37,7 @@ pub(super) fn tcp_partial(case: &Case<'_>) -> Found {
     let first = dead.first()?;
     let basis = dead.iter().map(|tcp| {
         format!(
-            "{} of {} addresses ended with {:?} here and connects at the control",
+            "{}, one of {} addresses, ended with {:?} here and connects at the control",
             tcp.address,
             own.len(),
             tcp.outcome
@@ -111,7 +111,9 @@ impl Comparison<'_> {
         // The name where no censor looks.
         let elsewhere = (self.case.record.tls.iter())
             .find(|other| other.arm == Arm::ControlAddress && other.sni == self.tls.sni);
-        let [first, after] = [first, after].map(|other| other.map(is_answered));
+        let first = first.map(is_answered);
+        // Where a punished address takes not even a connection, there is no handshake to speak of.
+        let after = after.map(is_answered).or_else(|| self.is_connection_refused_after().then_some(false));
         let is_encrypted_answered = self.at_same_address(Arm::EchReal).is_some_and(|other| {
             other.sni != self.tls.sni && (is_answered(other) || other.ech == Ech::Rejected)
         });
@@ -169,6 +171,11 @@ impl Comparison<'_> {
             return Trigger::Ip;
         }
         Trigger::Unknown
+    }
+
+    fn is_connection_refused_after(&self) -> bool {
+        let mut connects = self.case.record.tcp.iter().filter(|tcp| tcp.arm == Arm::NeutralSni);
+        connects.any(|tcp| tcp.address == self.tls.address && mechanism_of_tcp(&tcp.outcome).is_some())
     }
 
     fn at_same_address(&self, arm: Arm) -> Option<&TlsHandshake> {

@@ -67,6 +67,20 @@ fn each_set_of_arms_names_its_trigger() {
 }
 
 #[test]
+fn an_address_that_takes_no_connection_any_more_is_punished_too() {
+    let mut record = healthy();
+    cut(&mut record, Timeout, None);
+    let after = TcpConnect { arm: Arm::NeutralSni, outcome: TcpOutcome::Timeout, ..record.tcp[0].clone() };
+    record.tcp.push(after);
+    let judged = |record: &ProbeRecord| verdict(record, Some(&healthy()));
+    assert_eq!(judged(&record).trigger, Some(Trigger::Unknown));
+    assert!(judged(&record).basis.join("\n").contains("looks the same"));
+    record.tls.push(tls(Arm::NeutralFirst, done()));
+    assert_eq!(judged(&record).trigger, Some(Trigger::Sni));
+    assert!(judged(&record).basis.join("\n").contains("(residual)"));
+}
+
+#[test]
 fn a_site_that_closes_on_foreign_names_is_not_taken_for_a_censor() {
     let check = |first: TlsOutcome, of_control: &[(Arm, TlsOutcome)], trigger, part: &str| {
         let verdict = compared(Reset, &[(Arm::NeutralFirst, first)], of_control);

@@ -17,6 +17,8 @@ pub const CANARY: &str = "zerkalo-netlab-canary-51c9";
 pub const ORIGIN: &str = "203.0.113.10";
 /// The same by IPv6.
 pub const ORIGIN_V6: &str = "2001:db8:113::10";
+/// A second one by IPv6.
+pub const SECOND_V6: &str = "2001:db8:113::11";
 /// The mirror's second address, for names that have two.
 pub const SECOND: &str = "203.0.113.11";
 /// The neighbour's address.
@@ -66,6 +68,7 @@ pub const WORLD: &[&str] = &[
     "44.128.0.10",
     "44.128.0.11",
     ORIGIN_V6,
+    SECOND_V6,
 ];
 
 /// What is truly known of a name: its addresses, or where it points.
@@ -82,6 +85,8 @@ pub const ZONE: &[(&str, Truth)] = &[
     (NEIGHBOUR, Truth::Addresses(&[NEIGHBOUR_ADDRESS])),
     ("two.lab.test", Truth::Addresses(&[SECOND, ORIGIN])),
     ("six.lab.test", Truth::Addresses(&[ORIGIN_V6])),
+    ("two-six.lab.test", Truth::Addresses(&[ORIGIN_V6, SECOND_V6])),
+    ("half.lab.test", Truth::Addresses(&[SECOND, NOBODY])),
     ("dual.lab.test", Truth::Addresses(&[ORIGIN, ORIGIN_V6])),
     ("landing.lab.test", Truth::Addresses(&[LANDING])),
     ("expired.lab.test", Truth::Addresses(&[ORIGIN])),

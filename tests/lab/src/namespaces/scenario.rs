@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use zerkalo_core::verdict::{Mechanism, Outcome, Trigger, Verdict};
 
-use super::addresses::{MIRROR, NEIGHBOUR, ORIGIN};
+use super::addresses::{FOREIGN, MIRROR, NEIGHBOUR, ORIGIN};
 use super::middlebox::Trick;
 use super::names::Lie;
 
+/// The option of `probe` by which the neutral name goes first. A control gets it too: only it can tell whether the site
+/// itself takes such a name.
+pub const NEUTRAL_FIRST: &str = "--neutral-first";
 /// The agent's deadline for its main arm, where the scenario says nothing else.
 const TIMEOUT_SECS: u64 = 3;
 
@@ -62,6 +65,8 @@ pub struct Visit {
     pub gate: Gate,
     pub control: Control,
     pub addresses: Addresses,
+    /// More options of the subscriber's `probe`; the control gets those that mean something where nothing fails.
+    pub options: Vec<String>,
 }
 
 /// What a verdict must say; the trigger counts only where one is expected.
@@ -70,6 +75,8 @@ pub struct Expected {
     pub outcome: Outcome,
     pub mechanism: Option<Mechanism>,
     pub trigger: Option<Trigger>,
+    /// Words that must stand among its reasons.
+    pub because: Option<&'static str>,
 }
 
 /// One trick, and its healthy twin.
@@ -94,6 +101,7 @@ impl Visit {
             gate: Gate::Unchecked,
             control: Control::Present,
             addresses: Addresses::Stated,
+            options: Vec::new(),
         }
     }
 
@@ -141,6 +149,22 @@ impl Visit {
         Self { gate: Gate::Checked, ..self }
     }
 
+    /// To an address that rested: the neutral name goes first, and for the control too.
+    pub fn rested(self) -> Self {
+        self.with(NEUTRAL_FIRST)
+    }
+
+    /// The operator runs a server that answers any name.
+    pub fn with_control_address(self) -> Self {
+        self.with(&format!("--control-address={FOREIGN}:443"))
+    }
+
+    /// With one more option of `probe`.
+    pub fn with(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
     /// With another deadline.
     pub fn within_secs(self, timeout_secs: u64) -> Self {
         Self { timeout_secs, ..self }
@@ -182,6 +206,12 @@ impl Expected {
         self.outcome == verdict.outcome
             && self.mechanism == verdict.mechanism
             && self.trigger.is_none_or(|trigger| Some(trigger) == verdict.trigger)
+            && self.because.is_none_or(|words| verdict.basis.iter().any(|line| line.contains(words)))
+    }
+
+    /// And says why.
+    pub const fn because(self, words: &'static str) -> Self {
+        Self { because: Some(words), ..self }
     }
 }
 
@@ -197,15 +227,17 @@ pub const REFUSED: Expected = state(Outcome::Refused);
 pub const INSUFFICIENT: Expected = state(Outcome::Insufficient);
 
 const fn state(outcome: Outcome) -> Expected {
-    Expected { outcome, mechanism: None, trigger: None }
+    Expected { outcome, mechanism: None, trigger: None, because: None }
 }
 
 /// Blocked.
 pub const fn blocked(mechanism: Mechanism, trigger: Trigger) -> Expected {
-    Expected { outcome: Outcome::Blocked, mechanism: Some(mechanism), trigger: Some(trigger) }
+    let (mechanism, trigger) = (Some(mechanism), Some(trigger));
+    Expected { outcome: Outcome::Blocked, mechanism, trigger, because: None }
 }
 
 /// Loads, degraded.
 pub const fn impaired(mechanism: Mechanism, trigger: Trigger) -> Expected {
-    Expected { outcome: Outcome::Impaired, mechanism: Some(mechanism), trigger: Some(trigger) }
+    let (mechanism, trigger) = (Some(mechanism), Some(trigger));
+    Expected { outcome: Outcome::Impaired, mechanism, trigger, because: None }
 }

@@ -13,7 +13,7 @@ use zerkalo_core::verdict::Verdict;
 use zerkalo_core::words::{Country, MarketId, MirrorId};
 
 use super::addresses::{CANARY, NOBODY, PUBLIC_RESOLVER, PUBLIC_RESOLVER_NAME, addresses};
-use super::scenario::{Addresses, Control, Gate, Place, Visit};
+use super::scenario::{Addresses, Control, Gate, NEUTRAL_FIRST, Place, Visit};
 use super::topology::Topology;
 use super::world::DOH_PATH;
 use crate::process::program;
@@ -98,6 +98,11 @@ async fn look(topology: &Topology, place: Place, visit: &Visit) -> Result<ProbeR
     command.args(["netns", "exec", topology.namespace(place).name()]).arg(program("zerkalo-agent")?);
     command.args(["probe", &visit.url, "--json", "--allow-special-ranges", "--canary", CANARY]);
     command.args(["--timeout", &visit.timeout_secs.to_string()]).arg("--ca-file").arg(topology.root_pem());
+    let is_of_control = |option: &&String| option.as_str() == NEUTRAL_FIRST;
+    match place {
+        Place::Subscriber => command.args(&visit.options),
+        _ => command.args(visit.options.iter().filter(is_of_control)),
+    };
     if place == Place::Subscriber {
         command.args(["--resolver", &visit.lie.resolver().to_string()]);
     }

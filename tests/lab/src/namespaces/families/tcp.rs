@@ -4,8 +4,8 @@ use zerkalo_core::verdict::Mechanism::{TcpRefused, TcpReset, TcpTimeout, TcpUnre
 use zerkalo_core::verdict::Trigger::{Ip, Unknown};
 
 use super::{Entry, named};
-use crate::namespaces::addresses::{MIRROR, ORIGIN, ORIGIN_V6, SECOND};
-use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked};
+use crate::namespaces::addresses::{MIRROR, NEIGHBOUR_ADDRESS, ORIGIN, ORIGIN_V6, SECOND, SECOND_V6};
+use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked, impaired};
 
 pub(super) const ALL: &[Entry] = named![
     syn_dropped,
@@ -14,11 +14,15 @@ pub(super) const ALL: &[Entry] = named![
     syn_answered_by_host_unreachable,
     reset_as_soon_as_connected,
     reset_once_connected,
+    reset_once_connected_at_an_address_that_rested,
     only_port_443_dropped,
+    all_ports_dropped,
     first_of_two_addresses_dropped,
     first_of_two_addresses_refused,
+    second_of_two_addresses_dropped,
     both_addresses_dropped,
     ipv6_alone_dropped,
+    one_of_two_ipv6_addresses_dropped,
     ipv6_mirror_dropped,
 ];
 
@@ -53,27 +57,48 @@ fn reset_as_soon_as_connected() -> Scenario {
 
 /// The connection is reset at the first packet with data, whatever it says: the neutral name fares no better.
 fn reset_once_connected() -> Scenario {
-    let rule = format!(
-        "iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --tcp-flags SYN,PSH PSH -j REJECT --reject-with tcp-reset"
-    );
-    Scenario::of(Visit::mirror().meets(rule), blocked(TlsReset, Unknown))
+    Scenario::of(Visit::mirror().meets(reset_data()), blocked(TlsReset, Unknown))
+}
+
+/// The same, where nobody showed a name of late: the neutral name goes first, fails, and passes for the control.
+fn reset_once_connected_at_an_address_that_rested() -> Scenario {
+    Scenario::of(Visit::mirror().rested().meets(reset_data()), blocked(TlsReset, Ip))
 }
 
 /// Port 443 is dropped, port 80 is open (A4).
 fn only_port_443_dropped() -> Scenario {
     let rule = format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --dport 443 -j DROP");
-    Scenario::of(Visit::mirror().meets(rule.clone()), blocked(TcpTimeout, Ip))
+    let expected = blocked(TcpTimeout, Ip).because("port 80 of the same address connects");
+    Scenario::of(Visit::mirror().meets(rule.clone()), expected)
         .twin(Visit::to(&format!("http://{MIRROR}/")).meets(rule), OK)
+}
+
+/// Every TCP port is dropped (A4).
+fn all_ports_dropped() -> Scenario {
+    let rule = format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} -j DROP");
+    let expected = blocked(TcpTimeout, Ip).because("port 80 of the same address ended with Timeout too");
+    Scenario::of(Visit::mirror().meets(rule), expected)
 }
 
 /// One of two addresses is a black hole: visitors wait, then reach the other.
 fn first_of_two_addresses_dropped() -> Scenario {
-    Scenario::of(Visit::to("https://two.lab.test/").meets(drop_all(SECOND)).within_secs(12), OK)
+    let visit = Visit::to("https://two.lab.test/").within_secs(12);
+    Scenario::of(visit.clone().meets(drop_all(SECOND)), impaired(TcpTimeout, Ip)).twin(visit, OK)
 }
 
 /// One of two addresses refuses: visitors reach the other.
 fn first_of_two_addresses_refused() -> Scenario {
-    Scenario::of(Visit::to("https://two.lab.test/").meets(reject(SECOND, "tcp-reset")), OK)
+    let visit = Visit::to("https://two.lab.test/");
+    Scenario::of(visit.clone().meets(reject(SECOND, "tcp-reset")), impaired(TcpRefused, Ip))
+        .twin(visit.meets(reject(NEIGHBOUR_ADDRESS, "tcp-reset")), OK)
+}
+
+/// The other of two addresses is a black hole: this visitor does not notice, the next one will. Nobody holds the twin's
+/// second address: dead for all.
+fn second_of_two_addresses_dropped() -> Scenario {
+    let visit = Visit::to("https://two.lab.test/").within_secs(12).meets(drop_all(ORIGIN));
+    Scenario::of(visit.clone(), impaired(TcpTimeout, Ip))
+        .twin(Visit { url: "https://half.lab.test/".to_owned(), ..visit }, OK)
 }
 
 /// Both addresses are black holes (A4).
@@ -83,9 +108,16 @@ fn both_addresses_dropped() -> Scenario {
         .twin(Visit { url: "https://landing.lab.test/".to_owned(), ..visit }, OK)
 }
 
-/// IPv6 is a black hole and IPv4 is open: visitors fall back.
+/// IPv6 is a black hole and IPv4 is open: visitors fall back. Nothing shows that IPv6 works on this line at all.
 fn ipv6_alone_dropped() -> Scenario {
     Scenario::of(Visit::to("https://dual.lab.test/").meets(drop_v6()), OK)
+}
+
+/// One of two IPv6 addresses is a black hole, and the other shows that IPv6 works here.
+fn one_of_two_ipv6_addresses_dropped() -> Scenario {
+    let visit = Visit::to("https://two-six.lab.test/").within_secs(12);
+    let drop = format!("ip6tables-legacy -A FORWARD -d {SECOND_V6} -j DROP");
+    Scenario::of(visit.clone().meets(drop), impaired(TcpTimeout, Ip)).twin(visit, OK)
 }
 
 /// The mirror has no other address than the black hole (A4).
@@ -96,6 +128,12 @@ fn ipv6_mirror_dropped() -> Scenario {
 
 fn drop_all(address: &str) -> String {
     format!("iptables-legacy -A FORWARD -d {address} -j DROP")
+}
+
+fn reset_data() -> String {
+    format!(
+        "iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --tcp-flags SYN,PSH PSH -j REJECT --reject-with tcp-reset"
+    )
 }
 
 fn drop_v6() -> String {

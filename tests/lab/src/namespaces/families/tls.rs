@@ -17,8 +17,13 @@ pub(super) const ALL: &[Entry] = named![
     reset_after_the_hello,
     fin_after_the_hello,
     alert_after_the_hello,
+    reset_at_the_first_hop,
+    first_handshake_lost,
     tls_dropped_by_address,
+    tls_dropped_by_address_alone,
     residual_block_after_the_hello,
+    residual_block_that_fools_a_neutral_name,
+    residual_block_wherever_the_name_is_shown,
     internationalised_name_dropped,
     state_authority,
     expired_state_authority,
@@ -30,7 +35,8 @@ pub(super) const ALL: &[Entry] = named![
 
 /// The ClientHello with the name never arrives (A6, A17).
 fn hello_dropped() -> Scenario {
-    Scenario::of(Visit::mirror().meets(on_name(MIRROR, "DROP")), blocked(TlsTimeout, Sni))
+    let expected = blocked(TlsTimeout, Sni).because("bytes of ClientHello 0 were acknowledged");
+    Scenario::of(Visit::mirror().meets(on_name(MIRROR, "DROP")), expected)
 }
 
 /// The ClientHello is acknowledged, then nothing comes (A7, A17).
@@ -39,13 +45,36 @@ fn silence_after_the_hello() -> Scenario {
         "iptables-legacy -t mangle -A FORWARD -p tcp --dport 443 -m string --algo bm --string {MIRROR} -j CONNMARK --set-mark 1
          iptables-legacy -A FORWARD -i abroad -m connmark --mark 1 -m length --length 61:65535 -j DROP"
     );
-    Scenario::of(Visit::mirror().meets(mark), blocked(TlsTimeout, Sni))
+    let expected = blocked(TlsTimeout, Sni).because("were acknowledged, then no byte came");
+    Scenario::of(Visit::mirror().meets(mark), expected)
 }
 
 /// A reset answers the ClientHello (A5).
 fn reset_after_the_hello() -> Scenario {
     let reset = on_name(MIRROR, "REJECT --reject-with tcp-reset");
     Scenario::of(Visit::mirror().meets(reset), blocked(TlsReset, Sni))
+}
+
+/// The same, by a box before the first router: the TTL tells.
+fn reset_at_the_first_hop() -> Scenario {
+    let rules = format!(
+        "iptables-legacy -t mangle -A PREROUTING -i home -p tcp --dport 443 -m string --algo bm --string {MIRROR} -j MARK --set-mark 7
+         nft add table ip box
+         nft add chain ip box before '{{ type filter hook prerouting priority 0; }}'
+         nft add rule ip box before meta mark 7 meta l4proto tcp reject with tcp reset"
+    );
+    let visit = Visit::mirror().with("--hops").with("--hop-pause=0").meets(rules);
+    Scenario::of(visit, blocked(TlsReset, Sni).because("comes from hop 1 of at least 2"))
+}
+
+/// One connection in many is swallowed at the name: the next one passes.
+fn first_handshake_lost() -> Scenario {
+    let rules = format!(
+        "iptables-legacy -t mangle -A FORWARD -i home -p tcp -d {ORIGIN} --dport 443 --syn -m statistic --mode nth --every 100 --packet 0 -j CONNMARK --set-mark 1
+         iptables-legacy -A FORWARD -i home -m connmark --mark 1 -m string --algo bm --string {MIRROR} -j DROP"
+    );
+    let visit = Visit::mirror().with("--first-arm=again").within_secs(5).meets(rules);
+    Scenario::of(visit, impaired(TlsTimeout, Unknown).because("passes over a new connection"))
 }
 
 /// The connection is closed after the ClientHello (A5).
@@ -62,18 +91,39 @@ fn alert_after_the_hello() -> Scenario {
 fn tls_dropped_by_address() -> Scenario {
     let rule =
         format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --dport 443 --tcp-flags SYN,PSH PSH -j DROP");
-    Scenario::of(Visit::mirror().meets(rule), blocked(TlsTimeout, Ip)).planned(
-        "the neutral name is shown after the mirror's own: a residual block looks the same, so the trigger stays unknown",
-    )
+    Scenario::of(Visit::mirror().rested().meets(rule), blocked(TlsTimeout, Ip))
 }
 
-/// After the name was seen, the address stays dead for this subscriber: a later neutral name proves nothing.
+/// The same, where nobody knows whether the address rested: the mirror's name passes elsewhere.
+fn tls_dropped_by_address_alone() -> Scenario {
+    let rule =
+        format!("iptables-legacy -A FORWARD -p tcp -d {ORIGIN} --dport 443 --tcp-flags SYN,PSH PSH -j DROP");
+    let visit = Visit::mirror().with_control_address().within_secs(12).meets(rule);
+    Scenario::of(visit, blocked(TlsTimeout, Ip).because("passes at the operator's control address"))
+}
+
+/// After the name was seen, the address stays dead for this subscriber. The neutral name went first, and passed.
 fn residual_block_after_the_hello() -> Scenario {
-    let rules = format!(
+    let visit = Visit::mirror().rested().meets(residual());
+    Scenario::of(visit, blocked(TlsTimeout, Sni).because("(residual)"))
+}
+
+/// The same, where the neutral name goes second: it fails too, and proves nothing.
+fn residual_block_that_fools_a_neutral_name() -> Scenario {
+    Scenario::of(Visit::mirror().meets(residual()), blocked(TlsTimeout, Unknown))
+}
+
+/// The same, where the name is also shown to the operator's own server: it fails there too.
+fn residual_block_wherever_the_name_is_shown() -> Scenario {
+    let visit = Visit::mirror().with_control_address().within_secs(16).meets(residual());
+    Scenario::of(visit, blocked(TlsTimeout, Sni).because("fails at the operator's control address too"))
+}
+
+fn residual() -> String {
+    format!(
         "iptables-legacy -A FORWARD -i home -p tcp -m recent --name residual --rdest --rcheck --seconds 60 -j DROP
          iptables-legacy -A FORWARD -i home -p tcp --dport 443 -m string --algo bm --string {MIRROR} -m recent --name residual --rdest --set -j DROP"
-    );
-    Scenario::of(Visit::mirror().meets(rules), blocked(TlsTimeout, Unknown))
+    )
 }
 
 /// As `hello_dropped`, for a name with letters beyond ASCII.
