@@ -10,6 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const MIRROR: &str = "mirror.lab.test";
 /// A host like it that no censor knows: the healthy twin of nearly every scenario.
 pub const NEIGHBOUR: &str = "neighbour.lab.test";
+/// The mirror's address under a name that publishes ECH.
+pub const WITH_ECH: &str = "ech.lab.test";
+/// The public name of its ECH: that of the largest front, which a censor goes after.
+pub const ECH_PUBLIC_NAME: &str = "cloudflare-ech.com";
 /// What only the real pages hold.
 pub const CANARY: &str = "zerkalo-netlab-canary-51c9";
 
@@ -83,6 +87,7 @@ pub enum Truth {
 pub const ZONE: &[(&str, Truth)] = &[
     (MIRROR, Truth::Addresses(&[ORIGIN])),
     (NEIGHBOUR, Truth::Addresses(&[NEIGHBOUR_ADDRESS])),
+    (WITH_ECH, Truth::Addresses(&[ORIGIN])),
     ("two.lab.test", Truth::Addresses(&[SECOND, ORIGIN])),
     ("six.lab.test", Truth::Addresses(&[ORIGIN_V6])),
     ("two-six.lab.test", Truth::Addresses(&[ORIGIN_V6, SECOND_V6])),

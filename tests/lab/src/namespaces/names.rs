@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::rdata::svcb::{Alpn, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HTTPS, SVCB};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::addresses::{
-    BOGON, BOGON_V6, KNOWN_STUB, MIRROR, ORIGIN, TELLING_STUB, Truth, UNKNOWN_STUB, truth,
+    BOGON, BOGON_V6, ECH_PUBLIC_NAME, KNOWN_STUB, MIRROR, ORIGIN, TELLING_STUB, Truth, UNKNOWN_STUB,
+    WITH_ECH, truth,
 };
 
 /// Largest datagram read.
@@ -199,7 +200,8 @@ fn false_replies(lie: Lie) -> Vec<Reply> {
 fn true_reply(name: &str) -> Reply {
     match truth(name) {
         Some(Truth::Addresses(_)) => {
-            Reply { service: Some(web()), ..Reply::addresses(super::addresses::addresses(name)) }
+            let service = if name == WITH_ECH { web_with_ech() } else { web() };
+            Reply { service: Some(service), ..Reply::addresses(super::addresses::addresses(name)) }
         }
         Some(Truth::AliasOnly(alias)) => Reply { alias: Some(alias), ..Reply::code(ResponseCode::NoError) },
         None => Reply::code(ResponseCode::NXDomain),
@@ -210,6 +212,26 @@ fn true_reply(name: &str) -> Reply {
 fn web() -> SVCB {
     let alpn = SvcParamValue::Alpn(Alpn(vec!["h2".to_owned()]));
     SVCB::new(1, Name::root(), vec![(SvcParamKey::Alpn, alpn)])
+}
+
+/// The same with ECH, of which the origin knows nothing: it rejects what it is offered, and a censor sees an offer all the
+/// same.
+fn web_with_ech() -> SVCB {
+    let mut service = web();
+    service.svc_params.push((SvcParamKey::EchConfigList, SvcParamValue::EchConfigList(ech_config_list())));
+    service
+}
+
+/// One configuration (RFC 9849, 4): X25519, HKDF-SHA256, AES-128-GCM. The key is the curve's base point: nobody decrypts.
+fn ech_config_list() -> EchConfigList {
+    let with_len = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let mut key = [0; 32];
+    key[0] = 9;
+    let name = ECH_PUBLIC_NAME.as_bytes();
+    let suites = with_len(&[0, 1, 0, 1]);
+    let contents =
+        [&[7, 0, 0x20][..], &with_len(&key), &suites, &[0, name.len() as u8], name, &[0, 0]].concat();
+    EchConfigList(with_len(&[&[0xfe, 0x0d][..], &with_len(&contents)].concat()))
 }
 
 fn message(query: &Message, question: &Query, reply: &Reply) -> Message {

@@ -245,9 +245,22 @@ fn serve_quic(certificates: &Certificates) -> io::Result<impl Future<Output = ()
             while connections.try_join_next().is_some() {}
             connections.spawn(async move {
                 if let Ok(connection) = incoming.await {
-                    drop(tokio::time::timeout(CONNECTION_LIFE_MAX, connection.closed()).await);
+                    drop(tokio::time::timeout(CONNECTION_LIFE_MAX, serve_h3(connection)).await);
                 }
             });
         }
     })
+}
+
+/// The mirror's page to every request.
+async fn serve_h3(connection: quinn::Connection) -> Option<()> {
+    let transport = h3_quinn::Connection::new(connection);
+    let mut server = h3::server::Connection::<_, Bytes>::new(transport).await.ok()?;
+    while let Ok(Some(resolver)) = server.accept().await {
+        let (_, mut stream) = resolver.resolve_request().await.ok()?;
+        stream.send_response(Response::new(())).await.ok()?;
+        stream.send_data(origin::page("The mirror", CANARY).into()).await.ok()?;
+        stream.finish().await.ok()?;
+    }
+    Some(())
 }

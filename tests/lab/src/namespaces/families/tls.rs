@@ -6,7 +6,7 @@ use zerkalo_core::verdict::Mechanism::{
 use zerkalo_core::verdict::Trigger::{Ip, Protocol, Sni, Unknown};
 
 use super::{Entry, named};
-use crate::namespaces::addresses::{MIRROR, ORIGIN};
+use crate::namespaces::addresses::{ECH_PUBLIC_NAME, MIRROR, ORIGIN, WITH_ECH};
 use crate::namespaces::certificates::Forger;
 use crate::namespaces::middlebox::Trick;
 use crate::namespaces::scenario::{Expected, INSUFFICIENT, OK, Scenario, Visit, blocked, impaired};
@@ -31,6 +31,7 @@ pub(super) const ALL: &[Entry] = named![
     antivirus_on_the_host,
     quic_dropped,
     ech_dropped,
+    ech_rejected_by_the_site,
 ];
 
 /// The ClientHello with the name never arrives (A6, A17).
@@ -157,14 +158,22 @@ fn antivirus_on_the_host() -> Scenario {
 fn quic_dropped() -> Scenario {
     let drop = format!("iptables-legacy -A FORWARD -p udp -d {ORIGIN} --dport 443 -j DROP");
     let visit = Visit::to(&format!("https://{MIRROR}/h3")).meets(drop);
-    Scenario::of(visit, impaired(QuicTimeout, Unknown))
+    Scenario::of(visit, impaired(QuicTimeout, Protocol))
 }
 
-/// A hello with the ECH extension is dropped (A12).
+/// A hello with the ECH extension and the front's public name is dropped (A12).
 fn ech_dropped() -> Scenario {
-    let drop = "iptables-legacy -A FORWARD -p tcp --dport 443 -m string --algo bm --hex-string '|fe0d|' -m string --algo bm --string cloudflare-ech.com -j DROP";
-    Scenario::of(Visit::mirror().meets(drop), impaired(EchTimeout, Protocol))
-        .planned("the probe sends no ECH yet: the page loads")
+    let visit = Visit::to(&format!("https://{WITH_ECH}/"));
+    let drop = format!(
+        "iptables-legacy -A FORWARD -p tcp --dport 443 -m string --algo bm --hex-string '|fe0d|' -m string --algo bm --string {ECH_PUBLIC_NAME} -j DROP"
+    );
+    // The same censor, and a site that publishes no ECH.
+    Scenario::of(visit.meets(&drop), impaired(EchTimeout, Protocol)).twin(Visit::mirror().meets(&drop), OK)
+}
+
+/// The site publishes an ECH configuration that it no longer knows: it rejects every offer, and nobody is in the way.
+fn ech_rejected_by_the_site() -> Scenario {
+    Scenario::of(Visit::to(&format!("https://{WITH_ECH}/")), OK)
 }
 
 fn forged(forger: Forger, expected: Expected) -> Scenario {
