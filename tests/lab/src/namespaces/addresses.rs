@@ -31,6 +31,8 @@ pub const NEIGHBOUR_ADDRESS: &str = "203.0.113.12";
 pub const LANDING: &str = "203.0.113.13";
 /// A reference host abroad.
 pub const FOREIGN: &str = "203.0.113.20";
+/// The same by IPv6.
+pub const FOREIGN_V6: &str = "2001:db8:113::20";
 /// A reference host, and a mirror, in the subscriber's own country.
 pub const DOMESTIC: &str = "198.51.100.30";
 /// Where the carriers' stub pages stand.
@@ -73,6 +75,7 @@ pub const WORLD: &[&str] = &[
     "44.128.0.11",
     ORIGIN_V6,
     SECOND_V6,
+    FOREIGN_V6,
 ];
 
 /// What is truly known of a name: its addresses, or where it points.
@@ -100,7 +103,7 @@ pub const ZONE: &[(&str, Truth)] = &[
     ("alias.lab.test", Truth::AliasOnly("nowhere.lab.test")),
     ("dead.lab.test", Truth::Addresses(&[NOBODY])),
     (PUBLIC_RESOLVER_NAME, Truth::Addresses(&[PUBLIC_RESOLVER])),
-    ("foreign.lab.test", Truth::Addresses(&[FOREIGN])),
+    ("foreign.lab.test", Truth::Addresses(&[FOREIGN, FOREIGN_V6])),
     ("domestic.lab.test", Truth::Addresses(&[DOMESTIC])),
     // зеркало.lab.test
     ("xn--80ajfngsk.lab.test", Truth::Addresses(&[ORIGIN])),

@@ -21,6 +21,10 @@ const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(60);
 /// A fatal `handshake_failure` (RFC 8446, 6).
 const ALERT: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
 
+/// What a portal shows that does not redirect.
+const LOGIN_PAGE: &str = "<html><head><meta http-equiv=\"refresh\" content=\"0; url=http://login.portal.test/\">\
+    </head><body>One moment.</body></html>";
+
 /// What a box does where it reads the mirror's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trick {
@@ -50,11 +54,13 @@ pub enum Trick {
     ToUnpaid,
     /// Sends every request, whatever the host, to a login page.
     ToLogin,
+    /// Shows every request, whatever the host, a page that sends there by itself.
+    LoginPage,
 }
 
 impl Trick {
     /// Every box.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Fin,
         Self::Alert,
         Self::Forge(Forger::State),
@@ -71,6 +77,7 @@ impl Trick {
         Self::Loop,
         Self::ToUnpaid,
         Self::ToLogin,
+        Self::LoginPage,
     ];
 
     /// Where its box listens, at every address of the censor.
@@ -80,7 +87,7 @@ impl Trick {
     }
 
     fn strikes_all(self) -> bool {
-        matches!(self, Self::ToUnpaid | Self::ToLogin)
+        matches!(self, Self::ToUnpaid | Self::ToLogin | Self::LoginPage)
     }
 
     /// The head and body of a plain answer.
@@ -101,6 +108,7 @@ impl Trick {
             Self::Loop => redirect(&format!("http://{MIRROR}/")),
             Self::ToUnpaid => redirect("http://unblock.mts.ru/pay"),
             Self::ToLogin => redirect("http://login.portal.test/"),
+            Self::LoginPage => page("200 OK", LOGIN_PAGE),
             Self::Fin | Self::Alert | Self::Forge(_) => String::new(),
         }
     }
