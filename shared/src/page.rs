@@ -22,7 +22,7 @@ pub fn title(body: &[u8], content_type: Option<&str>) -> Option<String> {
     let open = find(&lower, b"<title")?;
     let start = open + find(&lower[open..], b">")? + 1;
     let end = start + find(&lower[start..], b"</title")?;
-    let words = text(&head[start..end], charset(body, content_type));
+    let words = without_controls(&text(&head[start..end], charset(body, content_type)));
     let mut title = words.split_whitespace().collect::<Vec<_>>().join(" ");
     cut(&mut title, TITLE_LEN_MAX);
     Some(title)
@@ -31,10 +31,7 @@ pub fn title(body: &[u8], content_type: Option<&str>) -> Option<String> {
 /// The page's beginning as text, as a record keeps it.
 pub fn excerpt(body: &[u8], content_type: Option<&str>) -> String {
     let head = &body[..body.len().min(EXCERPT_LEN_MAX)];
-    let mut excerpt: String = decoded(head, content_type)
-        .chars()
-        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c })
-        .collect();
+    let mut excerpt = without_controls(&decoded(head, content_type));
     cut(&mut excerpt, EXCERPT_LEN_MAX);
     excerpt
 }
@@ -73,6 +70,11 @@ fn windows_1251(byte: u8) -> char {
     }
 }
 
+/// Spaces in the place of what is no character to read, line ends and tabs apart.
+fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}
+
 /// Cuts to at most `len_max` bytes, at a character's border.
 pub(crate) fn cut(text: &mut String, len_max: usize) {
     if text.len() > len_max {
@@ -95,6 +97,7 @@ mod tests {
             assert_eq!(title(body, content_type).as_deref(), expected, "{body:?}");
         };
         check(b"<html><TITLE lang=x>  Two\n words </Title>", None, Some("Two words"));
+        check(b"<title>\x1b[2J\0a\xc2\x9bb</title>", None, Some("[2J a b"));
         check(b"<title>never closed", None, None);
         check(b"", None, None);
         check(
