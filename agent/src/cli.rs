@@ -272,7 +272,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         (record.references, record.network) = (references, Some(network));
     }
     let text = if args.json {
-        zerkalo_proto::record::to_json(&record) + "\n"
+        show::harmless_json(&zerkalo_proto::record::to_json(&record)) + "\n"
     } else {
         let is_plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
         show::tree(&record, if is_plain { Colours::Off } else { Colours::On })

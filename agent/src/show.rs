@@ -293,7 +293,27 @@ fn quic_line(step: &QuicHandshake) -> Line {
 
 /// Hostile text must not drive the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if drives_terminals(c) { ' ' } else { c }).collect()
+}
+
+/// Control characters, those of one byte and of two, and what turns the direction of all text after it.
+fn drives_terminals(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON that says the same, with escapes where JSON itself asks for none and a terminal would obey.
+pub fn harmless_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if drives_terminals(c) && c != '\n' {
+            // All of them lie in the basic plane, and only within strings.
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 fn duration_text(micros: u64) -> String {
@@ -387,6 +407,15 @@ mod tests {
     fn hostile_text_cannot_drive_the_terminal() {
         let title = toned("\u{1b}]0;owned\u{7}\u{9b}2J\r\nx", Tone::Bad, Colours::Off);
         assert!(!title.chars().any(char::is_control), "{title:?}");
+        assert_eq!(printable("a\u{202e}b\u{2066}c"), "a b c");
+    }
+
+    #[test]
+    fn harmless_json_says_the_same() {
+        let (value, json) = ("ж\u{9b}2J\u{202e}\u{7f}\n", harmless_json);
+        let text = json(&serde_json::to_string_pretty(&[value]).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !drives_terminals(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), [value]);
     }
 
     #[test]
