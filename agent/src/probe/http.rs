@@ -13,6 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use zerkalo_core::page;
@@ -114,7 +115,13 @@ pub struct HttpConnection {
     origin: (bool, String, u16),
     /// Whether the last answer was read to its end.
     is_idle: bool,
+    /// Where the last answer sent the visitor, uncut.
+    location: Option<String>,
+    /// How the connection ends, beside what requests hear of it.
+    end: Option<Ending>,
 }
+
+type Ending = oneshot::Receiver<hyper::Result<()>>;
 
 enum Sender {
     H1(http1::SendRequest<Empty<Bytes>>),
@@ -126,6 +133,7 @@ enum Sender {
 pub(super) struct Answer {
     status: Option<u16>,
     headers: Vec<(String, String)>,
+    location: Option<String>,
     body: Vec<u8>,
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
@@ -168,7 +176,10 @@ impl HttpConnection {
         let since = Instant::now();
         let tasks = Tasks::default();
         match Sender::start(TokioIo::new(stream), is_h2, ask.reading, &tasks).await {
-            Ok(sender) => Ok(Self { sender, tasks, tap, address, origin: origin_of(ask.url), is_idle: true }),
+            Ok((sender, end)) => {
+                let (origin, end) = (origin_of(ask.url), Some(end));
+                Ok(Self { sender, tasks, tap, address, origin, is_idle: true, location: None, end })
+            }
             Err(error) => {
                 let protocol = if is_h2 { "h2" } else { "h1" };
                 let outcome = outcome_of(&error, &tap);
@@ -181,6 +192,11 @@ impl HttpConnection {
     /// Where it leads.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the last answer sent the visitor: whole, while the record's header is cut.
+    pub fn location(&self) -> Option<&str> {
+        self.location.as_deref()
     }
 
     /// Whether `url` can be asked for over it.
@@ -205,11 +221,13 @@ impl HttpConnection {
             Err(error) => HttpOutcome::Failed(error.to_string()),
             Ok(request) => match timeout_at(until, self.converse(request, &ask, &mut answer)).await {
                 Ok(Ok(())) => HttpOutcome::Complete,
+                Ok(Err(error)) if error.is_canceled() => self.canceled(until).await,
                 Ok(Err(error)) => outcome_of(&error, &self.tap),
                 Err(_) => HttpOutcome::Timeout,
             },
         };
         self.is_idle = answer.is_whole;
+        self.location = answer.location.take();
         let step = exchange_of(ask, self.address, self.protocol(), answer, outcome, since, clock);
         HttpExchange { transport: self.tap.transport(), ..step }
     }
@@ -221,6 +239,17 @@ impl HttpConnection {
         *request.method_mut() = http::Method::HEAD;
         let response = timeout_at(until, self.sender.send(request)).await.ok()?.ok()?;
         Some(Head { headers: kept_headers(response.headers()), span: clock.span(since) })
+    }
+
+    /// Why hyper gave a request up: the connection was over before the request was out.
+    async fn canceled(&mut self, until: Instant) -> HttpOutcome {
+        let Some(end) = self.end.take() else { return HttpOutcome::Eof };
+        match timeout_at(until, end).await {
+            // Bytes came unasked, or broke the rules.
+            Ok(Ok(Err(cause))) => outcome_of(&cause, &self.tap),
+            Ok(_) => HttpOutcome::Eof,
+            Err(_) => HttpOutcome::Timeout,
+        }
     }
 
     fn protocol(&self) -> &'static str {
@@ -264,6 +293,8 @@ impl Answer {
         self.last_byte = Some(Instant::now());
         self.status = Some(status.as_u16());
         self.headers = kept_headers(headers);
+        self.location =
+            headers.get("location").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
 
     /// Keeps a part of the body. Whether that is all we read of one.
@@ -278,25 +309,26 @@ impl Answer {
 }
 
 impl Sender {
-    async fn start<I>(io: I, is_h2: bool, reading: Reading, tasks: &Tasks) -> hyper::Result<Self>
+    async fn start<I>(io: I, is_h2: bool, reading: Reading, tasks: &Tasks) -> hyper::Result<(Self, Ending)>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        // Errors of the connection reach the request that waits for the answer.
+        // Errors of the connection reach the request that waits for the answer; what comes before it, the ending alone.
+        let (ended, end) = oneshot::channel();
         if is_h2 {
             let mut builder = http2::Builder::new(tasks.clone());
             builder.max_header_list_size(HEAD_LEN_MAX as u32);
             builder.initial_stream_window_size(reading.window_len());
             builder.initial_connection_window_size(reading.window_len());
             let (sender, connection) = builder.handshake(io).await?;
-            tasks.spawn(async { drop(connection.await) });
-            Ok(Self::H2(sender))
+            tasks.spawn(async { drop(ended.send(connection.await)) });
+            Ok((Self::H2(sender), end))
         } else {
             let mut builder = http1::Builder::new();
             builder.max_buf_size(HEAD_LEN_MAX);
             let (sender, connection) = builder.handshake(io).await?;
-            tasks.spawn(async { drop(connection.await) });
-            Ok(Self::H1(sender))
+            tasks.spawn(async { drop(ended.send(connection.await)) });
+            Ok((Self::H1(sender), end))
         }
     }
 

@@ -13,7 +13,7 @@ use zerkalo_core::target::{TargetError, TargetUrl};
 use super::clock::StepClock;
 use super::connect::Ranges;
 use super::dns::Asked;
-use super::http::{Ask, HttpConnection, header};
+use super::http::{Ask, HttpConnection};
 use super::late::{Listener, Patience};
 use super::resolvers::SYSTEM_MAX;
 use super::text::cut;
@@ -216,7 +216,8 @@ impl<'a> Road<'a> {
             let (canary, reading) = (self.assignment.canary.as_deref(), self.settings.reading);
             let ask = Ask { arm, url: &url, canary, reading };
             let step = connection.exchange(ask, self.settings.caps.http, self.clock).await;
-            let (is_complete, next) = (step.outcome == HttpOutcome::Complete, redirect(&step));
+            let (is_complete, next) =
+                (step.outcome == HttpOutcome::Complete, redirect(&step, connection.location()));
             let is_wanted = step.canary_found.unwrap_or(self.assignment.canary.is_none());
             self.facts.http.push(step);
             if !is_complete {
@@ -349,10 +350,10 @@ fn forbidden_landing(next: &TargetUrl, addresses: &[IpAddr], ranges: Ranges) -> 
     is_refused.then(|| format!("{} leads into a special range ({range})", next.host()))
 }
 
-/// Where an answer sends the visitor, if it does.
-fn redirect(step: &HttpExchange) -> Option<Result<TargetUrl, String>> {
+/// Where an answer sends the visitor, if it does; `location` is its whole header.
+fn redirect(step: &HttpExchange, location: Option<&str>) -> Option<Result<TargetUrl, String>> {
     let location = match step.status {
-        Some(301 | 302 | 303 | 307 | 308) => header(&step.headers, "location")?,
+        Some(301 | 302 | 303 | 307 | 308) => location?,
         _ => return None,
     };
     let refused = |error: TargetError| {
