@@ -82,12 +82,13 @@ struct Answered {
 /// Asks by UDP.
 pub async fn ask(question: Question, caps: StepCaps, clock: StepClock) -> Asked {
     let (since, until) = (Instant::now(), clock.until(caps.dns));
-    let mut strays = Vec::new();
-    let answered = timeout_at(until, exchange(&question, since, clock, &mut strays)).await;
+    let (mut strays, mut torn) = (Vec::new(), None);
+    let answered = timeout_at(until, exchange(&question, since, clock, &mut strays, &mut torn)).await;
     let (answer, ear) = match answered {
         Ok(Ok(Answered { socket, query, answer })) => (answer, Some((socket, query))),
         Ok(Err(failure)) => (Answer::failed(failure), None),
-        Err(_) => (Answer::timeout(), None),
+        // Whoever sent to TCP and is silent there has answered all the same.
+        Err(_) => (torn.map_or_else(Answer::timeout, |answer| Answer::read(&answer)), None),
     };
     let exchange = exchange_of(question.clone(), DnsTransport::Udp, since, answer, strays, clock);
     // After the span is taken: what another thread hears must not seem to have come before the answer taken.
@@ -109,12 +110,14 @@ pub(super) fn exchange_of(
     DnsExchange { detail, resolver, server, transport, name, query, span: clock.span(since), outcome, others }
 }
 
-/// Sends the question until an answer to it comes; never gives up by itself.
+/// Sends the question until an answer to it comes; never gives up by itself. A truncated answer is left in `torn` while
+/// the whole one is fetched.
 async fn exchange(
     question: &Question,
     since: Instant,
     clock: StepClock,
     strays: &mut Vec<DnsOtherAnswer>,
+    torn: &mut Option<Message>,
 ) -> Result<Answered, String> {
     let socket = ask_socket(question.server).await.map_err(|error| format!("cannot be sent: {error}"))?;
     let (query, received) =
@@ -128,6 +131,7 @@ async fn exchange(
         Err(unreadable) => Answer::failed(format!("the answer cannot be read: {unreadable}")),
         // A truncated answer is still an answer, where TCP is closed.
         Ok(answer) if answer.metadata.truncation => {
+            *torn = Some(answer.clone());
             let whole = ask_by_tcp(question.server, &query).await;
             Answer::read(&whole.unwrap_or(answer))
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::rdata::HTTPS;
 use hickory_proto::rr::rdata::svcb::SvcParamValue;
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use zerkalo_core::record::{
     DNS_SERVICES_MAX, DnsDetail, DnsOtherAnswer, DnsOutcome, ECH_CONFIG_LEN_MAX, HttpsService, QueryType,
 };
@@ -106,7 +106,8 @@ pub fn other_answer(message: &Message, query: &Message, clock: StepClock) -> Dns
 /// Response code, addresses, aliases and lowest TTL.
 fn content(message: &Message) -> (u16, Vec<IpAddr>, Vec<String>, u32) {
     let (mut addresses, mut cnames, mut ttl_min_secs) = (Vec::new(), Vec::new(), None::<u32>);
-    for record in &message.answers {
+    // Records of other classes are nobody's addresses: stub resolvers pass over them.
+    for record in message.answers.iter().filter(|record| record.dns_class == DNSClass::IN) {
         match &record.data {
             RData::A(a) => addresses.push(IpAddr::V4(a.0)),
             RData::AAAA(aaaa) => addresses.push(IpAddr::V6(aaaa.0)),
