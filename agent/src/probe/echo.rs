@@ -11,6 +11,7 @@ use zerkalo_core::address::unwrap_embedded;
 use zerkalo_core::fingerprint::{Fingerprints, Sighting};
 use zerkalo_core::record::{
     DnsOutcome, EXCERPT_LEN_MAX, HEADER_VALUE_LEN_MAX, HttpExchange, HttpOutcome, ProbeRecord, QuicOutcome,
+    TcpOutcome,
 };
 use zerkalo_core::target::TargetUrl;
 
@@ -36,6 +37,9 @@ pub fn mask(record: &mut ProbeRecord) {
     let known = Known::of(record);
     for step in &mut record.dns {
         step.name = known.mask_url(&step.name);
+        if let DnsOutcome::Answer { cnames, .. } = &mut step.outcome {
+            cnames.iter_mut().for_each(|alias| *alias = known.mask_url(alias));
+        }
     }
     for sni in record.tls.iter_mut().filter_map(|step| step.sni.as_mut()) {
         *sni = known.mask_url(sni);
@@ -88,7 +92,13 @@ impl Known {
                 addresses.iter().for_each(|address| known.add(*address));
             }
         }
-        record.tcp.iter().for_each(|step| known.add(step.address.ip()));
+        for step in &record.tcp {
+            known.add(step.address.ip());
+            // A range is no host; we name it where a redirect leads into it.
+            if let TcpOutcome::Forbidden(range) = &step.outcome {
+                known.add_all_in(range);
+            }
+        }
         for step in &record.http {
             known.add(step.address.ip());
             let next = header(&step.headers, "location").and_then(|location| step.url.join(location).ok());
