@@ -2,7 +2,7 @@
 //! least: long headers, then whole certificates, then the middle of long chains, answers and redirects.
 
 use zerkalo_core::evidence::BODY_LEN_MAX;
-use zerkalo_core::record::{Certificate, ChainFault, DnsOutcome, ProbeRecord};
+use zerkalo_core::record::{Certificate, ChainFault, DnsOutcome, ProbeRecord, STEPS_MAX};
 
 use super::text::cut;
 
@@ -25,8 +25,9 @@ const OTHERS_LEFT: usize = 2;
 /// Addresses left of one answer in the end.
 const ADDRESSES_LEFT: usize = 8;
 
-/// Sheds until the encoded record fits.
+/// Sheds until the encoded record fits, and no list of steps is longer than collectors take.
 pub fn fit(record: &mut ProbeRecord) {
+    shed_middles(record);
     const STAGES: [fn(&mut ProbeRecord); 9] = [
         shed_values,
         shed_headers,
@@ -43,6 +44,21 @@ pub fn fit(record: &mut ProbeRecord) {
             return;
         }
         shed(record);
+    }
+}
+
+/// Redirects without end on each of several addresses make more steps than a record may hold: the first ones and the last
+/// tell the story.
+fn shed_middles(record: &mut ProbeRecord) {
+    shed_middle(&mut record.dns);
+    shed_middle(&mut record.tcp);
+    shed_middle(&mut record.tls);
+    shed_middle(&mut record.http);
+}
+
+fn shed_middle<T>(steps: &mut Vec<T>) {
+    if steps.len() > STEPS_MAX {
+        steps.drain(STEPS_MAX / 2..steps.len() - STEPS_MAX / 2);
     }
 }
 
@@ -268,6 +284,12 @@ mod tests {
         let len = zerkalo_proto::record::encode(&worst).len();
         assert!(len <= BODY_LEN_MAX - REFERENCES_LEN_MAX, "{len}");
         assert!(worst.http.len() == STEPS_LEFT && !worst.dns.is_empty());
+        // Steps too many are too many even where they are small.
+        worst = monster(0);
+        let unanswered = DnsExchange { outcome: DnsOutcome::Timeout, others: vec![], name: text(9), ..dns() };
+        worst.dns = vec![DnsExchange { detail: DnsDetail::default(), ..unanswered }; 300];
+        fit(&mut worst);
+        assert!(worst.dns.len() == STEPS_MAX && worst.is_bounded());
         let (mut small, before) = (monster(0), monster(0));
         fit(&mut small);
         assert_eq!(small, before);
