@@ -6,6 +6,7 @@ mod cli;
 mod dns_matrix;
 mod dns_servers;
 mod ech;
+mod evil;
 mod field;
 mod flow;
 mod http;

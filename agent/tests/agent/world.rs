@@ -246,8 +246,12 @@ impl Authority {
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        (leaf.der().clone(), key)
+        (self.sign(params, &key), key)
+    }
+
+    /// A certificate of one's own making.
+    pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        params.signed_by(key, &self.issuer).unwrap().der().clone()
     }
 }
 
