@@ -55,6 +55,8 @@ pub struct SettingsText {
     /// One policy a market.
     pub policies: Vec<String>,
     pub fingerprints: String,
+    /// Ranges of the catalogue's carriers; empty: those compiled in.
+    pub networks: String,
 }
 
 /// An agent as the collector knows it.

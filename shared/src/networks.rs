@@ -2,7 +2,7 @@
 //! here; who looks something up decides what it means. Ranges of everybody else are not in the built-in tables: no answer
 //! is "somebody else, or nobody knows".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The tables compiled in (`shared/data/asn/README.md` says where they are from, and what attribution is owed).
@@ -26,6 +26,23 @@ pub enum NetworksError {
     Overlap { address: IpAddr },
     #[error("more than {RANGES_MAX} ranges; keep those of the carriers you watch")]
     TooMany,
+}
+
+/// Keeps of a table the rows of these networks: a table of the whole internet is too large for the journal.
+pub fn cut_to(table: &str, asns: &BTreeSet<u32>) -> Result<String, NetworksError> {
+    let networks = Networks::parse([table])?;
+    let mut kept = String::new();
+    for (ranges, is_v4) in [(&networks.v4, true), (&networks.v6, false)] {
+        for range in ranges.iter().filter(|range| asns.contains(&range.asn)) {
+            let (start, end) = (address_of(range.start, is_v4), address_of(range.end, is_v4));
+            kept.push_str(&format!("{start},{end},{}", range.asn));
+            if let Some(organisation) = networks.organisations.get(&range.asn) {
+                kept.push_str(&format!(",\"{}\"", organisation.replace('"', "\"\"")));
+            }
+            kept.push('\n');
+        }
+    }
+    Ok(kept)
 }
 
 /// Who announces an address.
@@ -208,6 +225,22 @@ mod tests {
         check("2001:db8::ff", Some(3));
         check("2001:db8::100", None);
         assert_eq!(networks.announcer("10.0.0.1".parse().unwrap()).unwrap().organisation, Some("A, \"B\""));
+    }
+
+    #[test]
+    fn a_table_is_cut_to_some_networks_and_reads_as_before() {
+        let table = "start,end,asn,organisation\n::ffff,::ffff,3,C\n10.0.0.0,10.0.0.9,1,\"A, \"\"B\"\"\"\n\
+                     11.0.0.0,11.0.0.9,2,D\n2001:db8::,2001:db8::ff,1,E\n";
+        let kept = cut_to(table, &[1].into()).unwrap();
+        assert_eq!(
+            kept,
+            "10.0.0.0,10.0.0.9,1,\"A, \"\"B\"\"\"\n2001:db8::,2001:db8::ff,1,\"A, \"\"B\"\"\"\n"
+        );
+        let networks = Networks::parse([kept.as_str()]).unwrap();
+        assert_eq!(networks.announcer("10.0.0.9".parse().unwrap()).unwrap().organisation, Some("A, \"B\""));
+        assert_eq!(asn_of(&networks, "11.0.0.1"), None);
+        assert_eq!(cut_to(table, &[9].into()).as_deref(), Ok(""));
+        assert!(cut_to("x", &[1].into()).is_err());
     }
 
     #[test]

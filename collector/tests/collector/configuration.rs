@@ -110,3 +110,22 @@ async fn a_policy_of_one_market_leaves_the_built_in_ones_of_others_in_force() {
     let said = Config::load(&site.dir).unwrap_err().to_string();
     assert!(said.contains("again.toml: ") && said.contains("two policies"), "{said}");
 }
+
+#[tokio::test]
+async fn a_table_of_networks_is_cut_to_the_catalogues_carriers() {
+    use zerkalo_collector::config::Config;
+    let site = Site::new();
+    let kcell = "44.128.0.0,44.128.0.255,29355\n";
+    std::fs::write(site.dir.join("networks.csv"), format!("start,end,asn\n9.9.9.0,9.9.9.255,19281\n{kcell}"))
+        .unwrap();
+    site.configure("[data]\nnetworks = \"networks.csv\"\n");
+    assert_eq!(Config::load(&site.dir).unwrap().settings.networks, kcell);
+    for (table, part) in [
+        ("9.9.9.0,9.9.9.255,19281\n", "holds no range of a carrier"),
+        ("44.128.0.9,44.128.0.0,29355\n", "line 1: the range ends before it starts"),
+    ] {
+        std::fs::write(site.dir.join("networks.csv"), table).unwrap();
+        let said = Config::load(&site.dir).unwrap_err().to_string();
+        assert!(said.contains("data.networks: ") && said.contains(part), "{said}");
+    }
+}

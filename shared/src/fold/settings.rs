@@ -3,7 +3,7 @@
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::fingerprint::{FingerprintError, Fingerprints};
 use crate::journal::SettingsText;
-use crate::networks::Networks;
+use crate::networks::{Networks, NetworksError};
 use crate::policy::{Policy, PolicyFaults};
 use crate::words::{CarrierId, MarketId};
 
@@ -16,6 +16,8 @@ pub enum SettingsError {
     Policy(#[source] PolicyFaults),
     #[error("the fingerprints are refused")]
     Fingerprints(#[source] FingerprintError),
+    #[error("the networks are refused")]
+    Networks(#[source] NetworksError),
 }
 
 /// The data files compiled in.
@@ -24,6 +26,8 @@ pub fn default_settings() -> SettingsText {
         catalogue: crate::catalogue::BUILT_IN.to_owned(),
         policies: crate::policy::BUILT_IN.map(str::to_owned).to_vec(),
         fingerprints: crate::fingerprint::BUILT_IN.to_owned(),
+        // Two hundred kilobytes that every journal would hold, of what every build holds.
+        networks: String::new(),
     }
 }
 
@@ -51,7 +55,10 @@ impl Settings {
         let catalogue = Catalogue::parse(&text.catalogue).map_err(SettingsError::Catalogue)?;
         let policies = crate::policy::parse_all(&text.policies, &catalogue).map_err(SettingsError::Policy)?;
         let fingerprints = Fingerprints::parse(&text.fingerprints).map_err(SettingsError::Fingerprints)?;
-        let networks = Networks::built_in();
+        let networks = match text.networks.as_str() {
+            "" => Networks::built_in(),
+            table => Networks::parse([table]).map_err(SettingsError::Networks)?,
+        };
         Ok(Self { text: text.clone(), catalogue, policies, fingerprints, networks })
     }
 
