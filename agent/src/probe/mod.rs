@@ -67,8 +67,8 @@ const ARM_CAP: Duration = Duration::from_secs(4);
 const HTTP_CAP: Duration = Duration::from_secs(15);
 /// Longest QUIC handshake: short, for h2 has answered already.
 const QUIC_CAP: Duration = Duration::from_secs(5);
-/// Longest reading of a large page or of the reference object: at 128 kbit/s, twice the 64 KiB it has at least.
-const FLOW_CAP: Duration = Duration::from_secs(10);
+/// Longest reading of a large page or of the reference object: at 128 kbit/s, 96 KB.
+const FLOW_CAP: Duration = Duration::from_secs(6);
 
 /// How long each step may take, within the arm's deadline.
 #[derive(Debug, Clone, Copy)]

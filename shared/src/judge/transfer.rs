@@ -113,7 +113,8 @@ fn doubt<'a>(case: &Case<'a>) -> Option<Doubt<'a>> {
         return None;
     }
     let readings: Vec<_> = large_pages(case.record).collect();
-    let passed = readings.iter().copied().find(|page| is_whole(page));
+    // The better of two readings: a bad line slows one of them.
+    let passed = readings.iter().copied().filter(|page| is_whole(page)).max_by_key(|page| goodput(page));
     if let Some(page) = readings.iter().copied().find(|page| is_frozen(page)) {
         return line_holds(case.record).then_some(Doubt { page, kind: Kind::Frozen { passed } });
     }

@@ -106,6 +106,9 @@ fn slow_lines_slow_origins_and_few_bytes_are_no_throttling() {
     // The origin is slow: the control waits as long.
     judged(OK, &[slow.clone(), object(SEC / 10)], Some(&[large(5 * SEC)]));
     judged(OK, &[slow.clone(), object(SEC / 10)], Some(&[large(2 * SEC)]));
+    // One reading of two is slow, on a bad line.
+    judged(OK, &[slow.clone(), object(SEC / 10), large(SEC / 2)], Some(&fast));
+    judged(THROTTLED, &[slow.clone(), object(SEC / 10), large(3 * SEC)], Some(&fast));
     // Slower than the others, and fast enough.
     judged(OK, &[large(SEC), object(SEC / 10)], Some(&[large(SEC / 100)]));
     // Too few bytes for a verdict.

@@ -63,6 +63,8 @@ pub struct Visit {
     pub later: Option<(Duration, Rule)>,
     pub timeout_secs: u64,
     pub gate: Gate,
+    /// Path of a large page that the agents read beside the page.
+    pub large_page: Option<&'static str>,
     pub control: Control,
     pub addresses: Addresses,
     /// More options of the subscriber's `probe`; the control gets those that mean something where nothing fails.
@@ -99,6 +101,7 @@ impl Visit {
             later: None,
             timeout_secs: TIMEOUT_SECS,
             gate: Gate::Unchecked,
+            large_page: None,
             control: Control::Present,
             addresses: Addresses::Stated,
             options: Vec::new(),
@@ -142,6 +145,11 @@ impl Visit {
     /// Somebody runs a command while the visit is under way.
     pub fn then(self, after: Duration, place: Place, command: &str) -> Self {
         Self { later: Some((after, Rule { place, command: command.to_owned() })), ..self }
+    }
+
+    /// The agents also read a large page, and have an object to compare it with.
+    pub fn reading(self, path: &'static str) -> Self {
+        Self { large_page: Some(path), ..self }
     }
 
     /// The agents also ask after the state of their networks.

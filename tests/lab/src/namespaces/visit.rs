@@ -113,8 +113,13 @@ async fn look(topology: &Topology, place: Place, visit: &Visit) -> Result<ProbeR
         command.args(["--reference", "foreign=https://foreign.lab.test/"]);
         command.args(["--reference", "domestic=http://domestic.lab.test/"]);
     }
+    if let Some(path) = visit.large_page {
+        let host = TargetUrl::parse(&visit.url)?.host();
+        command.args(["--large-page", &format!("https://{host}{path}")]);
+        command.args(["--reference-object", "https://foreign.lab.test/large"]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let limit = Duration::from_secs(3 * visit.timeout_secs) + GRACE;
+    let limit = Duration::from_secs(4 * visit.timeout_secs) + GRACE;
     let output = tokio::time::timeout(limit, command.output())
         .await
         .with_context(|| format!("the agent in {place:?} did not end within {limit:?}"))??;

@@ -35,7 +35,7 @@ const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(60);
 const BACKLOG: i32 = 128;
 /// Parts of a page that comes slowly, and the wait before each.
 const SLOW_PARTS: usize = 20;
-const SLOW_PART_AFTER: Duration = Duration::from_millis(100);
+const SLOW_PART_AFTER: Duration = Duration::from_millis(250);
 
 /// Where the public resolver is asked over HTTPS.
 pub const DOH_PATH: &str = "/dns-query";
@@ -180,6 +180,7 @@ fn answer(scheme: &str, host: &str, path: &str, visitor: Visitor) -> Response<Bo
         "/captcha" if !is_control => page(StatusCode::FORBIDDEN, CAPTCHA_PAGE),
         "/captcha-200" if !is_control => page(StatusCode::OK, CAPTCHA_PAGE),
         "/slow" => slow_page(),
+        "/small" => page(StatusCode::OK, format!("<title>The mirror</title>{CANARY}")),
         "/h3" => {
             let mut page = own();
             page.headers_mut().insert(ALT_SVC, http::HeaderValue::from_static("h3=\":443\"; ma=60"));
