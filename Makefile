@@ -6,6 +6,8 @@ SMALL_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SMALL = target/$(SMALL_TARGET)/small/zerkalo-agent
 SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all \
 	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld
+# What a default build does without and the tests cover.
+FEATURES = zerkalo-agent/screenshot
 
 .PHONY: help demo test lab small bench lint advisories
 
@@ -18,8 +20,8 @@ demo: ## one collector, 25 agents and simulated carriers on loopback; ARGS="--sc
 
 test: ## install what the tests need (Debian, as root; else say what is missing) and run them all
 	@tests/prepare
-	cargo build --workspace --bins
-	cargo test --workspace
+	cargo build --workspace --bins --features $(FEATURES)
+	cargo test --workspace --features $(FEATURES)
 
 lab: ## simulated censors in network namespaces (root): every scenario; report in target/lab/confusion.md; ARGS="--only TEXT"
 	@tests/prepare

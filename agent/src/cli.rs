@@ -65,6 +65,10 @@ enum Command {
     Status(StatusArgs),
     /// Measure one URL now and print what happened; needs no collector and no enrolment.
     Probe(Box<ProbeArgs>),
+    /// Keeps the browser of one picture; started by the agent itself.
+    #[cfg(feature = "screenshot")]
+    #[command(name = crate::picture::camera::KEEPER_COMMAND, hide = true)]
+    PictureKeeper,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +178,10 @@ struct ProbeArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "screenshot")]
+    if matches!(cli.command, Command::PictureKeeper) {
+        return crate::picture::keeper::main();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -191,6 +199,8 @@ pub fn main() -> ExitCode {
         Command::Enroll(args) => (runtime.block_on(enroll_command(args)), 1),
         Command::Status(args) => (status_command(&args), 1),
         Command::Run(args) => (runtime.block_on(run_command(args)), 1),
+        #[cfg(feature = "screenshot")]
+        Command::PictureKeeper => unreachable!("answered above, before there is a runtime"),
     };
     // Nothing of the runtime's outlives the command; lookups by the C library may still block a thread.
     runtime.shutdown_background();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use config::{Config, ConfigError, File, FileFormat, Map, Value, ValueKind};
 use serde::Deserialize;
 
+use crate::picture::PictureSettings;
 use crate::probe::chain::{Trust, TrustError};
 use crate::probe::connect::Ranges;
 use crate::probe::resolvers::{
@@ -33,7 +34,7 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "metered",
     "bytes_per_day",
     "interval_secs",
@@ -46,6 +47,8 @@ const KEYS: [&str; 13] = [
     "resolvers.public_dot",
     "resolvers.public_doh",
     "resolvers.nobody",
+    "pictures.browser",
+    "pictures.sandbox",
     "log.format",
 ];
 
@@ -103,6 +106,7 @@ pub struct Settings {
     pub public_dot: Option<NamedServer>,
     pub public_doh: Option<DohServer>,
     pub nobody: Option<SocketAddr>,
+    pub pictures: PictureSettings,
     pub log_format: LogFormat,
 }
 
@@ -218,6 +222,7 @@ impl Reading<'_> {
             public_dot,
             public_doh,
             nobody,
+            pictures: PictureSettings::new(self.take("pictures.browser"), self.take("pictures.sandbox")),
             log_format,
         }
     }
@@ -320,7 +325,7 @@ mod tests {
             "metered = true\nbytes_per_day = 5_000_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
-             [log]\nformat = \"json\"\n",
+             [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n",
         )
         .unwrap();
         let expected = Settings {
@@ -336,6 +341,7 @@ mod tests {
             public_dot: parse_dot("dns.example@127.0.0.3:853").ok(),
             public_doh: None,
             nobody: Some("127.0.0.4:54".parse().unwrap()),
+            pictures: PictureSettings { browser: None, sandbox: crate::picture::Sandbox::Off },
             log_format: LogFormat::Json,
         };
         assert_eq!(settings, expected);

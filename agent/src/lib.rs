@@ -16,6 +16,7 @@ pub mod pages;
 pub mod doubt;
 pub mod schedule;
 pub mod probe;
+pub mod picture;
 pub mod show;
 pub mod spool;
 pub mod window;

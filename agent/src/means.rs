@@ -120,7 +120,8 @@ impl Means {
         }
     }
 
-    fn has_bytes_to_spare(&self) -> bool {
+    /// Whether more may be done than visits: never on a metered line.
+    pub fn has_bytes_to_spare(&self) -> bool {
         !self.is_metered && self.told == Stage::Ample
     }
 }

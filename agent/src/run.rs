@@ -19,6 +19,10 @@ use crate::config::{Settings, SettingsError, load_trust};
 use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
 use crate::means::Means;
+use crate::picture::PROFILE;
+use crate::picture::camera::Camera;
+use crate::picture::pending::{self, Pending};
+use crate::picture::studio::{KeyTrust, Studio};
 use crate::probe::arms::OWN_ARMS;
 use crate::probe::flow::{Flow, is_odd};
 use crate::probe::http::Reading;
@@ -93,6 +97,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let (witness, witness_seen) = watch::channel(None);
     let spool = SharedSpool::new(spool);
     let means = means_of(settings, &identity, state.clone());
+    let (studio, pictures) = studio_of(settings, &state);
     let uplink = Uplink {
         credentials: state.credentials()?,
         urls: identity.collector_urls.clone(),
@@ -103,6 +108,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         wishes,
         was_behind: AtomicBool::new(false),
         witness,
+        pictures,
     };
     let post = Post::of(identity.market.as_ref());
     let measuring = Measuring {
@@ -121,6 +127,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         held: None,
         list: list_seen,
         wishes: wishes_seen,
+        studio,
         checked: None,
         network_checked: None,
         witness: witness_seen,
@@ -162,6 +169,18 @@ fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> 
     Ok(spool)
 }
 
+/// What takes pictures here, and what takes them to the uplink: none on a metered line.
+fn studio_of(settings: &Settings, state: &StateDir) -> (Studio, Option<Pending>) {
+    let pending = Pending::open(&state.path(pending::DIR))
+        .inspect_err(|error| tracing::warn!(%error, "no picture can be kept in this state directory"))
+        .ok();
+    let may = pending.is_some() && !settings.is_metered;
+    let camera = may.then(|| Camera::find(&settings.pictures, &state.path(PROFILE))).flatten();
+    tracing::debug!(?camera, "pictures");
+    let trust = if settings.ca_file.is_some() { KeyTrust::Hosts } else { KeyTrust::Browsers };
+    (Studio::new(camera, pending.clone(), trust), pending)
+}
+
 /// What the host's line gives. A control stands in a data centre, and measures the mirrors of all markets.
 fn means_of(settings: &Settings, identity: &Identity, state: StateDir) -> Means {
     let by_kind = match (settings.is_metered, &identity.market) {
@@ -194,6 +213,7 @@ struct Measuring {
     held: Option<Arc<MirrorList>>,
     list: watch::Receiver<Option<Arc<MirrorList>>>,
     wishes: mpsc::Receiver<Wish>,
+    studio: Studio,
     /// The last look at the network.
     checked: Option<Checked>,
     network_checked: Option<Duration>,
@@ -228,6 +248,9 @@ impl Measuring {
                 self.wait(Some(until)).await;
                 continue;
             }
+            if self.means.has_bytes_to_spare() {
+                self.studio.begin_due(&mut self.schedule, self.began.elapsed());
+            }
             match self.schedule.next(self.began.elapsed(), entropy::fraction()) {
                 Step::Probe { mirror, cause } => self.begin(mirror, cause).await,
                 Step::Wait { until } => self.wait(until).await,
@@ -252,6 +275,7 @@ impl Measuring {
 
     async fn wait(&mut self, until: Option<Duration>) {
         let began = self.began;
+        let until = until.into_iter().chain(self.studio.wake(began.elapsed())).min();
         let due = async {
             match until {
                 Some(until) => tokio::time::sleep_until(began + until).await,
@@ -262,6 +286,10 @@ impl Measuring {
             () = due => {}
             Ok(()) = self.list.changed() => self.take_list(),
             Some(wish) = self.wishes.recv() => self.hear(wish),
+            developed = self.studio.developed() => {
+                self.means.note_bytes(developed.line_bytes(), wall_clock()).await;
+                self.studio.keep(developed, &self.spool).await;
+            }
             Some(ended) = self.under_way.join_next() => {
                 self.keep(ended.expect("a probe does not panic and is never aborted")).await;
             }
@@ -272,6 +300,9 @@ impl Measuring {
     fn hear(&mut self, wish: Wish) {
         if self.held.as_ref().is_some_and(|list| list.mirror(&wish.mirror).is_some()) {
             self.detours.note(&wish);
+        }
+        if wish.picture {
+            self.studio.ask(wish.mirror.clone());
         }
         self.schedule.request(wish.mirror);
     }
@@ -285,6 +316,7 @@ impl Measuring {
             .map(|mirror| (mirror.id.clone(), mirror.url.host()));
         self.schedule.take(own, self.began.elapsed());
         self.doubts.retain(|known| list.iter().any(|list| list.mirror(known).is_some()));
+        self.studio.retain(|id| list.iter().any(|list| list.mirror(id).is_some()));
         if let Some(checked) = &mut self.checked {
             let listed = list.iter().flat_map(|list| &list.references);
             let urls: Vec<_> = listed.map(|reference| &reference.url).collect();
@@ -395,6 +427,7 @@ impl Measuring {
         for (resting, until) in self.doubts.note(&mirror, &record, now) {
             self.schedule.postpone(&resting, until);
         }
+        self.studio.ended(&record, is_reached, now);
         if !is_reached {
             self.check_network(&list, Duration::ZERO).await;
         }

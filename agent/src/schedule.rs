@@ -144,6 +144,11 @@ impl Schedule {
         self.requested.clear();
     }
 
+    /// Whether no probe of the host name is under way: one's handshakes are noted at its end.
+    pub fn is_idle(&self, host: &str) -> bool {
+        !self.under_way.values().any(|shown| shown == host)
+    }
+
     /// Notes the end of a probe: its host name is free again, its handshakes noted.
     pub fn end(&mut self, mirror: &MirrorId) {
         self.under_way.remove(mirror);

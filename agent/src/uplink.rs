@@ -23,6 +23,8 @@ use zerkalo_proto::evidence::{list_from_wire, record_to_wire};
 
 use crate::channel::{self, ChannelError};
 use crate::list;
+use crate::picture::courier::Courier;
+use crate::picture::pending::Pending;
 use crate::spool::{Resumed, Spool, SpoolError};
 use crate::state::{Credentials, StateDir};
 use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
@@ -94,6 +96,8 @@ pub struct Uplink {
     pub was_behind: AtomicBool,
     /// What the last welcome told of this box.
     pub witness: watch::Sender<Option<Witness>>,
+    /// Pictures to send while no record waits; `None` where none can be kept.
+    pub pictures: Option<Pending>,
 }
 
 /// This box must stop.
@@ -173,14 +177,22 @@ impl Uplink {
         let sequence = self.check_resumed(resumed, at)?;
         tracing::info!(url, waiting = head.sequence - sequence, epoch = head.epoch, "uplink open");
         let mut window = Window::new(head.epoch, sequence);
+        let mut courier = Courier::new(self.pictures.as_ref(), welcome.takes_pictures);
         loop {
             self.send(&up, &mut window).await?;
+            if window.is_idle() {
+                courier.send(&up).await;
+            }
             let frozen_at = window.frozen_at();
             tokio::select! {
                 // A message that is nothing is one of a newer collector's, which we do not know.
                 message = down.message() => if let Some(message) = message?.ok_or(End::Closed)?.message {
-                    self.obey(message, &mut window, progress).await?;
+                    match message {
+                        Down::Picture(answer) => courier.answered(&answer),
+                        message => self.obey(message, &mut window, progress).await?,
+                    }
                 },
+                () = courier.released() => {}
                 () = self.spool.appended.notified() => {}
                 () = sleep_until(frozen_at) => return Err(End::Frozen),
             }
@@ -275,8 +287,8 @@ impl Uplink {
                 Ok(wish) => drop(self.wishes.try_send(wish)),
                 Err(error) => tracing::warn!(%error, "the collector asks for a mirror that cannot be"),
             },
-            // A second welcome changes nothing.
-            Down::Welcome(_) => {}
+            // A second welcome changes nothing; a picture's answer is the courier's.
+            Down::Welcome(_) | Down::Picture(_) => {}
         }
         Ok(())
     }

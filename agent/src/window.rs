@@ -62,6 +62,11 @@ impl Window {
         Ok(true)
     }
 
+    /// Whether everything sent was acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.sent == self.acked
+    }
+
     /// When the stream is to be called frozen, if nothing comes before.
     pub fn frozen_at(&self) -> Option<Instant> {
         self.waiting_since.map(|since| since + FROZEN_AFTER)

@@ -14,6 +14,8 @@ pub struct Wish {
     pub mirror: MirrorId,
     /// Addresses to try beside the mirror's own; a control's business alone.
     pub addresses: Vec<IpAddr>,
+    /// With a picture of the page, where the host takes any.
+    pub picture: bool,
 }
 
 impl Wish {
@@ -23,6 +25,7 @@ impl Wish {
         Ok(Self {
             mirror: MirrorId::parse(&message.mirror)?,
             addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+            picture: message.picture,
         })
     }
 }

@@ -117,7 +117,7 @@ impl<W: Write> Exporter<W> {
     }
 
     fn take_record(&mut self, agent: &AgentId, facts: Box<ProbeRecord>, at: UnixMillis) -> Result<()> {
-        let Some(mirror) = facts.mirror.clone() else { return Ok(()) };
+        let Some(mirror) = facts.mirror.clone().filter(|_| !facts.is_picture_alone()) else { return Ok(()) };
         if self.mirror.as_ref().is_some_and(|wanted| *wanted != mirror) {
             return Ok(());
         }

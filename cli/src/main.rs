@@ -16,6 +16,7 @@ mod mirrors;
 mod matrix;
 mod decisions;
 mod mitm;
+mod pictures;
 mod judge;
 mod journal;
 mod replay;
@@ -54,6 +55,11 @@ enum Command {
     /// Who was seen breaking TLS open.
     #[command(subcommand)]
     Mitm(mitm::Mitm),
+    /// Ask agents for a fresh look at a mirror.
+    ProbeNow(pictures::ProbeNowArgs),
+    /// What agents' browsers showed of the mirrors.
+    #[command(subcommand)]
+    Pictures(pictures::Pictures),
     /// Judge records in files, without a collector.
     Judge(judge::JudgeArgs),
     /// Fold a journal again and print its decisions, without a collector.
@@ -108,6 +114,8 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Matrix(args) => matrix::matrix(service, args).await,
             Command::Decisions(command) => decisions::decisions(service, command).await,
             Command::Mitm(command) => mitm::mitm(service, command).await,
+            Command::ProbeNow(args) => pictures::probe_now(service, args).await,
+            Command::Pictures(command) => pictures::pictures(service, command).await,
             Command::Judge(args) => judge::judge_files(&args),
             Command::Replay(args) => replay::replay(&args),
             Command::Fingerprints(command) => fingerprints::fingerprints(&command),

@@ -18,6 +18,8 @@ use zerkalo_core::networks;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 use zerkalo_core::target::Sha256;
 
+use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
+
 /// The file's name in the collector's directory.
 pub const FILE_NAME: &str = "collector.toml";
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub operators: OperatorsConfig,
     pub metrics_listen: SocketAddr,
     pub webhook: Option<WebhookConfig>,
+    /// Bytes of all pictures kept, in MiB.
+    pub picture_store_mib: u32,
     /// The data files in force, built-in or overridden.
     pub settings: SettingsText,
     pub catalogue: Catalogue,
@@ -173,6 +177,7 @@ impl Reader<'_> {
         let metrics_listen = self.address(&mut section, "listen");
         self.finish(section);
         let webhook = self.webhook(&mut root);
+        let picture_store_mib = self.pictures(&mut root);
         let data = self.data(&mut root);
         let log = self.log(&mut root);
         self.finish(root);
@@ -184,6 +189,7 @@ impl Reader<'_> {
             operators: OperatorsConfig { listen: operators.0, api_token_sha256: operators.1 },
             metrics_listen: metrics_listen?,
             webhook,
+            picture_store_mib,
             settings,
             catalogue,
             log,
@@ -214,6 +220,22 @@ impl Reader<'_> {
             return None;
         }
         Some(WebhookConfig { url: url?, secret: WebhookSecret(secret.to_owned()) })
+    }
+
+    fn pictures(&mut self, root: &mut Section) -> u32 {
+        let mut section = self.section(root, "pictures");
+        let (key, name) = (section.key("store_mib"), "store_mib");
+        let mib = section.keys.remove(name).map(|value| value.into_int());
+        self.finish(section);
+        let mib = mib.map_or(Some(STORE_MIB_DEFAULT), |mib| u32::try_from(mib.ok()?).ok());
+        match mib.filter(|mib| (STORE_MIB_MIN..=STORE_MIB_MAX).contains(mib)) {
+            Some(mib) => mib,
+            None => {
+                let remedy = format!("write a number from {STORE_MIB_MIN} to {STORE_MIB_MAX}");
+                self.fault(key, "is no such number".to_owned(), &remedy);
+                STORE_MIB_DEFAULT
+            }
+        }
     }
 
     /// The settings texts, each parsed here so that a fault is found before the journal sees it.

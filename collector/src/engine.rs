@@ -263,6 +263,11 @@ impl Engine {
         self.view.wishes.subscribe()
     }
 
+    /// Asks an agent for a fresh look, at an operator's wish. Without a stream open nobody hears it.
+    pub fn ask(&self, wish: Wish) {
+        let _ = self.view.wishes.send(wish);
+    }
+
     /// The list in force, and each one after it.
     pub fn list(&self) -> watch::Receiver<Option<Arc<ListInForce>>> {
         self.view.list.subscribe()

@@ -10,6 +10,7 @@ pub mod enrollment;
 pub mod uplink;
 pub mod engine;
 pub mod journal;
+pub mod pictures;
 pub mod state;
 pub mod outbox;
 pub mod operator;

@@ -17,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use zerkalo_core::admission::RejectionCode;
 
+use crate::pictures::PictureRefusal;
+
 /// A count by stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Code {
@@ -56,6 +58,10 @@ pub struct Metrics {
     pub webhooks: Family<WebhookLabels, Counter>,
     pub outbox_pending: Gauge,
     pub clock_behind_secs: Gauge,
+    pub pictures_stored: Counter,
+    pub pictures_refused: Codes,
+    pub pictures_removed: Counter,
+    pub picture_store_bytes: Gauge,
 }
 
 impl Metrics {
@@ -73,6 +79,9 @@ impl Metrics {
         metrics.requests_refused.get_or_create(&Code { code: "unauthenticated" }).inc_by(0);
         for codes in [&metrics.records_refused, &metrics.journal_append_failures] {
             codes.get_or_create(&Code { code: "storage_full" }).inc_by(0);
+        }
+        for code in PictureRefusal::CODES {
+            metrics.pictures_refused.get_or_create(&Code { code }).inc_by(0);
         }
         for result in ["delivered", "retried", "dead"] {
             metrics.webhooks.get_or_create(&WebhookLabels { result }).inc_by(0);
@@ -98,6 +107,11 @@ impl Metrics {
         to.register("webhooks", "Webhooks by result", self.webhooks.clone());
         let help = "Seconds the clock stands behind the journal's last entry";
         to.register("clock_behind_secs", help, self.clock_behind_secs.clone());
+        to.register("pictures_stored", "Pictures taken in", self.pictures_stored.clone());
+        to.register("pictures_refused", "Pictures refused", self.pictures_refused.clone());
+        let help = "Old pictures that gave way to newer ones";
+        to.register("pictures_removed", help, self.pictures_removed.clone());
+        to.register("picture_store_bytes", "Bytes of all pictures kept", self.picture_store_bytes.clone());
         to.register("outbox_pending", "Webhooks not yet delivered", self.outbox_pending.clone());
     }
 }

@@ -4,6 +4,7 @@
 //! never has.
 
 mod interceptions;
+mod pictures;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use zerkalo_proto::operator_v1::{self as wire};
 use crate::clock;
 use crate::engine::{ChangeRefusal, Engine, OpenedList};
 use crate::metrics::{Metrics, count};
+use crate::pictures::Pictures;
 use crate::state::State;
 use crate::stop::StopSignal;
 use crate::token::{Token, TokenSecret};
@@ -53,6 +55,7 @@ pub struct Operator {
     pub state: Arc<State>,
     pub catalogue: Arc<Catalogue>,
     pub metrics: Arc<Metrics>,
+    pub pictures: Arc<Pictures>,
     pub connected: Connected,
     pub operator_key: PublicKey,
     /// What a token carries to the box.
@@ -211,6 +214,27 @@ impl OperatorService for Operator {
         let request = request.into_inner();
         let ledger = self.engine.read(|fold| fold.ledger().clone());
         Ok(Response::new(interceptions::listed(&ledger, &request)))
+    }
+
+    async fn request_probe(
+        &self,
+        request: Request<wire::RequestProbeRequest>,
+    ) -> Result<Response<wire::RequestProbeResponse>, Status> {
+        self.ask_for_probe(request.get_ref())
+    }
+
+    async fn list_pictures(
+        &self,
+        request: Request<wire::ListPicturesRequest>,
+    ) -> Result<Response<wire::ListPicturesResponse>, Status> {
+        self.newest_pictures(request.get_ref())
+    }
+
+    async fn fetch_picture(
+        &self,
+        request: Request<wire::FetchPictureRequest>,
+    ) -> Result<Response<wire::FetchPictureResponse>, Status> {
+        self.picture(&request.get_ref().sha256)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::metrics::{self, Metrics};
 use crate::operator::{Bearer, Operator};
 use crate::outbox::Outbox;
+use crate::pictures::{self, Pictures};
 use crate::state::{Send, State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
@@ -60,6 +61,12 @@ pub enum ServeError {
         dir: PathBuf,
         #[source]
         source: StateError,
+    },
+    #[error("the pictures in {dir} cannot be kept")]
+    Pictures {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
     },
     #[error("the journal cannot be served from")]
     Engine(#[source] EngineError),
@@ -120,7 +127,15 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     };
     let (engine, writer) = engine::start(&config.dir.join("journal"), parts).map_err(ServeError::Engine)?;
     let (stop, stopping) = stop::channel();
-    let services = Services { config: &config, tls: &tls, engine: &engine, state: &state, metrics: &metrics };
+    let pictures = open_pictures(&config, &metrics)?;
+    let services = Services {
+        config: &config,
+        tls: &tls,
+        engine: &engine,
+        state: &state,
+        metrics: &metrics,
+        pictures: &pictures,
+    };
     let connected = Connected::new(metrics.clone());
     let agents_router = services.agents(&connected, &stopping).await?;
     let operators_router = services.operators(&connected, &stopping).await?;
@@ -187,6 +202,13 @@ impl Running {
     }
 }
 
+fn open_pictures(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<Pictures>, ServeError> {
+    let dir = config.dir.join(pictures::DIR);
+    let bytes_max = u64::from(config.picture_store_mib) << 20;
+    let opened = Pictures::open(&dir, bytes_max, metrics.clone());
+    opened.map(Arc::new).map_err(|source| ServeError::Pictures { dir, source })
+}
+
 /// Certificates and keys, as files hold them.
 struct Tls {
     ca_pem: String,
@@ -214,6 +236,7 @@ struct Services<'a> {
     engine: &'a Engine,
     state: &'a Arc<State>,
     metrics: &'a Arc<Metrics>,
+    pictures: &'a Arc<Pictures>,
 }
 
 impl Services<'_> {
@@ -235,6 +258,7 @@ impl Services<'_> {
             engine: self.engine.clone(),
             connected: connected.clone(),
             metrics: self.metrics.clone(),
+            pictures: self.pictures.clone(),
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(FRAME_LEN_MAX);
@@ -251,6 +275,7 @@ impl Services<'_> {
             state: self.state.clone(),
             catalogue: Arc::new(self.config.catalogue.clone()),
             metrics: self.metrics.clone(),
+            pictures: self.pictures.clone(),
             connected: connected.clone(),
             operator_key: self.config.operator_key,
             ca_pem: self.tls.ca_pem.clone(),

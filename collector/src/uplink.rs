@@ -21,6 +21,7 @@ use zerkalo_proto::code::status;
 use crate::authority;
 use crate::engine::Engine;
 use crate::metrics::{Metrics, count};
+use crate::pictures::Pictures;
 use crate::stop::StopSignal;
 use stream::Stream;
 
@@ -34,6 +35,7 @@ pub struct Uplink {
     pub engine: Engine,
     pub connected: Connected,
     pub metrics: Arc<Metrics>,
+    pub pictures: Arc<Pictures>,
     /// Turns true when the collector stops.
     pub stopping: StopSignal,
 }
@@ -59,6 +61,7 @@ impl UplinkService for Uplink {
             peer: request.remote_addr().map(|address| unwrap_embedded(address.ip())),
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
+            pictures: self.pictures.clone(),
             responses,
             stopping: self.stopping.clone(),
         };

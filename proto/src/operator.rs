@@ -2,9 +2,10 @@
 
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::cell::{CarrierView, CellView};
-use zerkalo_core::fold::{AgentState, Matrix, MatrixRow};
+use zerkalo_core::fold::{AgentState, Matrix, MatrixRow, NamedPicture};
 use zerkalo_core::ledger::{IssuerView, Period, Sighting};
 use zerkalo_core::market::{Decision, EvidenceItem};
+use zerkalo_core::record::Cause;
 use zerkalo_core::words::Station;
 
 use crate::operator_v1 as wire;
@@ -100,6 +101,38 @@ pub fn issuer_to_wire(view: &IssuerView) -> wire::InterceptingIssuer {
 
 fn period(period: &Period) -> wire::Period {
     wire::Period { from_millis: period.from.0, until_millis: period.until.0 }
+}
+
+/// A picture; whether its bytes are kept is known to the caller alone.
+pub fn picture_to_wire(picture: &NamedPicture, agent: Option<&AgentState>, stored: bool) -> wire::Picture {
+    let enrolment = agent.map(|agent| &agent.enrolment);
+    let (carrier, access) = match enrolment.map(|enrolment| &enrolment.station) {
+        Some(Station::Field { carrier, access }) => (carrier.to_string(), access.to_string()),
+        Some(Station::Control) | None => Default::default(),
+    };
+    let shot = &picture.screenshot;
+    wire::Picture {
+        sha256: if shot.failure.is_none() { shot.sha256.to_string() } else { String::new() },
+        record: picture.record.to_string(),
+        agent: picture.agent.to_string(),
+        owner: enrolment.map(|enrolment| enrolment.owner.to_string()).unwrap_or_default(),
+        carrier,
+        access,
+        mirror: picture.mirror.to_string(),
+        url: picture.url.to_string(),
+        at_millis: picture.at.0,
+        address: shot.address.to_string(),
+        media_type: shot.media_type.clone(),
+        len: shot.len,
+        cause: match picture.cause {
+            Cause::Scheduled => "scheduled",
+            Cause::Requested => "requested",
+            Cause::Manual => "manual",
+        }
+        .to_owned(),
+        failure: shot.failure.clone().unwrap_or_default(),
+        stored,
+    }
 }
 
 fn row(row: &MatrixRow) -> wire::MarketRow {

@@ -4,11 +4,13 @@
 //! alone must move a decision.
 
 mod judging;
+mod pictures;
 mod settings;
 mod view;
 mod whereabouts;
 mod wishes;
 
+pub use pictures::{NamedPicture, PICTURES_AN_HOUR_MAX};
 pub use settings::{SettingsError, check_settings, default_settings};
 pub use view::{Matrix, MatrixRow};
 pub use wishes::Wish;
@@ -24,6 +26,7 @@ use crate::market::{Decision, MarketInput, MarketMirror};
 use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, UnixMillis};
 use judging::Docket;
+use pictures::Pictures;
 use settings::Settings;
 use wishes::Wishes;
 
@@ -63,6 +66,7 @@ pub struct Fold {
     markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
     wishes: Wishes,
     ledger: Ledger,
+    pictures: Pictures,
 }
 
 impl Default for Fold {
@@ -86,6 +90,7 @@ impl Fold {
             markets: BTreeMap::new(),
             wishes: Wishes::default(),
             ledger: Ledger::default(),
+            pictures: Pictures::default(),
         }
     }
 
@@ -111,6 +116,10 @@ impl Fold {
                 let clock = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
                 agent.clock_ahead_millis = clock.or(agent.clock_ahead_millis);
                 let mirror = facts.mirror.clone();
+                self.note_picture(&signed.agent, link.hash, facts);
+                if facts.is_picture_alone() {
+                    return Vec::new();
+                }
                 self.judge_record(&signed.agent, link.hash, facts);
                 return mirror.map(|mirror| self.decide(Some(&mirror))).unwrap_or_default();
             }

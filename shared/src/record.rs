@@ -3,6 +3,7 @@
 //! A record never says "blocked": only rules conclude. Times inside a record are microseconds since the probe began.
 //! No address of the agent's host is ever part of a record.
 
+mod picture;
 mod surroundings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::target::{ReferenceSide, Sha256, TargetUrl};
 use crate::words::{MirrorId, UnixMillis};
 
-pub use surroundings::{
-    HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, Screenshot, issuer_words,
-};
+pub use picture::{PICTURE_LEN_MAX, Screenshot};
+pub use surroundings::{HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, issuer_words};
 
 /// Most steps of one kind in a record, as a collector accepts them.
 pub const STEPS_MAX: usize = 64;
@@ -483,6 +483,13 @@ impl ProbeRecord {
             && self.dns.iter().all(|exchange| {
                 exchange.others.len() <= DNS_OTHERS_MAX && exchange.detail.services.len() <= DNS_SERVICES_MAX
             })
+    }
+
+    /// Whether it tells of a picture and of nothing else: it followed the record of the visit, which was not to wait for it.
+    /// Says nothing about the mirror that a rule could read.
+    pub fn is_picture_alone(&self) -> bool {
+        let steps = [self.dns.len(), self.tcp.len(), self.tls.len(), self.http.len(), self.quic.len()];
+        self.screenshot.is_some() && steps == [0; 5]
     }
 
     /// The addresses a resolver gave for the URL's own host, in the order received; of the system's, what visitors get.

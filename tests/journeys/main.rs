@@ -9,5 +9,6 @@ mod readme;
 mod replay;
 mod ledger;
 mod kill;
+mod pictures;
 mod load;
 mod lab;

@@ -11,6 +11,8 @@ mod field;
 mod flow;
 mod http;
 mod names;
+#[cfg(feature = "screenshot")]
+mod picture;
 mod process;
 mod quic;
 mod network;

@@ -16,6 +16,7 @@ use tonic::{Code as Grpc, Status, Streaming};
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fold::Wish;
+use zerkalo_core::target::Sha256;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
@@ -27,6 +28,7 @@ use super::FRAME_LEN_MAX;
 use crate::clock;
 use crate::engine::{Arrival, Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
 use crate::metrics::{Metrics, count};
+use crate::pictures::Pictures;
 use crate::stop::StopSignal;
 
 /// Batches handed to the engine and not yet answered; then the stream is not read.
@@ -45,6 +47,7 @@ pub struct Stream {
     pub peer: Option<IpAddr>,
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
+    pub pictures: Arc<Pictures>,
     pub responses: mpsc::Sender<Result<StreamResponse, Status>>,
     pub stopping: StopSignal,
 }
@@ -121,6 +124,7 @@ impl Stream {
             hash: last.hash.0.to_vec(),
             server_time_millis: clock::now().0,
             peer_address: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            takes_pictures: true,
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();
@@ -197,9 +201,13 @@ impl Stream {
         ended: &Arc<AtomicBool>,
         answers: &mut Answers,
     ) -> Result<(), End> {
-        let Some(Up::Records(batch)) = message.message else {
-            let detail = "after the Hello only records follow";
-            return Err(End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail });
+        let batch = match message.message {
+            Some(Up::Records(batch)) => batch,
+            Some(Up::Picture(picture)) => return self.take_picture(picture).await,
+            Some(Up::Hello(_)) | None => {
+                let detail = "after the Hello only records and pictures follow";
+                return Err(End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail });
+            }
         };
         let mut records = Vec::with_capacity(batch.records.len());
         let mut unreadable = None;
@@ -233,6 +241,24 @@ impl Stream {
             self.refuse_here(refusal, answers);
         }
         Ok(())
+    }
+
+    /// Keeps a picture that a record of this agent names, or says why not.
+    async fn take_picture(&self, picture: agent_v1::Picture) -> Result<(), End> {
+        let agent_v1::Picture { sha256, content, .. } = picture;
+        let named = <[u8; 32]>::try_from(sha256.as_slice()).ok().and_then(|digest| {
+            self.engine.read(|fold| fold.picture_of(&self.agent, &Sha256(digest)).cloned())
+        });
+        let kept = tokio::task::block_in_place(|| self.pictures.put(named.as_ref(), &content));
+        let (code, detail) = match kept {
+            Ok(()) => Default::default(),
+            Err(refusal) => {
+                let error = &refusal as &dyn std::error::Error;
+                tracing::warn!(agent = %self.agent, code = refusal.code(), error, "refused a picture");
+                (refusal.code().to_owned(), refusal.to_string())
+            }
+        };
+        self.send(Down::Picture(agent_v1::PictureAnswer { sha256, code, detail })).await
     }
 
     /// Reading failed. A frame beyond the limit is told in order behind what came before it.
@@ -304,6 +330,6 @@ fn probe_now(wish: &Wish) -> agent_v1::ProbeNow {
     agent_v1::ProbeNow {
         mirror: wish.mirror.to_string(),
         addresses: wish.addresses.iter().map(ToString::to_string).collect(),
-        picture: false,
+        picture: wish.picture,
     }
 }

@@ -8,6 +8,7 @@ mod enrollment;
 mod full_disk;
 mod interceptions;
 mod operators;
+mod pictures;
 mod restart;
 mod samples;
 mod webhook;

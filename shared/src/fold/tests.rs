@@ -445,3 +445,41 @@ proptest! {
         prop_assert!(taken.iter().all(|action| *action == Action::Keep), "{:?}", taken);
     }
 }
+
+#[test]
+fn a_record_of_a_picture_alone_moves_no_cell_and_answers_for_its_bytes() {
+    let seen = |journal: &mut Journal, is_pictured: bool| {
+        for round in 0..6 {
+            journal.round(if round < 3 { [Fine; 4] } else { [Nxdomain, Fine, Fine, Fine] }, Fine);
+            if is_pictured {
+                let mut record = healthy();
+                (record.dns, record.tcp, record.tls) = (vec![], vec![], vec![]);
+                (record.http, record.quic) = (vec![], vec![]);
+                record.started_at = journal.now;
+                record.screenshot = Some(crate::record::Screenshot {
+                    sha256: crate::target::Sha256([round; 32]),
+                    len: 4_000,
+                    media_type: "image/webp".to_owned(),
+                    address: "192.0.2.1:443".parse().unwrap(),
+                    span: Default::default(),
+                    failure: None,
+                });
+                journal.record("kz-kazakhtelecom-0", record.clone());
+                record.screenshot.as_mut().unwrap().len = 1 << 40;
+                journal.record("control-1", record);
+            }
+        }
+    };
+    let (mut plain, mut pictured) = (Journal::new(), Journal::new());
+    seen(&mut plain, false);
+    seen(&mut pictured, true);
+    let ((plain, expected), (pictured, decisions)) = (fold(&plain.entries), fold(&pictured.entries));
+    assert_eq!(actions(&decisions), actions(&expected));
+    assert_eq!(pictured.matrix(pictured.at()).rows[0].carriers, plain.matrix(plain.at()).rows[0].carriers);
+    let agent = AgentId::parse("kz-kazakhtelecom-0").unwrap();
+    let newest = pictured.picture_of(&agent, &crate::target::Sha256([5; 32])).unwrap();
+    assert_eq!((newest.screenshot.len, pictured.pictures().next()), (4_000, Some(newest)));
+    assert_eq!(pictured.pictures().count(), 6);
+    let control = AgentId::parse("control-1").unwrap();
+    assert!(pictured.picture_of(&control, &crate::target::Sha256([5; 32])).is_none());
+}

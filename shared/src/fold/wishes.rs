@@ -21,6 +21,8 @@ pub struct Wish {
     pub mirror: MirrorId,
     /// Addresses of the mirror's host that another agent got, at most [`FIELD_ADDRESSES_MAX`]; for controls only.
     pub addresses: Vec<IpAddr>,
+    /// With a picture of the page: an operator's wish.
+    pub picture: bool,
 }
 
 /// Wishes not yet taken, and when each was last made.
@@ -81,7 +83,12 @@ impl Fold {
             let addresses: Vec<IpAddr> = addresses.iter().filter(is_new).take(room).copied().collect();
             if is_first || !addresses.is_empty() {
                 asked.addresses.extend(&addresses);
-                self.wishes.open.push(Wish { agent: agent.clone(), mirror: mirror.clone(), addresses });
+                self.wishes.open.push(Wish {
+                    agent: agent.clone(),
+                    mirror: mirror.clone(),
+                    addresses,
+                    picture: false,
+                });
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use super::{Span, TlsOutcome};
-use crate::target::Sha256;
 use crate::words::UnixMillis;
 
 /// What the agent found of its own network, beside the reference hosts, once a cycle.
@@ -76,21 +75,6 @@ pub struct HopProbe {
     pub span: Span,
     /// `Timeout` where the hello died on the way, unseen.
     pub outcome: TlsOutcome,
-}
-
-/// A picture of the page as a browser shows it; its bytes travel apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Screenshot {
-    /// Digest of the picture's bytes; of nothing where there is a failure.
-    pub sha256: Sha256,
-    pub len: u64,
-    /// `image/webp` or `image/png`.
-    pub media_type: String,
-    /// The address the browser was pinned to.
-    pub address: SocketAddr,
-    pub span: Span,
-    /// Why there is no picture.
-    pub failure: Option<String>,
 }
 
 #[cfg(test)]

@@ -127,15 +127,32 @@ impl Collector {
 pub struct Host {
     pub owner: String,
     pub place: Option<Place>,
+    pub browser: Browser,
 }
+
+/// Whether a host's agent takes pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Browser {
+    /// A fleet of browsers would be another load than a fleet of agents.
+    Absent,
+    /// As root Chromium runs no other way.
+    Unsandboxed,
+}
+
+/// Where Debian's Chromium lies.
+pub const BROWSER: &str = "/usr/bin/chromium";
 
 /// The control and [`OWNERS_PER_CARRIER`] owners at each of `places`.
 pub fn crew(places: &[Place]) -> Vec<Host> {
     let owners = places.iter().flat_map(|place| {
-        (1..=OWNERS_PER_CARRIER)
-            .map(|number| Host { owner: format!("{}-owner-{number}", place.carrier), place: Some(*place) })
+        (1..=OWNERS_PER_CARRIER).map(|number| Host {
+            owner: format!("{}-owner-{number}", place.carrier),
+            place: Some(*place),
+            browser: Browser::Absent,
+        })
     });
-    std::iter::once(Host { owner: "control-host".to_owned(), place: None }).chain(owners).collect()
+    let control = Host { owner: "control-host".to_owned(), place: None, browser: Browser::Absent };
+    std::iter::once(control).chain(owners).collect()
 }
 
 impl Fleet {
@@ -207,6 +224,7 @@ struct Seat {
     station: Station,
     resolver: SocketAddr,
     public_resolver: SocketAddr,
+    browser: Browser,
 }
 
 impl Seat {
@@ -220,7 +238,7 @@ impl Seat {
             }
         };
         let (resolver, public_resolver) = (network.resolver(), network.public_resolver());
-        Ok(Self { owner: host.owner.clone(), station, resolver, public_resolver })
+        Ok(Self { owner: host.owner.clone(), station, resolver, public_resolver, browser: host.browser })
     }
 
     async fn enrol_and_run(
@@ -245,9 +263,13 @@ impl Seat {
     }
 
     fn agent_toml(&self, ca_file: &Path) -> String {
+        let pictures = match self.browser {
+            Browser::Absent => "browser = \"none\"".to_owned(),
+            Browser::Unsandboxed => format!("browser = \"{BROWSER}\"\nsandbox = false"),
+        };
         format!(
             "interval_secs = {INTERVAL_SECS}\ntimeout_secs = {TIMEOUT_SECS}\nallow_special_ranges = true\n\
-             ca_file = {:?}\n\n[resolvers]\nsystem = [\"{}\"]\npublic = \"{}\"\n",
+             ca_file = {:?}\n\n[resolvers]\nsystem = [\"{}\"]\npublic = \"{}\"\n\n[pictures]\n{pictures}\n",
             ca_file.to_string_lossy(),
             self.resolver,
             self.public_resolver
