@@ -34,7 +34,8 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
+    "field_addresses",
     "metered",
     "bytes_per_day",
     "interval_secs",
@@ -93,6 +94,9 @@ pub struct Settings {
     pub timeout: Duration,
     /// Whether every byte is paid for: no large pages, no pictures, no more of a page than is needed.
     pub is_metered: bool,
+    /// Whether a control here tries the addresses that other agents got. Off where an address means another thing than
+    /// there: in a laboratory, behind a box of its own.
+    pub visits_field_addresses: bool,
     /// `None`: no limit was named, and the kind of line or station decides.
     pub bytes_per_day: Option<u64>,
     pub ranges: Ranges,
@@ -213,6 +217,7 @@ impl Reading<'_> {
             interval: Duration::from_secs(interval_secs),
             timeout: Duration::from_secs(timeout_secs),
             is_metered,
+            visits_field_addresses: self.take("field_addresses").unwrap_or(true),
             bytes_per_day,
             ranges: if special { Ranges::Any } else { Ranges::PublicOnly },
             ca_file: self.take::<String>("ca_file").map(|file| dir.join(file)),
@@ -322,7 +327,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let settings = parse(
-            "metered = true\nbytes_per_day = 5_000_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
+            "metered = true\nfield_addresses = false\nbytes_per_day = 5_000_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
              [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n",
@@ -332,6 +337,7 @@ mod tests {
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(3),
             is_metered: true,
+            visits_field_addresses: false,
             bytes_per_day: Some(5_000_000),
             ranges: Ranges::Any,
             ca_file: Some("/etc/zerkalo/ca.pem".into()),

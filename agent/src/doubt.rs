@@ -14,6 +14,8 @@ use zerkalo_core::words::MirrorId;
 /// How long an address must rest before a neutral name there proves something. Boxes were seen to punish for 60 to 180 s;
 /// a longer rest would leave the mirror without a fresh record for more than the 180 s after which evidence is stale.
 pub const REST: Duration = Duration::from_secs(150);
+/// The same in intervals: a host that looks more often than once a minute chose to, and rests no longer than this.
+const REST_INTERVALS_MAX: f64 = 2.5;
 /// How long what a rested look showed is taken to hold: a rest costs turns.
 const SETTLED_FOR: Duration = Duration::from_secs(30 * 60);
 /// Between the first mirror's turn after a rest and those of others at the address, whose names would disturb it.
@@ -22,8 +24,9 @@ const OTHERS_AFTER: Duration = Duration::from_secs(10);
 const ADDRESSES_MAX: usize = 1_024;
 
 /// The addresses in doubt; instants are time since the agent's start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Doubts {
+    rest: Duration,
     addresses: BTreeMap<IpAddr, Doubt>,
 }
 
@@ -38,6 +41,11 @@ struct Doubt {
 }
 
 impl Doubts {
+    /// None yet; `interval` lies between two looks at a mirror.
+    pub fn new(interval: Duration) -> Self {
+        Self { rest: REST.min(interval.mul_f64(REST_INTERVALS_MAX)), addresses: BTreeMap::new() }
+    }
+
     /// Notes a probe that ended at `now`. Returns the mirrors whose turn should wait for a rest, and until when.
     pub fn note(
         &mut self,
@@ -55,6 +63,7 @@ impl Doubts {
             let ended = span.start_micros.saturating_add(span.duration_micros);
             now.saturating_sub(Duration::from_micros(record.duration_micros.saturating_sub(ended)))
         };
+        let rest = self.rest;
         let mut resting = Vec::new();
         for failure in failures {
             let doubt = self.addresses.entry(failure.address).or_default();
@@ -65,7 +74,7 @@ impl Doubts {
                 doubt.mirrors.insert(mirror.clone());
             }
             if doubt.settled_until <= now {
-                resting.extend(doubt.turns());
+                resting.extend(doubt.turns(rest));
             }
         }
         self.forget(now);
@@ -75,10 +84,11 @@ impl Doubts {
     /// Whether the mirror's next probe should begin with the neutral name: an address of its was left in doubt, and
     /// rested. If so, that probe is taken for begun: the doubt counts as settled for a while.
     pub fn settle(&mut self, mirror: &MirrorId, now: Duration) -> bool {
+        let rest = self.rest;
         let mut own: Vec<_> =
             self.addresses.values_mut().filter(|doubt| doubt.mirrors.contains(mirror)).collect();
         let is_due = own.iter().any(|doubt| doubt.settled_until <= now)
-            && own.iter().all(|doubt| doubt.shown_at + REST <= now);
+            && own.iter().all(|doubt| doubt.shown_at + rest <= now);
         if is_due {
             own.iter_mut().for_each(|doubt| doubt.settled_until = now + SETTLED_FOR);
         }
@@ -91,8 +101,9 @@ impl Doubts {
     }
 
     fn forget(&mut self, now: Duration) {
+        let rest = self.rest;
         self.addresses.retain(|_, doubt| {
-            !doubt.mirrors.is_empty() || doubt.shown_at + REST > now || doubt.settled_until > now
+            !doubt.mirrors.is_empty() || doubt.shown_at + rest > now || doubt.settled_until > now
         });
         while self.addresses.len() > ADDRESSES_MAX {
             let oldest = self.addresses.iter().min_by_key(|(_, doubt)| doubt.shown_at);
@@ -104,11 +115,11 @@ impl Doubts {
 
 impl Doubt {
     /// The first mirror in doubt goes when the address has rested, the others a little later.
-    fn turns(&self) -> impl Iterator<Item = (MirrorId, Duration)> {
-        let rested = self.shown_at + REST;
+    fn turns(&self, rest: Duration) -> impl Iterator<Item = (MirrorId, Duration)> {
+        let rested = self.shown_at + rest;
         self.mirrors.iter().enumerate().map(move |(index, mirror)| match index {
             0 => (mirror.clone(), rested),
-            _ => (mirror.clone(), rested + OTHERS_AFTER),
+            _ => (mirror.clone(), rested + OTHERS_AFTER.min(rest)),
         })
     }
 }
@@ -222,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_neutral_name_that_failed_after_the_own_one_is_shown_first_once_the_address_rested() {
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts::new(secs(60));
         let open = record(vec![own(TlsOutcome::Timeout), neutral(Arm::NeutralSni, TlsOutcome::Timeout)]);
         // The own name was over 12 s before the probe was.
         assert_eq!(doubts.note(&id("a"), &open, secs(100)), [(id("a"), secs(238))]);
@@ -236,8 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_often_rests_less() {
+        let mut doubts = Doubts::new(secs(2));
+        let open = record(vec![own(TlsOutcome::Timeout)]);
+        assert_eq!(doubts.note(&id("a"), &open, secs(100)), [(id("a"), secs(93))]);
+    }
+
+    #[test]
     fn a_look_in_between_makes_the_address_rest_anew() {
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts::new(secs(60));
         let open = record(vec![own(TlsOutcome::Timeout)]);
         assert_eq!(doubts.note(&id("a"), &open, secs(100)), [(id("a"), secs(238))]);
         assert_eq!(doubts.note(&id("a"), &open, secs(200)), [(id("a"), secs(338))]);
@@ -248,7 +266,7 @@ mod tests {
     #[test]
     fn what_leaves_nothing_open_asks_for_no_rest() {
         let check = |tls: Vec<TlsHandshake>| {
-            let mut doubts = Doubts::default();
+            let mut doubts = Doubts::new(secs(60));
             let open = record(vec![own(TlsOutcome::Timeout)]);
             assert_eq!(doubts.note(&id("a"), &open, secs(100)).len(), 1);
             assert_eq!(doubts.note(&id("a"), &record(tls.clone()), secs(200)), [], "{tls:?}");
@@ -259,14 +277,14 @@ mod tests {
         check(vec![own(done())]);
         check(vec![own(TlsOutcome::Protocol("garbage".into()))]);
         check(vec![]);
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts::new(secs(60));
         let elsewhere = step(Arm::ControlAddress, "mirror.example", "192.0.2.9:443", 9, TlsOutcome::Reset);
         assert_eq!(doubts.note(&id("a"), &record(vec![own(done()), elsewhere]), secs(1)), []);
     }
 
     #[test]
     fn mirrors_at_one_address_rest_together_and_one_goes_first() {
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts::new(secs(60));
         let open = record(vec![own(TlsOutcome::Timeout)]);
         doubts.note(&id("a"), &open, secs(100));
         let turns = doubts.note(&id("b"), &open, secs(130));
@@ -278,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_forgotten_and_the_memory_is_bounded() {
-        let mut doubts = Doubts::default();
+        let mut doubts = Doubts::new(secs(60));
         doubts.note(&id("a"), &record(vec![own(TlsOutcome::Timeout)]), secs(100));
         doubts.retain(|_| false);
         doubts.note(&id("b"), &record(vec![]), secs(900));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::time::Instant;
+use zerkalo_core::address::require_public;
 use zerkalo_core::target::TargetUrl;
 
 use crate::budget::{Budget, WINDOW};
@@ -99,7 +100,8 @@ impl Matrix {
                 let url = TargetUrl::parse(url).ok()?;
                 Some(DohServer { address: SocketAddr::new(ip, url.port()), url })
             }),
-            nobody: Some(NOBODY_DEFAULT),
+            // Beside a resolver on this host or in its own network, an address of the world's is out of place.
+            nobody: require_public(ip).is_ok().then_some(NOBODY_DEFAULT),
             shown: Shown::default(),
         }
     }

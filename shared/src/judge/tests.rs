@@ -529,29 +529,6 @@ fn the_state_of_the_network_is_no_block() {
 }
 
 #[test]
-fn no_control_and_a_failing_control_are_two_things() {
-    let mut failed = healthy();
-    cut(&mut failed, TlsOutcome::Timeout, None);
-    assert_eq!(summary(&verdict(&failed, None)), "control.missing insufficient");
-    assert_eq!(summary(&verdict(&failed, Some(&failed))), "control.failed down");
-    assert_eq!(summary(&verdict(&healthy(), Some(&failed))), "identity.reached ok");
-    // A known stub needs no control.
-    failed.dns[0].outcome = answer(0, &["95.167.13.50"]);
-    assert_eq!(summary(&verdict(&failed, None)), "dns.stub_address blocked dns.injection.blockpage name");
-}
-
-#[test]
-fn a_control_without_a_network_says_nothing_of_the_mirror() {
-    let (mut failed, mut ill) = (healthy(), healthy());
-    cut(&mut failed, TlsOutcome::Timeout, None);
-    cut(&mut ill, TlsOutcome::Timeout, None);
-    ill.references.iter_mut().for_each(|check| check.reached = false);
-    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.ill insufficient");
-    ill.references[0].reached = true;
-    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.failed down");
-}
-
-#[test]
 fn a_certificate_that_browsers_refuse_everywhere_is_the_site_s_fault() {
     let (mut mirror, fingerprints) = (mirror(), Fingerprints::built_in());
     mirror.key_pins = vec![Sha256([1; 32])];

@@ -268,7 +268,8 @@ impl Seat {
             Browser::Unsandboxed => format!("browser = \"{BROWSER}\"\nsandbox = false"),
         };
         format!(
-            "interval_secs = {INTERVAL_SECS}\ntimeout_secs = {TIMEOUT_SECS}\nallow_special_ranges = true\n\
+            // On loopback the censor sits at the address: a control would meet it there too.
+            "field_addresses = false\ninterval_secs = {INTERVAL_SECS}\ntimeout_secs = {TIMEOUT_SECS}\nallow_special_ranges = true\n\
              ca_file = {:?}\n\n[resolvers]\nsystem = [\"{}\"]\npublic = \"{}\"\n\n[pictures]\n{pictures}\n",
             ca_file.to_string_lossy(),
             self.resolver,

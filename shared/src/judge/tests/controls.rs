@@ -247,3 +247,26 @@ fn the_addresses_a_control_is_sent_to_are_those_of_the_mirror_s_own_host() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     check(&|r| given(r, &many), &many[..FIELD_ADDRESSES_MAX]);
 }
+
+#[test]
+fn no_control_and_a_failing_control_are_two_things() {
+    let mut failed = healthy();
+    cut(&mut failed, TlsOutcome::Timeout, None);
+    assert_eq!(summary(&verdict(&failed, None)), "control.missing insufficient");
+    assert_eq!(summary(&verdict(&failed, Some(&failed))), "control.failed down");
+    assert_eq!(summary(&verdict(&healthy(), Some(&failed))), "identity.reached ok");
+    // A known stub needs no control.
+    failed.dns[0].outcome = answer(0, &["95.167.13.50"]);
+    assert_eq!(summary(&verdict(&failed, None)), "dns.stub_address blocked dns.injection.blockpage name");
+}
+
+#[test]
+fn a_control_without_a_network_says_nothing_of_the_mirror() {
+    let (mut failed, mut ill) = (healthy(), healthy());
+    cut(&mut failed, TlsOutcome::Timeout, None);
+    cut(&mut ill, TlsOutcome::Timeout, None);
+    ill.references.iter_mut().for_each(|check| check.reached = false);
+    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.ill insufficient");
+    ill.references[0].reached = true;
+    assert_eq!(summary(&verdict(&failed, Some(&ill))), "control.failed down");
+}
