@@ -26,7 +26,7 @@ const MEMORY_WAIT: Duration = Duration::from_millis(200);
 /// What a browser that was stopped is taken to have cost the line: what one connection may bring.
 const LINE_BYTES_ASSUMED: u64 = super::relay::BYTES_MAX;
 /// Longest wait for the killed to be gone, and between two looks at them.
-const END_WAIT: Duration = Duration::from_secs(3);
+const END_WAIT: Duration = Duration::from_secs(10);
 /// See [`END_WAIT`].
 const END_POLL: Duration = Duration::from_millis(20);
 

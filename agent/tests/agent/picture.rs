@@ -51,7 +51,9 @@ impl Studio {
     async fn take(&self, order: &Order) -> Result<Vec<u8>, String> {
         let Shot { picture: shot, line_bytes } = self.camera.take(order).await;
         assert!(shot.is_err() || line_bytes > 0);
-        assert_eq!(browsers_in(self.home.path()), Vec::<PathBuf>::new(), "no process outlives its picture");
+        let left = browsers_in(self.home.path());
+        let said = left.iter().map(|path| std::fs::read_to_string(path.join("status")).unwrap_or_default());
+        assert!(left.is_empty(), "a process outlives its picture: {:?}", said.collect::<Vec<_>>());
         assert!(!self.camera.profile.exists(), "no profile outlives its picture");
         if let Ok(picture) = &shot {
             assert!(picture.len() as u64 <= PICTURE_LEN_MAX);

@@ -1,13 +1,17 @@
 //! The spool on a real disk: what survives, what is dropped, how chains go on.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use zerkalo_agent::spool::{Limits, Resumed, Spool, SpoolError};
 use zerkalo_core::admission::{ChainHead, Place, place};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, SecretKey, SignedRecord};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, UnixMillis};
+use zerkalo_durable::store::StoreError;
 
+/// How long another test's child may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
 const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -15,8 +19,18 @@ fn key() -> SecretKey {
     SecretKey::from_bytes(&[7; 32])
 }
 
+/// Opens it, where need be a moment later: a child process that another test starts holds this process's locks until it
+/// has become its own program.
 fn open(dir: &Path) -> Spool {
-    Spool::open(dir, &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW).unwrap().0
+    let began = Instant::now();
+    loop {
+        match Spool::open(dir, &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW) {
+            Err(SpoolError::Store(StoreError::InUse { .. })) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap().0,
+        }
+    }
 }
 
 fn append(spool: &mut Spool, texts: &[&str]) {
