@@ -259,9 +259,9 @@ mod tests {
         assert_eq!(known.dot, parse_dot("dns.quad9.net@9.9.9.9").ok());
         assert_eq!(known.doh, parse_doh("https://dns.quad9.net/dns-query@9.9.9.9").ok());
         assert_eq!(known.nobody, Some(NOBODY_DEFAULT));
-        for other in ["9.9.9.9:5353", "127.0.0.1:53"] {
+        for (other, nobody) in [("9.9.9.9:5353", Some(NOBODY_DEFAULT)), ("127.0.0.1:53", None)] {
             let other = Matrix::of_public(other.parse().unwrap());
-            assert_eq!((other.dot, other.doh, other.nobody), (None, None, Some(NOBODY_DEFAULT)));
+            assert_eq!((other.dot, other.doh, other.nobody), (None, None, nobody));
         }
     }
 
