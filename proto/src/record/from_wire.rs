@@ -187,8 +187,27 @@ fn tcp(connect: wire::TcpConnect) -> Decoded<core::TcpConnect> {
     })
 }
 
-fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
+fn tls_outcome(
+    field: &'static str,
+    outcome: Option<wire::tls_handshake::Outcome>,
+) -> Decoded<core::TlsOutcome> {
     use wire::tls_handshake::Outcome;
+    Ok(match required(field, outcome)? {
+        Outcome::Completed(done) => core::TlsOutcome::Completed {
+            version: done.version,
+            cipher_suite: done.cipher_suite,
+            alpn: non_empty(done.alpn),
+        },
+        Outcome::Timeout(_) => core::TlsOutcome::Timeout,
+        Outcome::Reset(_) => core::TlsOutcome::Reset,
+        Outcome::Eof(_) => core::TlsOutcome::Eof,
+        Outcome::Alert(name) => core::TlsOutcome::Alert(name),
+        Outcome::Protocol(detail) => core::TlsOutcome::Protocol(detail),
+        Outcome::Failed(failure) => core::TlsOutcome::Failed(failure.detail),
+    })
+}
+
+fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
     Ok(core::TlsHandshake {
         arm: arm(handshake.arm())?,
         address: parsed("tls.address", &handshake.address)?,
@@ -208,19 +227,7 @@ fn tls(handshake: wire::TlsHandshake) -> Decoded<core::TlsHandshake> {
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
         transport: handshake.transport.map(transport),
-        outcome: match required("tls.outcome", handshake.outcome)? {
-            Outcome::Completed(done) => core::TlsOutcome::Completed {
-                version: done.version,
-                cipher_suite: done.cipher_suite,
-                alpn: non_empty(done.alpn),
-            },
-            Outcome::Timeout(_) => core::TlsOutcome::Timeout,
-            Outcome::Reset(_) => core::TlsOutcome::Reset,
-            Outcome::Eof(_) => core::TlsOutcome::Eof,
-            Outcome::Alert(name) => core::TlsOutcome::Alert(name),
-            Outcome::Protocol(detail) => core::TlsOutcome::Protocol(detail),
-            Outcome::Failed(failure) => core::TlsOutcome::Failed(failure.detail),
-        },
+        outcome: tls_outcome("tls.outcome", handshake.outcome)?,
         chain: all(handshake.chain, certificate)?,
         chain_fault: handshake.chain_fault.map(chain_fault).transpose()?,
     })

@@ -273,6 +273,8 @@ fn nonsense_is_refused_by_the_name_of_its_field() {
     check(&|m| m.tls[0].ech = 77, "tls.ech");
     check(&|m| m.network.as_mut().unwrap().ipv6 = 77, "network.ipv6");
     check(&|m| m.hops[0].ttl = 256, "hops.ttl");
+    check(&|m| m.hops[0].hello = None, "hops.hello");
+    check(&|m| m.hops[0].hello.as_mut().unwrap().outcome = None, "hops.hello.outcome");
     check(&|m| m.screenshot.as_mut().unwrap().sha256.clear(), "screenshot.sha256");
     assert!(decode(b"\xff\xff\xff").is_err());
     assert!(from_json("{\"schema\": 5}").is_err());

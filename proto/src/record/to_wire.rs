@@ -147,8 +147,26 @@ fn tcp(connect: &core::TcpConnect) -> wire::TcpConnect {
     }
 }
 
-fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
+fn tls_outcome(outcome: &core::TlsOutcome) -> wire::tls_handshake::Outcome {
     use wire::tls_handshake::Outcome;
+    match outcome {
+        core::TlsOutcome::Completed { version, cipher_suite, alpn } => {
+            Outcome::Completed(wire::TlsCompleted {
+                version: version.clone(),
+                cipher_suite: cipher_suite.clone(),
+                alpn: alpn.clone().unwrap_or_default(),
+            })
+        }
+        core::TlsOutcome::Timeout => Outcome::Timeout(PLAIN),
+        core::TlsOutcome::Reset => Outcome::Reset(PLAIN),
+        core::TlsOutcome::Eof => Outcome::Eof(PLAIN),
+        core::TlsOutcome::Alert(name) => Outcome::Alert(name.clone()),
+        core::TlsOutcome::Protocol(detail) => Outcome::Protocol(detail.clone()),
+        core::TlsOutcome::Failed(detail) => Outcome::Failed(failure(detail)),
+    }
+}
+
+fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
     wire::TlsHandshake {
         arm: arm(handshake.arm),
         address: handshake.address.to_string(),
@@ -168,21 +186,7 @@ fn tls(handshake: &core::TlsHandshake) -> wire::TlsHandshake {
         bytes_sent: handshake.bytes_sent,
         bytes_received: handshake.bytes_received,
         transport: handshake.transport.map(transport),
-        outcome: Some(match &handshake.outcome {
-            core::TlsOutcome::Completed { version, cipher_suite, alpn } => {
-                Outcome::Completed(wire::TlsCompleted {
-                    version: version.clone(),
-                    cipher_suite: cipher_suite.clone(),
-                    alpn: alpn.clone().unwrap_or_default(),
-                })
-            }
-            core::TlsOutcome::Timeout => Outcome::Timeout(PLAIN),
-            core::TlsOutcome::Reset => Outcome::Reset(PLAIN),
-            core::TlsOutcome::Eof => Outcome::Eof(PLAIN),
-            core::TlsOutcome::Alert(name) => Outcome::Alert(name.clone()),
-            core::TlsOutcome::Protocol(detail) => Outcome::Protocol(detail.clone()),
-            core::TlsOutcome::Failed(detail) => Outcome::Failed(failure(detail)),
-        }),
+        outcome: Some(tls_outcome(&handshake.outcome)),
         chain: handshake.chain.iter().map(certificate).collect(),
         chain_fault: handshake.chain_fault.as_ref().map(chain_fault),
     }

@@ -3,7 +3,7 @@
 use zerkalo_core::record as core;
 use zerkalo_core::words::UnixMillis;
 
-use super::{Decoded, addresses, all, non_empty, parsed, required, sha256, small, span};
+use super::{Decoded, addresses, all, parsed, required, sha256, small, span, tls_outcome};
 use crate::record::DecodeError;
 use crate::record_v1 as wire;
 
@@ -51,25 +51,13 @@ pub(super) fn network(check: wire::NetworkCheck) -> Decoded<core::NetworkCheck> 
 }
 
 pub(super) fn hop(hop: wire::HopProbe) -> Decoded<core::HopProbe> {
-    use wire::hop_probe::Outcome;
+    let hello = required("hops.hello", hop.hello)?;
     Ok(core::HopProbe {
-        address: parsed("hops.address", &hop.address)?,
-        sni: hop.sni,
+        address: parsed("hops.hello.address", &hello.address)?,
+        sni: hello.sni,
         ttl: small("hops.ttl", hop.ttl)?,
-        span: span(hop.span),
-        outcome: match required("hops.outcome", hop.outcome)? {
-            Outcome::Completed(done) => core::TlsOutcome::Completed {
-                version: done.version,
-                cipher_suite: done.cipher_suite,
-                alpn: non_empty(done.alpn),
-            },
-            Outcome::Timeout(_) => core::TlsOutcome::Timeout,
-            Outcome::Reset(_) => core::TlsOutcome::Reset,
-            Outcome::Eof(_) => core::TlsOutcome::Eof,
-            Outcome::Alert(name) => core::TlsOutcome::Alert(name),
-            Outcome::Protocol(detail) => core::TlsOutcome::Protocol(detail),
-            Outcome::Failed(failure) => core::TlsOutcome::Failed(failure.detail),
-        },
+        span: span(hello.span),
+        outcome: tls_outcome("hops.hello.outcome", hello.outcome)?,
     })
 }
 

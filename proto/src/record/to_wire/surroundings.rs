@@ -2,7 +2,7 @@
 
 use zerkalo_core::record as core;
 
-use super::{PLAIN, failure, span};
+use super::{span, tls_outcome};
 use crate::record_v1 as wire;
 
 pub(super) fn dns_detail(detail: &core::DnsDetail) -> wire::DnsDetail {
@@ -42,28 +42,14 @@ pub(super) fn network(check: &core::NetworkCheck) -> wire::NetworkCheck {
 }
 
 pub(super) fn hop(hop: &core::HopProbe) -> wire::HopProbe {
-    use wire::hop_probe::Outcome;
-    wire::HopProbe {
+    let hello = wire::TlsHandshake {
         address: hop.address.to_string(),
         sni: hop.sni.clone(),
-        ttl: u32::from(hop.ttl),
         span: span(hop.span),
-        outcome: Some(match &hop.outcome {
-            core::TlsOutcome::Completed { version, cipher_suite, alpn } => {
-                Outcome::Completed(wire::TlsCompleted {
-                    version: version.clone(),
-                    cipher_suite: cipher_suite.clone(),
-                    alpn: alpn.clone().unwrap_or_default(),
-                })
-            }
-            core::TlsOutcome::Timeout => Outcome::Timeout(PLAIN),
-            core::TlsOutcome::Reset => Outcome::Reset(PLAIN),
-            core::TlsOutcome::Eof => Outcome::Eof(PLAIN),
-            core::TlsOutcome::Alert(name) => Outcome::Alert(name.clone()),
-            core::TlsOutcome::Protocol(detail) => Outcome::Protocol(detail.clone()),
-            core::TlsOutcome::Failed(detail) => Outcome::Failed(failure(detail)),
-        }),
-    }
+        outcome: Some(tls_outcome(&hop.outcome)),
+        ..Default::default()
+    };
+    wire::HopProbe { ttl: u32::from(hop.ttl), hello: Some(hello) }
 }
 
 pub(super) fn screenshot(screenshot: &core::Screenshot) -> wire::Screenshot {
