@@ -18,12 +18,15 @@ pub struct Budget {
     window: Duration,
     handshakes_max: usize,
     shown: BTreeMap<String, VecDeque<Duration>>,
+    /// Handshakes that probes under way may make: nobody knows yet whether they will.
+    promised: BTreeMap<String, usize>,
 }
 
 impl Budget {
     /// A host that measures more often than the window chose to: the window shrinks to its interval.
     pub fn new(interval: Duration) -> Self {
-        Self { window: WINDOW.min(interval), handshakes_max: HANDSHAKES_MAX, shown: BTreeMap::new() }
+        let (window, handshakes_max) = (WINDOW.min(interval), HANDSHAKES_MAX);
+        Self { window, handshakes_max, shown: BTreeMap::new(), promised: BTreeMap::new() }
     }
 
     /// The budget of a control.
@@ -62,6 +65,28 @@ impl Budget {
     pub fn fits(&self, host: &str, count: usize, now: Duration) -> bool {
         self.fits_at(host, count, now) <= now
     }
+
+    /// Whether `count` handshakes with `host` fit beside those promised. No more than [`HANDSHAKES_MAX`] are promised at
+    /// once, a control's neither.
+    pub fn can_promise(&self, host: &str, count: usize, now: Duration) -> bool {
+        let all = self.promised.get(host).copied().unwrap_or_default() + count;
+        all <= HANDSHAKES_MAX && self.fits(host, all, now)
+    }
+
+    /// Keeps room for `count` handshakes with `host`, until [`Budget::redeem`].
+    pub fn promise(&mut self, host: &str, count: usize) {
+        if count > 0 {
+            *self.promised.entry(host.to_owned()).or_default() += count;
+        }
+    }
+
+    /// Takes a promise back: what was made of it is noted by itself.
+    pub fn redeem(&mut self, host: &str, count: usize) {
+        if let Some(promised) = self.promised.get_mut(host) {
+            *promised = promised.saturating_sub(count);
+        }
+        self.promised.retain(|_, promised| *promised > 0);
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +113,21 @@ mod tests {
         assert_eq!(budget.fits_at("m", 1, secs(31)), secs(90));
         budget.note("other", 1, secs(200));
         assert_eq!(budget.shown.len(), 1);
+    }
+
+    #[test]
+    fn what_is_promised_is_taken_until_it_is_redeemed() {
+        let mut budget = Budget::new(secs(60));
+        assert!(budget.can_promise("m", 3, secs(0)) && !budget.can_promise("m", 4, secs(0)));
+        budget.promise("m", 2);
+        assert!(budget.can_promise("m", 1, secs(0)) && !budget.can_promise("m", 2, secs(0)));
+        budget.note("m", 1, secs(1));
+        assert!(!budget.can_promise("m", 1, secs(1)), "one is shown and two may be");
+        budget.redeem("m", 2);
+        assert!(budget.can_promise("m", 2, secs(1)) && !budget.can_promise("m", 3, secs(1)));
+        assert!(budget.promised.is_empty());
+        let control = Budget::of_control(secs(60));
+        assert!(control.can_promise("m", 3, secs(0)) && !control.can_promise("m", 4, secs(0)));
     }
 
     #[test]

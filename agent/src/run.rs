@@ -31,7 +31,7 @@ use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::probe::{
     Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
 };
-use crate::schedule::{Schedule, Step};
+use crate::schedule::{Promises, Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
@@ -114,14 +114,11 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let measuring = Measuring {
         schedule: Schedule::at(post, settings.interval),
         means,
-        objects_promised: 0,
         detours: Detours::at(if settings.visits_field_addresses { post } else { Post::Field }),
         reference_age_max: REFERENCE_AGE_MAX.min(settings.interval),
         market: identity.market.clone(),
         settings: Arc::new(probe_settings),
         under_way: JoinSet::new(),
-        neutrals_promised: 0,
-        ech_looks_promised: 0,
         doubts: Doubts::new(settings.interval),
         spool,
         held: None,
@@ -195,16 +192,10 @@ fn means_of(settings: &Settings, identity: &Identity, state: StateDir) -> Means 
 struct Measuring {
     schedule: Schedule,
     means: Means,
-    /// Probes under way that may read the reference object.
-    objects_promised: usize,
     detours: Detours,
     settings: Arc<ProbeSettings>,
     /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
     under_way: JoinSet<Ended>,
-    /// Handshakes that probes under way may make with the neutral name.
-    neutrals_promised: usize,
-    /// Probes under way that may offer ECH.
-    ech_looks_promised: usize,
     doubts: Doubts,
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
@@ -227,9 +218,7 @@ struct Measuring {
 struct Ended {
     mirror: MirrorId,
     cause: Cause,
-    neutral: Neutral,
-    ech: EchLook,
-    has_object: bool,
+    promises: Promises,
     list: Arc<MirrorList>,
     measured: Measured,
 }
@@ -341,13 +330,16 @@ impl Measuring {
         // Looks that the collector asks for follow one another closely: there the room is theirs.
         let is_idle =
             cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
-        let looks = self.ech_looks_promised + 1;
-        let has_ech_room = looks <= HANDSHAKES_MAX && self.schedule.has_room(ECH_LOOKS, looks, now);
+        let has_ech_room = self.schedule.can_promise(ECH_LOOKS, 1, now);
         let ech = if has_ech_room { EchLook::Allowed } else { EchLook::Kept };
         let room = self.schedule.room(&mirror.url.host(), now).saturating_sub(OWN_NAME_HANDSHAKES_MAX);
         let flow = self.flow(&list, mirror, cause, now);
-        let has_object = flow.reference_object.is_some();
-        self.objects_promised += usize::from(has_object);
+        let mut promises = vec![
+            (self.settings.neutral_sni.clone(), neutral.handshakes_max()),
+            (ECH_LOOKS.to_owned(), usize::from(has_ech_room)),
+        ];
+        promises.extend(flow.reference_object.as_ref().map(|object| (object.host(), 1)));
+        self.schedule.promise(&promises);
         let assignment = Assignment {
             mirror: Some(mirror.id.clone()),
             url: mirror.url.clone(),
@@ -364,21 +356,16 @@ impl Measuring {
             ech,
             field_addresses: self.detours.take(&id, room),
         };
-        self.neutrals_promised += neutral.handshakes_max();
-        self.ech_looks_promised += usize::from(ech == EchLook::Allowed);
         let settings = self.settings.clone();
         self.under_way.spawn(async move {
             let measured = measure(&settings, &assignment, wall_clock()).await;
-            Ended { mirror: id, cause, neutral, ech, has_object, list, measured }
+            Ended { mirror: id, cause, promises, list, measured }
         });
     }
 
     /// What is read beside the page. The host of the reference object has a handshake budget as well.
     fn flow(&self, list: &MirrorList, mirror: &Mirror, cause: Cause, now: Duration) -> Flow {
-        let count = self.objects_promised + 1;
-        let has_room = |object: &TargetUrl| {
-            count <= HANDSHAKES_MAX && self.schedule.has_room(&object.host(), count, now)
-        };
+        let has_room = |object: &TargetUrl| self.schedule.can_promise(&object.host(), 1, now);
         Flow {
             large_page: self.means.large_page(mirror, cause, now),
             reference_object: self.means.reference_object(list).filter(has_room),
@@ -387,10 +374,7 @@ impl Measuring {
 
     /// Whether and when the next probe may show the neutral name, as far as its budget goes.
     fn neutral(&mut self, id: &MirrorId, cause: Cause, now: Duration) -> Neutral {
-        let has_room = |more: usize| {
-            let count = self.neutrals_promised + more;
-            count <= HANDSHAKES_MAX && self.schedule.has_room(&self.settings.neutral_sni, count, now)
-        };
+        let has_room = |count| self.schedule.can_promise(&self.settings.neutral_sni, count, now);
         let (one, two) = (has_room(1), has_room(2));
         // Whether the site itself takes a name that is not its own: only a control can tell.
         let is_control_asked = self.market.is_none() && cause == Cause::Requested;
@@ -410,12 +394,10 @@ impl Measuring {
 
     /// Keeps the record of a probe at its end, in the order of the ends.
     async fn keep(&mut self, ended: Ended) {
-        let Ended { mirror, cause, neutral, ech, has_object, list, measured } = ended;
+        let Ended { mirror, cause, promises, list, measured } = ended;
         let Measured { mut record, is_reached } = measured;
         let now = self.began.elapsed();
-        self.neutrals_promised -= neutral.handshakes_max();
-        self.ech_looks_promised -= usize::from(ech == EchLook::Allowed);
-        self.objects_promised -= usize::from(has_object);
+        self.schedule.redeem(&promises);
         let by_tcp = record.tls.iter().filter_map(|step| step.sni.as_deref());
         let by_quic = record.quic.iter().map(|step| step.sni.as_str());
         let looks = record.tls.iter().filter(|step| step.arm == Arm::EchReal).map(|_| ECH_LOOKS);

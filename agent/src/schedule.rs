@@ -22,6 +22,9 @@ pub const PROBES_MAX: usize = 4;
 /// Requests that wait; each mirror at most once, so this bounds only hostile lists of requests.
 const REQUESTS_MAX: usize = 64;
 
+/// Handshakes that a probe may make beside those with its mirror's own name, by name.
+pub type Promises = Vec<(String, usize)>;
+
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -113,6 +116,21 @@ impl Schedule {
     /// Whether `count` handshakes with a host name fit its budget now.
     pub fn has_room(&self, host: &str, count: usize, now: Duration) -> bool {
         self.budget.fits(host, count, now)
+    }
+
+    /// Whether `count` handshakes with a host name fit its budget beside those promised to probes under way.
+    pub fn can_promise(&self, host: &str, count: usize, now: Duration) -> bool {
+        self.budget.can_promise(host, count, now)
+    }
+
+    /// Promises handshakes to a probe that begins.
+    pub fn promise(&mut self, promises: &Promises) {
+        promises.iter().for_each(|(host, count)| self.budget.promise(host, *count));
+    }
+
+    /// Takes the promises to a probe that ended back.
+    pub fn redeem(&mut self, promises: &Promises) {
+        promises.iter().for_each(|(host, count)| self.budget.redeem(host, *count));
     }
 
     /// How many handshakes with a host name fit its budget now.
