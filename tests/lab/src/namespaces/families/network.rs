@@ -72,7 +72,7 @@ fn unpaid_bill_before_https() -> Scenario {
 
 /// The subscriber's line dies while the page comes.
 fn route_lost_on_the_way() -> Scenario {
-    let visit = Visit::to(&format!("https://{MIRROR}/slow")).gated();
+    let visit = Visit::to(&format!("https://{MIRROR}/slow")).within_secs(12).gated();
     let lost = "ip route del default; ip -6 route del default";
     Scenario::of(visit.clone().then(Duration::from_millis(1_000), Place::Subscriber, lost), RESTRICTED)
         .twin(visit, OK)
