@@ -76,6 +76,9 @@ pub struct Add {
     /// A page of at least 64 KiB at the same host: freezes and throttling show on nothing smaller.
     #[arg(long, value_name = "URL", value_parser = TargetUrl::parse)]
     large_page: Option<TargetUrl>,
+    /// It serves nobody yet: it waits in its markets' pools to take another's place.
+    #[arg(long)]
+    standby: bool,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -86,8 +89,11 @@ pub struct Set {
     /// The mirror's name.
     id: MirrorId,
     /// A page of at least 64 KiB at the mirror's host; `none` to read none any more.
-    #[arg(long, value_name = "URL|none", value_parser = large_page, required = true)]
-    large_page: LargePage,
+    #[arg(long, value_name = "URL|none", value_parser = large_page, required_unless_present = "standby")]
+    large_page: Option<LargePage>,
+    /// Whether it waits in its markets' pools to take another's place (true) or serves from the start (false).
+    #[arg(long, value_name = "true|false")]
+    standby: Option<bool>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -171,7 +177,10 @@ pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -
         Mirrors::Reference(References::Rm { market, url, format }) => {
             (without_reference(list, &market, &url)?, format)
         }
-        Mirrors::Set(Set { id, large_page, format }) => (with_large_page(list, &id, large_page)?, format),
+        Mirrors::Set(set) => {
+            let format = set.format;
+            (with_change(list, set)?, format)
+        }
         Mirrors::Tools(set) => {
             let format = set.format;
             (tools::with_tools(list, &set)?, format)
@@ -232,6 +241,7 @@ fn mirror_of(add: Add) -> Result<Mirror> {
         canary: add.canary,
         key_pins: add.pins,
         expected_addresses: add.expected_addresses,
+        standby: add.standby,
     })
 }
 
@@ -259,13 +269,16 @@ fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {
     Ok(Change { list, said, kind: "mirror", what })
 }
 
-fn with_large_page(list: Option<MirrorList>, id: &MirrorId, page: LargePage) -> Result<Change> {
-    let mut list = next(list)?;
-    let Some(mirror) = list.mirrors.iter_mut().find(|mirror| mirror.id == *id) else {
+fn with_change(list: Option<MirrorList>, set: Set) -> Result<Change> {
+    let (mut list, id) = (next(list)?, set.id);
+    let Some(mirror) = list.mirrors.iter_mut().find(|mirror| mirror.id == id) else {
         bail!("mirror {id} is not on the list; `zerkalo mirrors ls` shows it");
     };
-    require_own(page.0.as_ref(), &mirror.url)?;
-    mirror.large_page = page.0;
+    if let Some(page) = set.large_page {
+        require_own(page.0.as_ref(), &mirror.url)?;
+        mirror.large_page = page.0;
+    }
+    mirror.standby = set.standby.unwrap_or(mirror.standby);
     let what = json!(mirror);
     Ok(Change { list, said: format!("mirror {id} changed"), kind: "mirror", what })
 }
@@ -317,7 +330,7 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
         (Format::Table, Some(list)) => {
             print(&format!("version {}, issued {}\n", list.version, list.issued_at))?;
             print(&draw(
-                ["mirror", "URL", "markets", "canary", "pins", "expected addresses", "large page"],
+                ["mirror", "URL", "markets", "canary", "pins", "expected addresses", "large page", "standby"],
                 list.mirrors.iter().map(row),
             ))?;
             if !list.references.is_empty() {
@@ -338,7 +351,7 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
     Ok(())
 }
 
-fn row(mirror: &Mirror) -> [String; 7] {
+fn row(mirror: &Mirror) -> [String; 8] {
     let join = |words: Vec<String>| or_dash(&words.join(" "));
     [
         mirror.id.to_string(),
@@ -348,6 +361,7 @@ fn row(mirror: &Mirror) -> [String; 7] {
         mirror.key_pins.len().to_string(),
         join(mirror.expected_addresses.iter().map(IpAddr::to_string).collect()),
         mirror.large_page.as_ref().map_or_else(|| "-".to_owned(), TargetUrl::path_and_query),
+        if mirror.standby { "yes" } else { "-" }.to_owned(),
     ]
 }
 
@@ -391,6 +405,7 @@ mod tests {
             pins: vec![],
             expected_addresses: vec![],
             large_page: None,
+            standby: false,
             format: Format::Table,
         })
     }
@@ -432,7 +447,14 @@ mod tests {
     fn a_large_page_is_set_and_cleared_at_the_mirror_s_own_host() {
         let list = with_mirror(None, mirror("https://mirror.example/", None).unwrap()).unwrap().list;
         let id = MirrorId::parse("mirror.example").unwrap();
-        let set = |page: &str| with_large_page(Some(list.clone()), &id, large_page(page).unwrap());
+        let change = |id: &MirrorId, page: Option<&str>, standby| {
+            let large_page = page.map(|page| large_page(page).unwrap());
+            with_change(
+                Some(list.clone()),
+                Set { id: id.clone(), large_page, standby, format: Format::Table },
+            )
+        };
+        let set = |page: &str| change(&id, Some(page), None);
         let changed = set("https://mirror.example/large").unwrap();
         assert_eq!((changed.said.as_str(), changed.list.version), ("mirror mirror.example changed", 2));
         assert_eq!(changed.what["large_page"], "https://mirror.example/large");
@@ -440,7 +462,10 @@ mod tests {
         assert_eq!(set("none").unwrap().list.mirrors[0].large_page, None);
         assert!(set("https://elsewhere.example/").unwrap_err().to_string().contains("--large-page"));
         let unknown = MirrorId::parse("other").unwrap();
-        assert!(with_large_page(Some(list), &unknown, LargePage(None)).is_err());
+        assert!(change(&unknown, Some("none"), None).is_err());
+        let waiting = change(&id, None, Some(true)).unwrap();
+        assert!(waiting.list.mirrors[0].standby);
+        assert_eq!(row(&waiting.list.mirrors[0])[7], "yes");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let mut fold = Fold::new();
     let mut logged = Vec::new();
     read_journal(&args.journal, |entry| {
-        logged.extend(fold.apply(&entry).iter().map(|decision| decision.to_json()));
+        logged.extend(fold.apply(&entry).decisions.iter().map(|decision| decision.to_json()));
         Ok(ControlFlow::Continue(()))
     })?;
     print_log(&logged, args.format)

@@ -8,6 +8,7 @@ use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis};
 
 use crate::evidence::{list_from_wire, list_to_wire, record_from_wire, record_to_wire};
 use crate::journal_v1 as wire;
+use crate::order::{order_from_wire, order_to_wire};
 use crate::record::DecodeError;
 
 /// The payload of a frame.
@@ -32,6 +33,7 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
             code: code.as_str().to_owned(),
         }),
         Event::Tick => Wire::Tick(wire::Tick {}),
+        Event::Ordered(order) => Wire::Ordered(order_to_wire(order)),
         Event::Observed { agent, asn } => {
             Wire::Observed(wire::Observed { agent: agent.to_string(), asn: asn.unwrap_or_default() })
         }
@@ -67,6 +69,7 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
                 .ok_or_else(|| DecodeError::invalid("code", &refused.code))?,
         },
         Wire::Tick(_) => Event::Tick,
+        Wire::Ordered(order) => Event::Ordered(order_from_wire(order)?),
         Wire::Observed(observed) => Event::Observed {
             agent: agent(&observed.agent)?,
             asn: Some(observed.asn).filter(|asn| *asn != 0),
@@ -153,6 +156,11 @@ mod tests {
             },
             Event::Refused { signed: signed.clone(), code: RejectionCode::FutureTime },
             Event::Tick,
+            Event::Ordered(zerkalo_core::market::Order {
+                author: "anna".into(),
+                reason: "maintenance".into(),
+                kind: zerkalo_core::market::OrderKind::Freeze { market: "kz".parse().unwrap() },
+            }),
             Event::Observed { agent: id.clone(), asn: Some(8_359) },
             Event::Observed { agent: id.clone(), asn: None },
         ] {

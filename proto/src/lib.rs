@@ -42,6 +42,7 @@ pub use zerkalo::operator::v1 as operator_v1;
 
 pub mod record;
 pub mod evidence;
+pub mod order;
 pub mod journal;
 pub mod operator;
 pub mod code;

@@ -72,7 +72,7 @@ fn folding(criterion: &mut Criterion) {
     group.bench_function("1,000 records", |b| {
         b.iter_batched_ref(
             || opened(&opening),
-            |fold| records.iter().map(|entry| fold.apply(entry).len()).sum::<usize>(),
+            |fold| records.iter().map(|entry| fold.apply(entry).decisions.len()).sum::<usize>(),
             BatchSize::LargeInput,
         );
     });
@@ -99,7 +99,7 @@ fn ratios() {
     let hash = median(|| (0..RECORDS).map(|_| usize::from(black_box(&record).hash().0[0])).sum());
     let fold = median_after(
         || opened(&opening),
-        |mut fold| records.iter().map(|entry| fold.apply(entry).len()).sum(),
+        |mut fold| records.iter().map(|entry| fold.apply(entry).decisions.len()).sum(),
     );
     let scan = median(|| self::scan(black_box(&segment)));
     let times = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
@@ -212,6 +212,7 @@ fn mirror() -> Mirror {
         canary: Some("the real page".to_owned()),
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     }
 }
 

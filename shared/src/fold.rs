@@ -4,6 +4,8 @@
 //! alone must move a decision.
 
 mod judging;
+mod markets;
+mod orders;
 mod pictures;
 mod settings;
 mod view;
@@ -22,10 +24,11 @@ use crate::cell::Cell;
 use crate::evidence::SignedList;
 use crate::journal::{Enrolment, Event, JournalEntry, SettingsText};
 use crate::ledger::Ledger;
-use crate::market::{Decision, MarketInput, MarketMirror};
+use crate::market::{Alert, Decision};
 use crate::target::MirrorList;
-use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, UnixMillis};
+use crate::words::{Access, AgentId, CarrierId, MirrorId, UnixMillis};
 use judging::Docket;
+use markets::Markets;
 use pictures::Pictures;
 use settings::Settings;
 use wishes::Wishes;
@@ -49,6 +52,13 @@ pub struct AgentState {
     pub clock_ahead_millis: Option<i64>,
 }
 
+/// What one entry made possible.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub decisions: Vec<Decision>,
+    pub alerts: Vec<Alert>,
+}
+
 /// The cells of one mirror.
 pub(crate) type MirrorCells = BTreeMap<(CarrierId, Access), Cell>;
 
@@ -58,12 +68,11 @@ pub struct Fold {
     settings: Settings,
     at: UnixMillis,
     entries: u64,
-    decisions: u64,
     list: Option<(SignedList, MirrorList)>,
     agents: BTreeMap<AgentId, AgentState>,
     docket: Docket,
     cells: BTreeMap<MirrorId, MirrorCells>,
-    markets: BTreeMap<(MarketId, MirrorId), MarketMirror>,
+    markets: Markets,
     wishes: Wishes,
     ledger: Ledger,
     pictures: Pictures,
@@ -82,20 +91,19 @@ impl Fold {
             settings: Settings::built_in(),
             at: UnixMillis::default(),
             entries: 0,
-            decisions: 0,
             list: None,
             agents: BTreeMap::new(),
             docket: Docket::default(),
             cells: BTreeMap::new(),
-            markets: BTreeMap::new(),
+            markets: Markets::default(),
             wishes: Wishes::default(),
             ledger: Ledger::default(),
             pictures: Pictures::default(),
         }
     }
 
-    /// Folds one entry in; returns the decisions it made possible.
-    pub fn apply(&mut self, entry: &JournalEntry) -> Vec<Decision> {
+    /// Folds one entry in; returns the decisions and alerts it made possible.
+    pub fn apply(&mut self, entry: &JournalEntry) -> Outcome {
         self.at = self.at.max(entry.at);
         self.entries += 1;
         match &entry.event {
@@ -108,7 +116,7 @@ impl Fold {
                 }
             }
             Event::Record { signed, facts } => {
-                let Some(agent) = self.agents.get_mut(&signed.agent) else { return Vec::new() };
+                let Some(agent) = self.agents.get_mut(&signed.agent) else { return Outcome::default() };
                 let link = signed.link();
                 agent.head.advance(link);
                 agent.records += 1;
@@ -118,7 +126,7 @@ impl Fold {
                 let mirror = facts.mirror.clone();
                 self.note_picture(&signed.agent, link.hash, facts);
                 if facts.is_picture_alone() {
-                    return Vec::new();
+                    return Outcome::default();
                 }
                 self.judge_record(&signed.agent, link.hash, facts);
                 return mirror.map(|mirror| self.decide(Some(&mirror))).unwrap_or_default();
@@ -127,14 +135,15 @@ impl Fold {
                 if let Some(agent) = self.agents.get_mut(&signed.agent) {
                     agent.head.advance(signed.link());
                 }
-                return Vec::new();
+                return Outcome::default();
             }
             Event::Observed { agent, asn } => {
                 if let Some(agent) = self.agents.get_mut(agent) {
                     agent.asn = *asn;
                 }
-                return Vec::new();
+                return Outcome::default();
             }
+            Event::Ordered(order) => self.obey(order),
             Event::Tick => self.judge_overdue(),
         }
         self.decide(None)
@@ -146,10 +155,7 @@ impl Fold {
             let policy = self.settings.policy_of_carrier(carrier)?;
             cell.next_deadline(self.at, &policy.cell)
         });
-        let markets = self
-            .markets
-            .iter()
-            .filter_map(|((market, _), state)| state.next_deadline(self.at, self.settings.policy(market)?));
+        let markets = self.markets.next_deadline(self.at, &self.settings);
         cells.chain(markets).chain(self.docket.next_deadline()).min()
     }
 
@@ -222,82 +228,11 @@ impl Fold {
             url(&list).is_some_and(|new| old.as_ref().and_then(url) == Some(new))
         };
         self.cells.retain(|mirror, _| stays(mirror));
-        self.markets.retain(|(market, mirror), _| {
-            stays(mirror) && list.mirror(mirror).is_some_and(|mirror| mirror.markets.contains(market))
-        });
+        self.markets.put_list(&list, stays, self.at);
         self.docket.retain(stays);
         self.wishes.retain(stays);
         self.ledger.retain(stays);
         self.list = Some((signed, list));
-    }
-
-    /// Moves the state machines of one mirror, or of all, to the present.
-    fn decide(&mut self, only: Option<&MirrorId>) -> Vec<Decision> {
-        let targets: Vec<(MarketId, MirrorId)> = self
-            .list()
-            .into_iter()
-            .flat_map(|list| list.mirrors.iter())
-            .filter(|mirror| only.is_none_or(|id| *id == mirror.id))
-            .flat_map(|mirror| mirror.markets.iter().map(|market| (market.clone(), mirror.id.clone())))
-            .collect();
-        self.settle_cells(only);
-        targets.into_iter().filter_map(|(market, mirror)| self.step_market(&market, &mirror)).collect()
-    }
-
-    fn settle_cells(&mut self, only: Option<&MirrorId>) {
-        let settle = |cells: &mut MirrorCells| {
-            for ((carrier, _), cell) in cells {
-                if let Some(policy) = self.settings.policy_of_carrier(carrier) {
-                    cell.settle(self.at, &policy.cell);
-                }
-            }
-        };
-        match only {
-            Some(mirror) => self.cells.get_mut(mirror).into_iter().for_each(settle),
-            None => self.cells.values_mut().for_each(settle),
-        }
-    }
-
-    fn step_market(&mut self, market: &MarketId, mirror: &MirrorId) -> Option<Decision> {
-        let policy = self.settings.policy(market)?.clone();
-        let carriers: Vec<_> =
-            policy.carriers.iter().map(|id| self.carrier_view(mirror, id, self.at)).collect();
-        let confirmed = |since| self.confirmed_after(mirror, &carriers, &policy, since);
-        let input =
-            MarketInput { now: self.at, policy: &policy, carriers: &carriers, confirmed_after: &confirmed };
-        let key = (market.clone(), mirror.clone());
-        let mut state = self.markets.get(&key).cloned().unwrap_or_default();
-        let change = state.step(&input);
-        let decision = change.map(|change| {
-            let number = self.decisions + 1;
-            Decision {
-                id: format!("{market}-{number:06}"),
-                number,
-                at: self.at,
-                market: market.clone(),
-                mirror: mirror.clone(),
-                url: self
-                    .list()
-                    .and_then(|list| list.mirror(mirror))
-                    .expect("decided mirrors are listed")
-                    .url
-                    .clone(),
-                action: change.action,
-                previous: change.previous,
-                reasons: change.reasons,
-                evidence: self.evidence_for(mirror, change.action, &policy),
-                carriers: carriers.clone(),
-                rules_version: crate::judge::RULES_VERSION.to_owned(),
-                policy_version: policy.version.clone(),
-                journal_position: self.entries,
-            }
-        });
-        if let Some(decision) = &decision {
-            state.log_as(&decision.id);
-            self.decisions = decision.number;
-        }
-        self.markets.insert(key, state);
-        decision
     }
 }
 

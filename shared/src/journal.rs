@@ -5,6 +5,7 @@
 
 use crate::admission::RejectionCode;
 use crate::evidence::{PublicKey, SignedList, SignedRecord};
+use crate::market::Order;
 use crate::record::ProbeRecord;
 use crate::words::{AgentId, OwnerId, Station, UnixMillis};
 
@@ -45,6 +46,8 @@ pub enum Event {
     /// The network an agent's stream comes from, where that has changed: its number alone, never an address. `None`:
     /// none that the tables know.
     Observed { agent: AgentId, asn: Option<u32> },
+    /// A person ordered something, checked by the fold.
+    Ordered(Order),
 }
 
 /// The data files in force, as text: parsed by `settings`.

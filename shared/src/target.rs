@@ -246,6 +246,13 @@ pub struct Mirror {
     /// A page of at least 64 KiB at the mirror's own host, read to find freezes and throttling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub large_page: Option<TargetUrl>,
+    /// Whether it waits in its markets' pools to take another's place.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub standby: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Mirror {
@@ -408,6 +415,7 @@ mod tests {
             canary: canary.map(str::to_owned),
             key_pins: vec![],
             expected_addresses: vec![],
+            standby: false,
         };
         let list = |mirrors| MirrorList {
             tools: Tools::default(),

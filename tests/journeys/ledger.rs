@@ -49,7 +49,7 @@ pub fn check(journal: &Path, acknowledged: &Ledger) -> Result<Ledger, Fault> {
     let mut found = Ledger::new();
     let mut fold = Fold::new();
     for entry in read(journal)? {
-        for decision in fold.apply(&entry) {
+        for decision in fold.apply(&entry).decisions {
             let mut records: Vec<_> = decision.evidence.iter().map(|item| item.record).collect();
             records.sort();
             if records.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -81,7 +81,11 @@ pub fn check(journal: &Path, acknowledged: &Ledger) -> Result<Ledger, Fault> {
 pub fn decisions(journal: &Path) -> Result<Vec<String>, Fault> {
     let mut fold = Fold::new();
     let entries = read(journal)?;
-    Ok(entries.iter().flat_map(|entry| fold.apply(entry)).map(|decision| decision.to_json()).collect())
+    Ok(entries
+        .iter()
+        .flat_map(|entry| fold.apply(entry).decisions)
+        .map(|decision| decision.to_json())
+        .collect())
 }
 
 /// Writes a copy of a journal's only segment with one record left out or written twice.

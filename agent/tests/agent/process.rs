@@ -71,6 +71,7 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
         canary: Some(CANARY.to_owned()),
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     };
     let list = MirrorList {
         tools: Tools::default(),
@@ -141,6 +142,7 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
         canary: None,
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     };
     let (mirrors, references) = (vec![mirror("slow"), mirror("fast")], vec![]);
     let list =

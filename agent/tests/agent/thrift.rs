@@ -47,6 +47,7 @@ impl Site {
             canary: Some(CANARY.to_owned()),
             key_pins: vec![],
             expected_addresses: vec![],
+            standby: false,
         };
         let list = MirrorList {
             tools: Tools::default(),

@@ -23,7 +23,7 @@ fn a_journal_replays_to_the_same_bytes_as_the_fold_logs() {
     let mut fold = Fold::new();
     let logged: Vec<String> = entries
         .iter()
-        .flat_map(|entry| fold.apply(entry))
+        .flat_map(|entry| fold.apply(entry).decisions)
         .map(|decision| decision.to_json() + "\n")
         .collect();
     assert!(!logged.is_empty(), "the story makes no decision");
@@ -97,6 +97,7 @@ fn story() -> Vec<JournalEntry> {
         canary: Some("the real page".to_owned()),
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     };
     let list = MirrorList {
         tools: Tools::default(),

@@ -69,14 +69,14 @@ pub fn start(
     let mut entries = 0u64;
     let mut journal = Journal::open(dir, |entry| {
         entries += 1;
-        relog.decisions(fold.apply(&entry));
+        relog.decisions(fold.apply(&entry).decisions);
     })?;
     check_clock(fold.at(), parts.future_journal)?;
     if entries == 0 || *fold.settings() != parts.settings {
         let at = clock::now().max(fold.at());
         let entry = JournalEntry { at, event: Event::Settings(parts.settings.clone()) };
         journal.append(std::slice::from_ref(&entry))?;
-        relog.decisions(fold.apply(&entry));
+        relog.decisions(fold.apply(&entry).decisions);
     }
     relog.finish()?;
     // What the past asked for is not wanted now.
@@ -359,10 +359,13 @@ impl Writer {
     }
 
     fn apply(&mut self, entries: &[JournalEntry]) {
-        let mut decisions = Vec::new();
+        let (mut decisions, mut alerts) = (Vec::new(), Vec::new());
         for part in entries.chunks(APPLIED_AT_ONCE) {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
-            decisions.extend(part.iter().flat_map(|entry| fold.apply(entry)));
+            for outcome in part.iter().map(|entry| fold.apply(entry)) {
+                decisions.extend(outcome.decisions);
+                alerts.extend(outcome.alerts);
+            }
             // Without a stream open nobody hears a wish, and nothing is lost.
             fold.take_wishes().into_iter().for_each(|wish| drop(self.view.wishes.send(wish)));
         }
@@ -373,6 +376,11 @@ impl Writer {
         }
         drop(fold);
         self.view.publish();
+        for alert in alerts {
+            tracing::warn!(
+                id = alert.id, market = %alert.market, kind = alert.kind.as_str(), text = ?alert.texts.en, "alert"
+            );
+        }
         for decision in decisions {
             tracing::info!(
                 id = decision.id, market = %decision.market, mirror = %decision.mirror,

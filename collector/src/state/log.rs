@@ -181,12 +181,19 @@ mod tests {
             url: TargetUrl::parse("https://mirror.example/").unwrap(),
             action,
             previous: None,
+            effect: zerkalo_core::market::Effect::Act,
+            replacement: None,
+            carries_out: None,
+            possible_at: UnixMillis(1),
             reasons: vec![],
+            texts: Default::default(),
+            advice: None,
             carriers: vec![],
             evidence: vec![],
             rules_version: String::new(),
             policy_version: String::new(),
             journal_position: 1,
+            input_sha256: Default::default(),
         }
     }
 

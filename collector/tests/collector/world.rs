@@ -422,6 +422,7 @@ pub fn list(version: u64, mirrors: &[&str]) -> MirrorList {
         canary: Some(CANARY.to_owned()),
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     };
     let mirrors = mirrors.iter().map(mirror).collect();
     MirrorList {

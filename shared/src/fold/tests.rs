@@ -116,7 +116,7 @@ fn key() -> SecretKey {
 
 fn fold(entries: &[JournalEntry]) -> (Fold, Vec<Decision>) {
     let mut fold = Fold::new();
-    let decisions = entries.iter().flat_map(|entry| fold.apply(entry)).collect();
+    let decisions = entries.iter().flat_map(|entry| fold.apply(entry).decisions).collect();
     (fold, decisions)
 }
 
@@ -332,7 +332,7 @@ fn silence_makes_a_deadline_and_a_tick_moves_it() {
     for _ in 0..100 {
         let Some(at) = state.next_deadline() else { break };
         assert!(at > state.at(), "a deadline that does not pass would tick for ever");
-        decisions.extend(state.apply(&JournalEntry { at, event: Event::Tick }));
+        decisions.extend(state.apply(&JournalEntry { at, event: Event::Tick }).decisions);
     }
     assert_eq!(state.next_deadline(), None, "all deadlines pass in the end");
     assert_eq!(actions(&decisions), [Action::Hold]);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{EVIDENCE_MAX, Fold};
-use crate::cell::{CarrierView, Cell, CellState};
+use crate::cell::{CarrierView, Cell};
 use crate::market::{Action, EvidenceItem};
 use crate::policy::Policy;
 use crate::target::TargetUrl;
@@ -38,7 +38,7 @@ impl Fold {
         for policy in self.settings.policies() {
             let mirrors = self.list().into_iter().flat_map(|list| list.mirrors.iter());
             for mirror in mirrors.filter(|mirror| mirror.markets.contains(&policy.market)) {
-                let state = self.markets.get(&(policy.market.clone(), mirror.id.clone()));
+                let state = self.markets.mirror(&policy.market, &mirror.id);
                 rows.push(MatrixRow {
                     market: policy.market.clone(),
                     mirror: mirror.id.clone(),
@@ -68,26 +68,6 @@ impl Fold {
         CarrierView::of(carrier.clone(), name.to_owned(), cells)
     }
 
-    /// Red carriers whose minimum of flagged owners saw a block in records measured after `since`.
-    pub(super) fn confirmed_after(
-        &self,
-        mirror: &MirrorId,
-        carriers: &[CarrierView],
-        policy: &Policy,
-        since: UnixMillis,
-    ) -> u32 {
-        let confirmed = |carrier: &&CarrierView| {
-            let owners = self
-                .cells_of(mirror)
-                .filter(|((of_carrier, _), _)| *of_carrier == carrier.carrier)
-                .flat_map(|(_, cell)| cell.fresh(self.at, &policy.cell))
-                .filter(|(_, word)| word.flagged && word.last_blocked.as_ref().is_some_and(|e| e.at > since))
-                .count();
-            carrier.state == CellState::Red && owners >= policy.cell.owners_red_min as usize
-        };
-        carriers.iter().filter(confirmed).count() as u32
-    }
-
     /// The records an action rests on: of each owner the latest that speaks for it.
     pub(super) fn evidence_for(
         &self,
@@ -97,9 +77,13 @@ impl Fold {
     ) -> Vec<EvidenceItem> {
         let speaks = |outcome: Outcome| match action {
             Action::Keep => matches!(outcome, Outcome::Ok | Outcome::Impaired),
-            Action::Prepare | Action::Pause | Action::Rotate => outcome == Outcome::Blocked,
+            Action::Prepare | Action::Pause | Action::Rotate | Action::Retire => outcome == Outcome::Blocked,
+            Action::MoveHosting | Action::DisableEch | Action::DisableH3 => {
+                matches!(outcome, Outcome::Blocked | Outcome::Impaired)
+            }
+            Action::ChangeCdnRule => outcome == Outcome::Refused,
             Action::Hold => matches!(outcome, Outcome::Restricted | Outcome::Insufficient),
-            Action::FixOrigin => outcome == Outcome::Down,
+            Action::FixOrigin | Action::DomainLost => outcome == Outcome::Down,
         };
         let cells = self.cells_of(mirror).filter(|((carrier, _), _)| policy.carriers.contains(carrier));
         cells
@@ -121,7 +105,7 @@ impl Fold {
             .collect()
     }
 
-    fn cells_of(&self, mirror: &MirrorId) -> impl Iterator<Item = (&(CarrierId, Access), &Cell)> {
+    pub(super) fn cells_of(&self, mirror: &MirrorId) -> impl Iterator<Item = (&(CarrierId, Access), &Cell)> {
         self.cells.get(mirror).into_iter().flatten()
     }
 

@@ -24,6 +24,7 @@ pub(crate) fn mirror() -> Mirror {
         canary: Some("canary-4711".into()),
         key_pins: vec![],
         expected_addresses: vec![OWN.parse().unwrap()],
+        standby: false,
     }
 }
 

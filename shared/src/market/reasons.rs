@@ -66,7 +66,7 @@ pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<
     }];
     let telling =
         |carrier: &&CarrierView| !matches!(carrier.state, CellState::Green | CellState::Insufficient);
-    reasons.extend(input.carriers.iter().filter(telling).map(describe));
+    reasons.extend(input.views().filter(telling).map(describe));
     if action == Action::Prepare {
         reasons.extend(leader_warning(input));
     }
@@ -92,7 +92,7 @@ fn leader_warning(input: &MarketInput<'_>) -> Option<String> {
     let leads = |carrier: &&CarrierView| {
         carrier.state == CellState::Red && input.policy.leaders.contains(&carrier.carrier)
     };
-    let leader = input.carriers.iter().find(leads)?;
+    let leader = input.views().find(leads)?;
     Some(format!("{} usually falls first: have a fresh mirror ready", leader.name))
 }
 

@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::catalogue::Catalogue;
-use crate::policy::BUILT_IN;
+use crate::cell::{CarrierView, CellState};
+use crate::policy::{BUILT_IN, Policy};
+use crate::words::UnixMillis;
 
 fn policy() -> Policy {
     Policy::parse(BUILT_IN[1], &Catalogue::built_in()).unwrap()
 }
 
-fn carriers(states: &str, policy: &Policy) -> Vec<CarrierView> {
+fn carriers(states: &str, confirmed_at: Option<UnixMillis>, policy: &Policy) -> Vec<CarrierInput> {
     let state = |letter| match letter {
         'g' => CellState::Green,
         'R' => CellState::Red,
@@ -24,11 +26,15 @@ fn carriers(states: &str, policy: &Policy) -> Vec<CarrierView> {
         .carriers
         .iter()
         .zip(states.chars())
-        .map(|(id, letter)| CarrierView {
-            carrier: id.clone(),
-            name: id.to_string(),
-            state: state(letter),
-            cells: vec![],
+        .map(|(id, letter)| CarrierInput {
+            view: CarrierView {
+                carrier: id.clone(),
+                name: id.to_string(),
+                state: state(letter),
+                cells: vec![],
+            },
+            confirmed_at,
+            causes: vec![],
         })
         .collect()
 }
@@ -39,16 +45,12 @@ fn check(script: &str, expected: &str) {
     let (mut mirror, policy, mut taken) = (MarketMirror::default(), policy(), Vec::new());
     for step in script.split_whitespace() {
         let (secs, states) = step.split_once(':').unwrap();
-        let carriers = carriers(states.trim_end_matches('!'), &policy);
-        let reds = if states.ends_with('!') { 4 } else { 0 };
-        let input = MarketInput {
-            now: UnixMillis(secs.parse::<u64>().unwrap() * 1000),
-            policy: &policy,
-            carriers: &carriers,
-            confirmed_after: &|_| reds,
-        };
+        let now = UnixMillis(secs.parse::<u64>().unwrap() * 1000);
+        let confirmed_at = states.ends_with('!').then_some(now);
+        let carriers = carriers(states.trim_end_matches('!'), confirmed_at, &policy);
+        let input = MarketInput { now, role: PoolState::Live, policy: &policy, carriers: &carriers };
         if let Some(change) = mirror.step(&input) {
-            assert!(!change.reasons.is_empty());
+            assert!(!change.texts.en.is_empty());
             taken.push(format!("{secs}:{}", change.action));
         }
     }

@@ -94,6 +94,7 @@ impl Internet {
                 canary: Some(CANARY.to_owned()),
                 key_pins: vec![identity.key_pin],
                 expected_addresses,
+                standby: false,
             });
         }
         let mut references = Vec::new();

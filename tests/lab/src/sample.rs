@@ -25,6 +25,7 @@ pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
         canary: None,
         key_pins: vec![],
         expected_addresses: vec![],
+        standby: false,
     };
     Ok(MirrorList {
         tools: Tools::default(),

@@ -86,6 +86,7 @@ fn mirror(visit: &Visit, key_pin: Sha256) -> Result<Mirror> {
         large_page: None,
         id: MirrorId::parse("netlab")?,
         expected_addresses,
+        standby: false,
         url,
         markets: vec![MarketId::parse("ru")?],
         canary: Some(CANARY.to_owned()),

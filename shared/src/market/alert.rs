@@ -1,0 +1,52 @@
+//! What people must hear that is no decision about a mirror: logged, listed and delivered beside decisions.
+
+use serde::{Deserialize, Serialize};
+
+use super::Texts;
+use crate::verdict::words;
+use crate::words::{CarrierId, MarketId, MirrorId, UnixMillis};
+
+words!(
+    /// What an alert is about.
+    AlertKind {
+        /// A rotation finds no standby that works.
+        PoolEmpty = "pool_empty",
+        /// The standbys will not last.
+        PoolLow = "pool_low",
+        /// Several agents of a carrier fell silent at once, while others speak.
+        ShutdownSuspected = "shutdown_suspected",
+        /// The carrier that usually falls first has fallen.
+        EarlyWarning = "early_warning",
+        /// A burned mirror works again.
+        Unblocked = "unblocked",
+        /// Some owners or addresses see a block, for long, and too few to call the carrier red.
+        PartialBlock = "partial_block",
+        /// A decision waits for people.
+        ApprovalNeeded = "approval_needed",
+    }
+);
+
+/// One line of the alert log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Market and number, such as `kz-alert-000003`.
+    pub id: String,
+    /// From 1, over all markets.
+    pub number: u64,
+    pub at: UnixMillis,
+    pub market: MarketId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorId>,
+    pub carriers: Vec<CarrierId>,
+    pub texts: Texts,
+    /// How many journal entries had been folded, this one's cause among them.
+    pub journal_position: u64,
+}
+
+impl Alert {
+    /// The logged bytes: one line of JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an alert has only text keys")
+    }
+}
