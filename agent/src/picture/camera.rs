@@ -130,7 +130,7 @@ impl Camera {
         // Before its leader is waited for: until then nobody else can have the group's number.
         let id = group.0;
         drop(group);
-        let _ = tokio::time::timeout(END_WAIT, end_of(id)).await;
+        let _ = tokio::time::timeout(END_WAIT, end_of(id, self.profile.clone())).await;
         let _ = child.wait().await;
         shot
     }
@@ -194,9 +194,10 @@ async fn too_much_memory(group: Pid, limit: u64) {
     }
 }
 
-/// Waits until no process of a killed group is left: what still dies may still write.
-async fn end_of(group: Pid) {
-    while tokio::task::spawn_blocking(move || memory::lives(group)).await.unwrap_or(false) {
+/// Waits until no process of a killed group is left, nor any that had left the group: what still dies may still write.
+async fn end_of(group: Pid, profile: PathBuf) {
+    let is_left = move || memory::kill_strays(group, &profile) || memory::lives(group);
+    while tokio::task::spawn_blocking(is_left.clone()).await.unwrap_or(false) {
         tokio::time::sleep(END_POLL).await;
     }
 }

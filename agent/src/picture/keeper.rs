@@ -5,6 +5,7 @@
 //! group's memory, and a fault it causes ends the picture alone.
 
 use std::io::{self, BufRead, BufReader, Read, Stdin, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +15,8 @@ use rustix::process::{
     Resource, Rlimit, Signal, getpgrp, getpid, kill_current_process_group, nice, setrlimit,
 };
 
-use super::browser;
 use super::camera::{Head, Task};
+use super::{browser, memory};
 
 /// Bytes of the task.
 const TASK_LEN_MAX: u64 = 64 * 1024;
@@ -47,7 +48,8 @@ fn keep() -> io::Result<()> {
     let task: Task = serde_json::from_str(&line)?;
     std::fs::create_dir_all(&task.profile)?;
     std::env::set_current_dir(&task.profile)?;
-    std::thread::Builder::new().spawn(move || die_with_the_agent(input))?;
+    let profile = task.profile.clone();
+    std::thread::Builder::new().spawn(move || die_with_the_agent(input, &profile))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let line_bytes = Arc::new(AtomicU64::new(0));
     let shot = runtime.block_on(async {
@@ -68,9 +70,10 @@ fn keep() -> io::Result<()> {
     out.flush()
 }
 
-fn die_with_the_agent(mut input: BufReader<Stdin>) {
+fn die_with_the_agent(mut input: BufReader<Stdin>, profile: &Path) {
     // Nothing more is ever said; the end is the agent's own.
     let _ = io::copy(&mut input, &mut io::sink());
+    memory::kill_strays(getpgrp(), profile);
     let _ = kill_current_process_group(Signal::KILL);
 }
 

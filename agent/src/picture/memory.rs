@@ -1,9 +1,10 @@
 //! How much memory a process group holds, as /proc tells everybody: what is its own and what its processes share among
-//! themselves, without the files they have mapped.
+//! themselves, without the files they have mapped. And who left the group.
 
 use std::fs;
+use std::path::Path;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Bytes held by all processes of `group`.
 pub fn of_group(group: Pid) -> u64 {
@@ -17,12 +18,35 @@ pub fn lives(group: Pid) -> bool {
     living(group).next().is_some()
 }
 
+/// Kills the processes outside of `group` whose home is `profile`: a browser's, started in a session of their own. Whether
+/// there were any.
+pub fn kill_strays(group: Pid, profile: &Path) -> bool {
+    let home = [b"HOME=", profile.as_os_str().as_encoded_bytes()].concat();
+    let is_at_home = |id: &String| {
+        let environment = fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == home)
+    };
+    let strays =
+        processes().filter(|(_, of)| *of != group.as_raw_nonzero().get()).filter(|(id, _)| is_at_home(id));
+    // Gone in between is as good.
+    strays
+        .filter_map(|(id, _)| Pid::from_raw(id.parse().ok()?))
+        .filter(|id| kill_process(*id, Signal::KILL).is_ok())
+        .count()
+        > 0
+}
+
 fn living(group: Pid) -> impl Iterator<Item = String> {
-    let processes = fs::read_dir("/proc").into_iter().flatten();
-    let names = processes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter(move |id| {
+    processes().filter(move |(_, of)| *of == group.as_raw_nonzero().get()).map(|(id, _)| id)
+}
+
+/// Every process that lives, with its group.
+fn processes() -> impl Iterator<Item = (String, i32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).filter_map(|id| {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        group_in(&stat) == Some(group.as_raw_nonzero().get())
+        Some((id, group_in(&stat)?))
     })
 }
 
@@ -59,5 +83,26 @@ mod tests {
         assert_eq!(held_in(status), 150 * 1024);
         let own = rustix::process::getpgrp();
         assert!(lives(own) && of_group(own) > 100 * 1024);
+    }
+
+    #[test]
+    fn who_left_the_group_is_known_by_its_home() {
+        use std::os::unix::process::{CommandExt, ExitStatusExt};
+        let profile = tempfile::tempdir().unwrap();
+        let begin = |home: &Path| {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("600").env("HOME", home).process_group(0).spawn().unwrap()
+        };
+        let (mut stray, mut other) = (begin(profile.path()), begin(&profile.path().join("elsewhere")));
+        let own = rustix::process::getpgrp();
+        // A child is seen under its parent's environment until it has become the new program.
+        while !kill_strays(own, profile.path()) {
+            std::thread::yield_now();
+        }
+        assert_eq!(stray.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
+        assert!(!kill_strays(own, profile.path()));
+        assert_eq!(other.try_wait().unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }
