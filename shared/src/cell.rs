@@ -1,16 +1,34 @@
 //! A cell: the evidence of all owners about one mirror on one carrier and access. k of n distinct owners make it red.
 //!
-//! `restricted`, `down` and `insufficient` verdicts never count towards red: they keep an owner fresh, no more. What a
-//! market makes of its cells is `market`'s business.
+//! A cell is a function of the *set* of its evidence, ordered by when it was measured, never by when it arrived: what comes
+//! late takes its place in the window, and everything behind it is worked out anew. What a market makes of its cells is
+//! `market`'s business.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::CellPolicy;
 use crate::target::Sha256;
 use crate::verdict::{Mechanism, Outcome, Verdict, words};
-use crate::words::{Access, AgentId, CarrierId, OwnerId, UnixMillis};
+use crate::words::{Access, AgentId, CarrierId, OwnerId, UnixMillis, Vicinity};
+
+mod latch;
+mod policy;
+mod share;
+mod word;
+
+pub use policy::{CellPolicy, Thousandths};
+pub use share::{Count, Share};
+pub use word::OwnerWord;
+
+use latch::Latch;
+use word::Told;
+
+/// Evidence kept in a cell's window: a quarter of an hour of sixty owners who measure every minute. What is beyond is
+/// settled and cannot be re-opened.
+const WINDOW_LEN_MAX: usize = 1_024;
 
 words!(
     /// What a cell, or a carrier, looks like.
@@ -40,18 +58,10 @@ pub struct Evidence {
     /// When it was measured, by the collector's clock.
     pub at: UnixMillis,
     pub verdict: Verdict,
-}
-
-/// An owner's word: the latest evidence, and what the row of verdicts amounts to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnerWord {
-    pub last: Evidence,
-    /// Whether the owner's word counts as "blocked".
-    pub flagged: bool,
-    /// The latest blocked verdict.
-    pub last_blocked: Option<Evidence>,
-    red_streak: u32,
-    green_streak: u32,
+    /// Where owners of one neighbourhood are one voice, the agent's.
+    pub vicinity: Option<Vicinity>,
+    /// Addresses of the mirror that the visit found blocked, of those it tried; `None` where the record does not tell.
+    pub addresses: Option<Count>,
 }
 
 /// Whether a verdict tells something new.
@@ -59,16 +69,37 @@ pub struct OwnerWord {
 pub enum News {
     /// An owner sees a block, and did not before.
     FirstBlocked,
+    /// An owner's word has become "blocked".
+    FirstFlagged,
     Nothing,
 }
 
 /// The evidence of all owners in one place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cell {
-    owners: BTreeMap<OwnerId, OwnerWord>,
-    /// Latched by a majority, released by the reverse after a dwell.
-    red: bool,
-    green_since: Option<UnixMillis>,
+    /// Everything measured before the horizon, settled.
+    settled: Latch,
+    /// Evidence measured before this comes too late.
+    horizon: UnixMillis,
+    /// Everything since, in order.
+    window: VecDeque<Item>,
+    /// What follows from both.
+    present: Latch,
+    too_late: u64,
+}
+
+/// One piece of evidence in the window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Item {
+    owner: OwnerId,
+    evidence: Arc<Evidence>,
+}
+
+impl Item {
+    /// What evidence is ordered by.
+    fn key(&self) -> (UnixMillis, Sha256, &OwnerId) {
+        (self.evidence.at, self.evidence.record, &self.owner)
+    }
 }
 
 /// A cell as shown.
@@ -76,12 +107,36 @@ pub struct Cell {
 pub struct CellView {
     pub access: Access,
     pub state: CellState,
-    /// Owners with fresh evidence that counts.
+    /// Since when it is red: a change of mechanism is no new event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub red_since: Option<UnixMillis>,
+    /// Owners with fresh evidence that counts; those of one vicinity are one.
     pub owners: u32,
     /// Those whose word is "blocked".
     pub flagged: u32,
     /// Mechanisms seen by flagged owners, most frequent first.
     pub mechanisms: Vec<Mechanism>,
+    #[serde(default)]
+    pub shares: Shares,
+    /// Pieces of evidence that came too late to count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub too_late: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// How much of a cell is blocked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Owners whose word is "blocked", of owners heard.
+    pub owners: Share,
+    /// Blocked verdicts of all that tell something, in the last `window_secs`.
+    pub verdicts: Share,
+    /// Addresses blocked of addresses tried in the same time, visit by visit; `None` where no record tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Share>,
 }
 
 /// A carrier as shown: its cells, and the worst of them.
@@ -102,112 +157,75 @@ impl CarrierView {
 }
 
 impl Cell {
-    /// Takes one verdict in. Evidence older than the owner's latest changes nothing.
+    /// Takes one verdict in, wherever its place in time. Evidence older than the window is counted and changes nothing.
     pub fn observe(&mut self, owner: &OwnerId, evidence: Evidence, policy: &CellPolicy) -> News {
-        let word = self.owners.entry(owner.clone()).or_insert_with(|| OwnerWord {
-            last: evidence.clone(),
-            flagged: false,
-            last_blocked: None,
-            red_streak: 0,
-            green_streak: 0,
-        });
-        if evidence.at < word.last.at {
+        if evidence.at < self.horizon {
+            self.too_late = self.too_late.saturating_add(1);
             return News::Nothing;
         }
-        // What an owner said before a silence is no part of a row of verdicts.
-        if evidence.at >= word.last.at.plus_secs(policy.stale_after_secs) {
-            (word.flagged, word.red_streak, word.green_streak) = (false, 0, 0);
+        let is_blocked = evidence.verdict.outcome == Outcome::Blocked;
+        let standing = |latch: &Latch| {
+            latch.owners.get(owner).map_or((false, false), |word| (word.score > 0, word.is_flagged(policy)))
+        };
+        let before = standing(&self.present);
+        self.put(Item { owner: owner.clone(), evidence: Arc::new(evidence) }, policy);
+        self.settle_old(policy);
+        match (before, standing(&self.present)) {
+            ((_, false), (_, true)) => News::FirstFlagged,
+            ((false, _), (true, _)) if is_blocked => News::FirstBlocked,
+            _ => News::Nothing,
         }
-        match evidence.verdict.outcome {
-            Outcome::Blocked => {
-                (word.red_streak, word.green_streak) = (word.red_streak + 1, 0);
-                word.last_blocked = Some(evidence.clone());
-            }
-            Outcome::Ok | Outcome::Impaired | Outcome::Refused => {
-                (word.red_streak, word.green_streak) = (0, word.green_streak + 1);
-            }
-            Outcome::Down | Outcome::Restricted | Outcome::Insufficient => {}
-        }
-        if word.red_streak >= policy.owner_red_streak {
-            word.flagged = true;
-        } else if word.green_streak >= policy.owner_green_streak {
-            word.flagged = false;
-        }
-        let first = evidence.verdict.outcome == Outcome::Blocked && word.red_streak == 1 && !word.flagged;
-        word.last = evidence;
-        if first { News::FirstBlocked } else { News::Nothing }
     }
 
     /// Forgets what an agent said.
-    pub fn forget(&mut self, agent: &AgentId) {
-        self.owners.retain(|_, word| word.last.agent != *agent);
+    pub fn forget(&mut self, agent: &AgentId, policy: &CellPolicy) {
+        self.settled.retain(|word| word.last.agent != *agent, policy);
+        self.window.retain(|item| item.evidence.agent != *agent);
+        self.replay(policy);
     }
 
-    /// Moves the latch to `now`: red by majority; released by the reversed majority, or by nobody seeing a block, after
+    /// Works out anew what follows from the window: the policy has changed.
+    pub fn replay(&mut self, policy: &CellPolicy) {
+        self.present = self.settled.clone();
+        for item in &self.window {
+            self.present.hear(&item.owner, Arc::clone(&item.evidence), policy);
+        }
+    }
+
+    /// Moves the colour to `now`: red by majority; released by the reversed test, or by too few who could say so, after
     /// the dwell; gone when nobody votes any more.
     pub fn settle(&mut self, now: UnixMillis, policy: &CellPolicy) {
-        let (voters, flagged) = self.votes(now, policy);
-        let needed = majority(voters, policy);
-        if flagged >= needed {
-            (self.red, self.green_since) = (true, None);
-        } else if voters == 0 {
-            (self.red, self.green_since) = (false, None);
-        } else if self.red && (flagged == 0 || voters - flagged >= needed) {
-            let since = *self.green_since.get_or_insert(now);
-            if now >= since.plus_secs(policy.green_dwell_secs) {
-                (self.red, self.green_since) = (false, None);
-            }
-        } else {
-            self.green_since = None;
-        }
+        self.present.advance(now, policy);
     }
 
-    /// What the cell looks like at `now`.
+    /// What the cell looks like at `now`, which is not before the last call of [`Cell::settle`].
     pub fn state(&self, now: UnixMillis, policy: &CellPolicy) -> CellState {
-        let fresh: Vec<&OwnerWord> = self.fresh(now, policy).map(|(_, word)| word).collect();
-        let share = |outcome| fresh.iter().filter(|word| word.last.verdict.outcome == outcome).count();
-        let (voters, flagged) = self.votes(now, policy);
-        if fresh.is_empty() {
-            return if self.owners.is_empty() { CellState::Insufficient } else { CellState::Stale };
-        }
-        if self.red && voters > 0 {
-            return CellState::Red;
-        }
-        for (outcome, state) in
-            [(Outcome::Restricted, CellState::Restricted), (Outcome::Down, CellState::Down)]
-        {
-            if share(outcome) * 2 > fresh.len() {
-                return state;
-            }
-        }
-        if flagged > 0 || share(Outcome::Blocked) > 0 {
-            CellState::Suspect
-        } else if voters == 0 {
-            CellState::Insufficient
-        } else if share(Outcome::Refused) * 2 > fresh.len() {
-            CellState::Refused
-        } else {
-            CellState::Green
-        }
+        state_of(&self.present_at(now, policy), now, policy)
     }
 
-    /// The cell as shown at `now`.
+    /// The cell as shown at `now`, which is not before the last call of [`Cell::settle`].
     pub fn view(&self, access: Access, now: UnixMillis, policy: &CellPolicy) -> CellView {
-        let (voters, flagged) = self.votes(now, policy);
+        let present = self.present_at(now, policy);
+        let tally = present.tally(now, policy);
         let mut counts: BTreeMap<Mechanism, u32> = BTreeMap::new();
-        for (_, word) in self.fresh(now, policy).filter(|(_, word)| word.flagged) {
-            if let Some(mechanism) = word.last_blocked.as_ref().and_then(|e| e.verdict.mechanism) {
+        for word in present.owners.values().filter(|word| is_fresh(word, now, policy)) {
+            let seen = word.last_blocked.as_ref().filter(|_| word.is_flagged(policy));
+            if let Some(mechanism) = seen.and_then(|evidence| evidence.verdict.mechanism) {
                 *counts.entry(mechanism).or_default() += 1;
             }
         }
         let mut mechanisms: Vec<(Mechanism, u32)> = counts.into_iter().collect();
         mechanisms.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let state = state_of(&present, now, policy);
         CellView {
             access,
-            state: self.state(now, policy),
-            owners: voters,
-            flagged,
+            state,
+            red_since: present.red_since.filter(|_| state == CellState::Red),
+            owners: tally.voters,
+            flagged: tally.flagged,
             mechanisms: mechanisms.into_iter().map(|(mechanism, _)| mechanism).collect(),
+            shares: self.shares(Count { blocked: tally.flagged, of: tally.voters }, now, policy),
+            too_late: self.too_late,
         }
     }
 
@@ -217,152 +235,118 @@ impl Cell {
         now: UnixMillis,
         policy: &'a CellPolicy,
     ) -> impl Iterator<Item = (&'a OwnerId, &'a OwnerWord)> {
-        self.owners.iter().filter(move |(_, word)| is_fresh(word, now, policy))
+        self.present.owners.iter().filter(move |(_, word)| is_fresh(word, now, policy))
+    }
+
+    /// The latest blocked record of each voice that votes "blocked" at `now`.
+    pub fn flagged<'a>(&'a self, now: UnixMillis, policy: &'a CellPolicy) -> Vec<&'a Evidence> {
+        let mut voices: BTreeMap<Result<Vicinity, &OwnerId>, &Evidence> = BTreeMap::new();
+        for (owner, word) in &self.present.owners {
+            let seen = word.last_blocked.as_deref();
+            let Some(seen) = seen.filter(|_| word.votes(now, policy) && word.is_flagged(policy)) else {
+                continue;
+            };
+            let latest = voices.entry(word.last.vicinity.ok_or(owner)).or_insert(seen);
+            if seen.at > latest.at {
+                *latest = seen;
+            }
+        }
+        voices.into_values().collect()
     }
 
     /// The next instant after `now` at which the cell may look different without new evidence.
     pub fn next_deadline(&self, now: UnixMillis, policy: &CellPolicy) -> Option<UnixMillis> {
-        let stale = self.owners.values().flat_map(|word| {
-            let silent = word.last.at.plus_secs(policy.stale_after_secs);
-            std::iter::once(silent).chain(blocked_until(word, policy).filter(|_| word.flagged))
-        });
-        let dwell = self.green_since.map(|since| since.plus_secs(policy.green_dwell_secs));
-        stale.chain(dwell).filter(|at| *at > now).min()
+        self.present_at(now, policy).deadline
     }
 
-    /// Owners that vote at `now`, and those among them whose word is "blocked".
-    fn votes(&self, now: UnixMillis, policy: &CellPolicy) -> (u32, u32) {
-        // An owner flagged before its network fell silent does not vote while it says nothing about the mirror.
-        let speaks = |word: &OwnerWord| match word.last.verdict.outcome {
-            Outcome::Down | Outcome::Restricted => false,
-            // It is still what it said last, for as long as that is fresh.
-            Outcome::Insufficient => word.flagged && blocked_until(word, policy) > Some(now),
-            Outcome::Ok | Outcome::Impaired | Outcome::Refused | Outcome::Blocked => true,
-        };
-        self.fresh(now, policy)
-            .filter(|(_, word)| speaks(word))
-            .fold((0, 0), |(voters, flagged), (_, word)| (voters + 1, flagged + u32::from(word.flagged)))
+    /// Puts evidence in its place.
+    fn put(&mut self, item: Item, policy: &CellPolicy) {
+        let place = self.window.partition_point(|other| other.key() <= item.key());
+        let is_next = place == self.window.len() && item.evidence.at >= self.present.at;
+        if is_next {
+            self.present.hear(&item.owner, Arc::clone(&item.evidence), policy);
+            self.window.push_back(item);
+        } else {
+            self.window.insert(place, item);
+            self.replay(policy);
+        }
+    }
+
+    /// Settles what has left the window. Where it ends depends on the newest evidence, not on when anything came.
+    fn settle_old(&mut self, policy: &CellPolicy) {
+        let Some(newest) = self.window.back().map(|item| item.evidence.at) else { return };
+        let window_millis = policy.window_secs.saturating_mul(1_000);
+        self.horizon = self.horizon.max(newest.minus_millis(window_millis));
+        while let Some(oldest) = self.window.front() {
+            if self.window.len() > WINDOW_LEN_MAX {
+                self.horizon = self.horizon.max(oldest.evidence.at.plus_millis(1));
+            }
+            if oldest.evidence.at >= self.horizon {
+                return;
+            }
+            let item = self.window.pop_front().expect("it has a front");
+            self.settled.hear(&item.owner, item.evidence, policy);
+        }
+    }
+
+    /// What follows from the evidence and from time passing until `now`.
+    fn present_at(&self, now: UnixMillis, policy: &CellPolicy) -> Cow<'_, Latch> {
+        let is_due = self.present.deadline.is_some_and(|deadline| deadline <= now);
+        let mut present = Cow::Borrowed(&self.present);
+        if is_due {
+            present.to_mut().advance(now, policy);
+        }
+        present
+    }
+
+    fn shares(&self, owners: Count, now: UnixMillis, policy: &CellPolicy) -> Shares {
+        let since = now.minus_millis(policy.window_secs.saturating_mul(1_000));
+        let (mut verdicts, mut addresses) = (Count::default(), Count::default());
+        for item in self.window.iter().rev().take_while(|item| item.evidence.at > since) {
+            if let Some(told) = Told::of(item.evidence.verdict.outcome) {
+                verdicts = verdicts + Count { blocked: u32::from(told == Told::Blocked), of: 1 };
+                addresses = addresses + item.evidence.addresses.unwrap_or_default();
+            }
+        }
+        Shares {
+            owners: owners.into(),
+            verdicts: verdicts.into(),
+            addresses: (addresses.of > 0).then(|| addresses.into()),
+        }
     }
 }
 
-fn blocked_until(word: &OwnerWord, policy: &CellPolicy) -> Option<UnixMillis> {
-    word.last_blocked.as_ref().map(|evidence| evidence.at.plus_secs(policy.stale_after_secs))
+fn state_of(latch: &Latch, now: UnixMillis, policy: &CellPolicy) -> CellState {
+    let fresh: Vec<&OwnerWord> = latch.owners.values().filter(|word| is_fresh(word, now, policy)).collect();
+    let share = |outcome| fresh.iter().filter(|word| word.last.verdict.outcome == outcome).count();
+    let tally = latch.tally(now, policy);
+    if fresh.is_empty() {
+        return if latch.owners.is_empty() { CellState::Insufficient } else { CellState::Stale };
+    }
+    if latch.red_since.is_some() && tally.voters > 0 {
+        return CellState::Red;
+    }
+    for (outcome, state) in [(Outcome::Restricted, CellState::Restricted), (Outcome::Down, CellState::Down)] {
+        if share(outcome) * 2 > fresh.len() {
+            return state;
+        }
+    }
+    if tally.flagged > 0 || share(Outcome::Blocked) > 0 {
+        CellState::Suspect
+    } else if tally.voters == 0 {
+        // Verdicts that tell nothing age a cell; they never keep it what it was.
+        let has_told = latch.owners.values().any(OwnerWord::has_told);
+        if has_told { CellState::Stale } else { CellState::Insufficient }
+    } else if share(Outcome::Refused) * 2 > fresh.len() {
+        CellState::Refused
+    } else {
+        CellState::Green
+    }
 }
 
 fn is_fresh(word: &OwnerWord, now: UnixMillis, policy: &CellPolicy) -> bool {
-    word.last.at.plus_secs(policy.stale_after_secs) > now
-}
-
-/// Flagged owners that make a cell of `voters` red: the majority, and never fewer than the policy's minimum.
-fn majority(voters: u32, policy: &CellPolicy) -> u32 {
-    policy.owners_red_min.max(voters / 2 + 1)
+    word.heard_until(policy) > now
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalogue::Catalogue;
-    use crate::policy::{BUILT_IN, Policy};
-
-    fn policy() -> CellPolicy {
-        Policy::parse(BUILT_IN[0], &Catalogue::built_in()).unwrap().cell
-    }
-
-    fn verdict(outcome: Outcome) -> Verdict {
-        Verdict {
-            outcome,
-            mechanism: (outcome == Outcome::Blocked).then_some(Mechanism::TlsTimeout),
-            trigger: None,
-            rule: "test".into(),
-            rules_version: "t".into(),
-            basis: vec![],
-            control: None,
-            dissent: None,
-        }
-    }
-
-    /// Plays a script: each word is an owner's letter and a verdict's, a second apart; `.` waits a minute.
-    fn play(script: &str) -> CellState {
-        let (mut cell, policy, mut now) = (Cell::default(), policy(), UnixMillis(1_000_000));
-        for word in script.split_whitespace() {
-            if word == "." {
-                now = now.plus_secs(60);
-            } else {
-                now = now.plus_secs(1);
-                let outcome = match &word[1..] {
-                    "b" => Outcome::Blocked,
-                    "o" => Outcome::Ok,
-                    "d" => Outcome::Down,
-                    "r" => Outcome::Restricted,
-                    "i" => Outcome::Insufficient,
-                    other => panic!("{other}"),
-                };
-                let evidence = Evidence {
-                    agent: AgentId::parse(&word[..1]).unwrap(),
-                    record: Sha256::default(),
-                    at: now,
-                    verdict: verdict(outcome),
-                };
-                cell.observe(&OwnerId::parse(&word[..1]).unwrap(), evidence, &policy);
-            }
-            cell.settle(now, &policy);
-        }
-        cell.state(now, &policy)
-    }
-
-    #[test]
-    fn owners_not_boxes_make_a_cell_red() {
-        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
-        check("", CellState::Insufficient);
-        check("ao bo co", CellState::Green);
-        check("ab", CellState::Suspect);
-        check("ab ab ab ab", CellState::Suspect);
-        check("ab ab bb bb", CellState::Red);
-        check("ab ab bb bb co", CellState::Red);
-        check("co do ab ab bb bb", CellState::Suspect);
-        check("ab ab bb bb co do", CellState::Red);
-        check("ab ab bo bo co", CellState::Suspect);
-        check("ab bb cb", CellState::Suspect);
-        check("ab bo ab bo ab bo", CellState::Suspect);
-    }
-
-    #[test]
-    fn states_of_network_and_origin_never_count_as_red() {
-        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
-        check("ar ar br br cr cr", CellState::Restricted);
-        check("ad ad bd bd cd cd", CellState::Down);
-        check("ai ai bi bi", CellState::Insufficient);
-        check("ao bo co ar br cr ar br cr", CellState::Restricted);
-    }
-
-    #[test]
-    fn silence_is_stale_and_never_green() {
-        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
-        check("ao bo co . .", CellState::Green);
-        check("ao bo co . . .", CellState::Stale);
-        check("ab ab bb bb . . .", CellState::Stale);
-    }
-
-    #[test]
-    fn recovery_needs_its_own_majority_and_dwell() {
-        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
-        check("ab ab bb bb ao ao bo bo", CellState::Red);
-        let keep = ". ao bo ".repeat(9);
-        check(&format!("ab ab bb bb ao ao bo bo {keep}"), CellState::Red);
-        check(&format!("ab ab bb bb ao ao bo bo {keep} . ao bo"), CellState::Green);
-        check(&format!("ab ab bb bb ao ao bo bo {keep} bb bb . ao bo bo"), CellState::Red);
-    }
-
-    #[test]
-    fn no_cell_is_red_for_ever() {
-        let check = |script: &str, state| assert_eq!(play(script), state, "{script}");
-        // Both who saw the block went away; the one who stayed sees none.
-        check(&format!("ab ab bb bb co {}", ". co ".repeat(4)), CellState::Red);
-        check(&format!("ab ab bb bb co {}", ". co ".repeat(20)), CellState::Green);
-        // Both who saw the block can no longer tell.
-        check(&format!("ab ab bb bb {}", ". ai bi ".repeat(2)), CellState::Red);
-        check(&format!("ab ab bb bb {}", ". ai bi ".repeat(4)), CellState::Insufficient);
-        // What was said before a silence does not count behind it.
-        check("ab ab bb bb . . . . ab bb", CellState::Suspect);
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ pub use wishes::Wish;
 use std::collections::BTreeMap;
 
 use crate::admission::ChainHead;
-use crate::cell::Cell;
+use crate::cell::{Cell, CellPolicy};
 use crate::evidence::SignedList;
 use crate::journal::{Enrolment, Event, JournalEntry, SettingsText};
 use crate::ledger::Ledger;
@@ -107,7 +107,10 @@ impl Fold {
         self.at = self.at.max(entry.at);
         self.entries += 1;
         match &entry.event {
-            Event::Settings(text) => self.settings.replace(text),
+            Event::Settings(text) => {
+                self.settings.replace(text);
+                self.with_cells(Cell::replay);
+            }
             Event::Enrolled(enrolment) => self.enrol(enrolment),
             Event::Revoked(agent) => self.revoke(agent),
             Event::List { list, operator } => {
@@ -216,7 +219,7 @@ impl Fold {
         if let Some(state) = self.agents.get_mut(agent) {
             state.revoked = true;
         }
-        self.cells.values_mut().flat_map(BTreeMap::values_mut).for_each(|cell| cell.forget(agent));
+        self.with_cells(|cell, policy| cell.forget(agent, policy));
         self.docket.forget(agent);
     }
 
@@ -233,6 +236,14 @@ impl Fold {
         self.wishes.retain(stays);
         self.ledger.retain(stays);
         self.list = Some((signed, list));
+    }
+
+    fn with_cells(&mut self, change: impl Fn(&mut Cell, &CellPolicy)) {
+        for ((carrier, _), cell) in self.cells.values_mut().flatten() {
+            if let Some(policy) = self.settings.policy_of_carrier(carrier) {
+                change(cell, &policy.cell);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::catalogue::Catalogue;
+pub use crate::cell::{CellPolicy, Thousandths};
 use crate::target::Sha256;
 use crate::words::{CarrierId, MarketId};
 
@@ -12,24 +13,6 @@ pub const BUILT_IN: [&str; 2] =
 
 /// Longest time a policy may state, in seconds (30 days): longer is a slip of the pen.
 const SECS_MAX: u64 = 30 * 86_400;
-
-/// When a cell changes its colour.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CellPolicy {
-    /// Blocked verdicts in a row that flag an owner.
-    pub owner_red_streak: u32,
-    /// Ok verdicts in a row that clear an owner.
-    pub owner_green_streak: u32,
-    /// Flagged owners a red cell needs, beside the majority.
-    pub owners_red_min: u32,
-    /// How long a red cell must be free of its majority before it turns.
-    pub green_dwell_secs: u64,
-    /// After this long without evidence an owner is silent.
-    pub stale_after_secs: u64,
-    /// How long a failed record waits for a control measured after it.
-    pub control_wait_secs: u64,
-}
 
 /// How a market decides.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -62,6 +45,8 @@ pub enum PolicyError {
     UnknownCarrier { key: &'static str, carrier: CarrierId, market: MarketId },
     #[error("{key} is {value}; {rule}")]
     OutOfRange { key: &'static str, value: u64, rule: String },
+    #[error("{key} is {value}; {rule}")]
+    DecimalOutOfRange { key: &'static str, value: Thousandths, rule: String },
     #[error("market {market} has two policies")]
     Twice { market: MarketId },
 }
@@ -124,19 +109,13 @@ impl Policy {
         within("the number of carriers", carriers, 1, 64);
         // Bounds of their own for what is measured against a number that is wrong itself.
         let carriers = carriers.max(1);
-        let stale_after_secs = self.cell.stale_after_secs.max(1);
         within("prepare_red_carriers", self.prepare_red_carriers.into(), 1, carriers);
         within("pause_red_carriers", self.pause_red_carriers.into(), 2.min(carriers), carriers);
         let enter = u64::from(self.prepare_red_carriers.min(self.pause_red_carriers));
         within("leave_red_carriers", self.leave_red_carriers.into(), 0, enter.saturating_sub(1));
         within("rotate_hold_secs", self.rotate_hold_secs, 0, SECS_MAX);
         within("leave_dwell_secs", self.leave_dwell_secs, 0, SECS_MAX);
-        within("cell.owner_red_streak", self.cell.owner_red_streak.into(), 1, 100);
-        within("cell.owner_green_streak", self.cell.owner_green_streak.into(), 1, 100);
-        within("cell.owners_red_min", self.cell.owners_red_min.into(), 2, 100);
-        within("cell.green_dwell_secs", self.cell.green_dwell_secs, 0, SECS_MAX);
-        within("cell.stale_after_secs", self.cell.stale_after_secs, 1, SECS_MAX);
-        within("cell.control_wait_secs", self.cell.control_wait_secs, 1, stale_after_secs);
+        self.cell.check(faults);
     }
 }
 

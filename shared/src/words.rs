@@ -199,6 +199,11 @@ impl FromStr for Access {
     }
 }
 
+/// A keyed digest of the neighbourhood (/24 or /48) a box's stream comes from: boxes of one are told apart from others,
+/// and nobody without the collector's key learns where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vicinity(pub [u8; 8]);
+
 /// Where an agent stands: in a carrier's network, or outside any censored one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]

@@ -84,7 +84,7 @@ async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
     assert_eq!(site.journal().len(), 2);
     std::fs::write(site.dir.join("kz.toml"), built_in[1].replace("\"kz-kcell\"", "\"kz-nobody\"")).unwrap();
     let bad = built_in[0].replace("rotate_hold_secs = 180", "rotate_hold_secs = 99999999");
-    std::fs::write(site.dir.join("ru.toml"), bad.replace("owner_red_streak = ", "owner_red_streak = 1000"))
+    std::fs::write(site.dir.join("ru.toml"), bad.replace("owners_red_min = ", "owners_red_min = 1000"))
         .unwrap();
     let said = site.serve_fails().await;
     let fault = |file: &str, part: &str| {
@@ -92,7 +92,7 @@ async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
     };
     assert!(fault("kz.toml", "kz-nobody"), "{said}");
     assert!(fault("ru.toml", "rotate_hold_secs"), "{said}");
-    assert!(fault("ru.toml", "cell.owner_red_streak"), "{said}");
+    assert!(fault("ru.toml", "cell.owners_red_min"), "{said}");
     assert!(said.contains("3 fault(s)"), "{said}");
 }
 

@@ -288,6 +288,8 @@ impl Fold {
             record: waiting.measured.hash,
             at: waiting.measured.ended_at,
             verdict,
+            vicinity: None,
+            addresses: None,
         };
         let owner: &OwnerId = &agent.enrolment.owner;
         let cells = self.cells.entry(mirror.clone()).or_default();

@@ -96,9 +96,7 @@ impl Fold {
             let flagged = self
                 .cells_of(mirror)
                 .filter(|((carrier, _), _)| carrier == id)
-                .flat_map(|(_, cell)| cell.fresh(self.at, &policy.cell))
-                .filter(|(_, word)| word.flagged)
-                .filter_map(|(_, word)| word.last_blocked.as_ref());
+                .flat_map(|(_, cell)| cell.flagged(self.at, &policy.cell));
             let (mut instants, mut votes) = (Vec::new(), BTreeMap::new());
             for blocked in flagged {
                 instants.push(blocked.at);
