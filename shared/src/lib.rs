@@ -21,4 +21,5 @@ pub mod cell;
 pub mod market;
 pub mod ledger;
 pub mod fold;
+pub mod simulate;
 pub mod ooni;

@@ -112,6 +112,12 @@ impl OwnerWord {
         }
     }
 
+    /// Counts clear verdicts that change no score.
+    pub(super) fn pass_over(&mut self, verdicts: u32) {
+        let today = self.noise.today();
+        today.verdicts = today.verdicts.saturating_add(verdicts);
+    }
+
     /// What the owner sees was no noise: the cell is red.
     pub(super) fn confirm(&mut self) {
         self.excursion.is_real = self.excursion.blocked > 0;

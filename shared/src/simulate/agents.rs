@@ -1,0 +1,158 @@
+//! One market's boxes: whose turn it is, what the handshake budget leaves, and how calm boxes sleep through turns that
+//! would change nothing. The rules are the agent's own (its schedule and budget), for one mirror.
+
+use super::chance::Chance;
+use crate::words::{AgentId, OwnerId, UnixMillis};
+
+/// How far a turn may stray, as a part of the interval: the agent's own.
+const JITTER: f64 = 0.1;
+/// Handshakes with one name in one window, and those that must fit before a visit begins: the agent's own.
+const HANDSHAKES_MAX: usize = 3;
+/// The window, in ms.
+const WINDOW_MILLIS: u64 = 60_000;
+
+/// A box in the field, or the control.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) id: AgentId,
+    pub(super) owner: OwnerId,
+    interval: u64,
+    due: u64,
+    is_requested: bool,
+    is_under_way: bool,
+    /// The last handshakes shown, oldest first; nothing for a control, whose handshakes nobody counts.
+    shown: Option<[u64; HANDSHAKES_MAX]>,
+    sleeps_from: Option<u64>,
+    /// Rises with every change of plan: a beginning planned before it is void.
+    pub(super) plan: u32,
+}
+
+impl Agent {
+    /// A box whose first turn is at `due`.
+    pub(super) fn new(id: AgentId, owner: OwnerId, interval: u64, due: UnixMillis, is_control: bool) -> Self {
+        Self {
+            id,
+            owner,
+            interval,
+            due: due.0,
+            is_requested: false,
+            is_under_way: false,
+            shown: (!is_control).then_some([0; HANDSHAKES_MAX]),
+            sleeps_from: None,
+            plan: 0,
+        }
+    }
+
+    pub(super) fn is_asleep(&self) -> bool {
+        self.sleeps_from.is_some()
+    }
+
+    /// Notes a wish for a fresh look.
+    pub(super) fn request(&mut self) {
+        self.is_requested = true;
+    }
+
+    /// When its next visit may begin; nothing while one is under way.
+    pub(super) fn next_begin(&self, now: UnixMillis) -> Option<UnixMillis> {
+        if self.is_under_way {
+            return None;
+        }
+        let free = self.shown.map_or(0, |shown| shown[1] + WINDOW_MILLIS.min(self.interval));
+        let wanted = if self.is_requested { now.0 } else { self.due };
+        Some(UnixMillis(wanted.max(free).max(now.0)))
+    }
+
+    /// A visit begins: the next turn is an interval after this one's.
+    pub(super) fn begin(&mut self, now: UnixMillis, chance: &mut Chance) {
+        let stray = 1.0 + JITTER * (2.0 * chance.unit() - 1.0);
+        let missed = self.due + self.interval < now.0 || self.due > now.0;
+        let from = if missed { now.0 } else { self.due };
+        self.due = from + libm::round(self.interval as f64 * stray) as u64;
+        (self.is_requested, self.is_under_way) = (false, true);
+    }
+
+    /// A visit ended, with so many handshakes.
+    pub(super) fn end(&mut self, now: UnixMillis, handshakes: u32) {
+        self.is_under_way = false;
+        self.show(now.0, handshakes);
+    }
+
+    /// Sleeps through its turns, from the next one on.
+    pub(super) fn sleep(&mut self) {
+        self.sleeps_from = Some(self.due);
+    }
+
+    /// The turn after so many that are slept through.
+    pub(super) fn turn_after(&self, turns: u64) -> UnixMillis {
+        UnixMillis(self.due.saturating_add(turns.saturating_mul(self.interval)))
+    }
+
+    /// The first turn at or after an instant.
+    pub(super) fn turn_from(&self, at: UnixMillis) -> UnixMillis {
+        self.turn_after(at.0.saturating_sub(self.due).div_ceil(self.interval))
+    }
+
+    /// Its last turn slept through, at or before `now`, and how many there were before and with it.
+    pub(super) fn slept_until(&self, now: UnixMillis) -> Option<(UnixMillis, u64)> {
+        let from = self.sleeps_from?;
+        let turns = now.0.checked_sub(from)? / self.interval;
+        Some((UnixMillis(from + turns * self.interval), turns + 1))
+    }
+
+    /// Sleeps no more: the turns slept through are behind it. A turn at `now` itself is still to come.
+    pub(super) fn wake(&mut self, now: UnixMillis, handshakes: u32) -> u64 {
+        let slept = self.slept_until(UnixMillis(now.0.saturating_sub(1)));
+        self.sleeps_from = None;
+        let Some((last, turns)) = slept else { return 0 };
+        self.due = last.0 + self.interval;
+        self.show(last.0, handshakes);
+        turns
+    }
+
+    fn show(&mut self, at: u64, handshakes: u32) {
+        if let Some(shown) = &mut self.shown {
+            for _ in 0..handshakes {
+                shown.rotate_left(1);
+                shown[HANDSHAKES_MAX - 1] = at;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(due: u64) -> Agent {
+        let (id, owner) = (AgentId::parse("a").unwrap(), OwnerId::parse("o").unwrap());
+        Agent::new(id, owner, 60_000, UnixMillis(due), false)
+    }
+
+    #[test]
+    fn a_request_goes_at_once_and_waits_for_the_budget() {
+        let (mut agent, mut chance) = (agent(1_000_000), Chance::new(1, 0, 0));
+        let begins = |agent: &Agent, now| agent.next_begin(UnixMillis(now)).map(|at| at.0);
+        assert_eq!(begins(&agent, 990_000), Some(1_000_000));
+        agent.request();
+        assert_eq!(begins(&agent, 990_000), Some(990_000));
+        agent.begin(UnixMillis(990_000), &mut chance);
+        assert_eq!(begins(&agent, 990_000), None);
+        agent.end(UnixMillis(1_004_000), 2);
+        agent.request();
+        // Two of three handshakes are spent; a visit needs two.
+        assert_eq!(begins(&agent, 1_005_000), Some(1_064_000));
+    }
+
+    #[test]
+    fn who_sleeps_knows_its_turns() {
+        let mut agent = agent(1_000_000);
+        agent.sleep();
+        assert_eq!(agent.turn_after(2), UnixMillis(1_120_000));
+        assert_eq!(agent.turn_from(UnixMillis(1_060_001)), UnixMillis(1_120_000));
+        assert_eq!(agent.slept_until(UnixMillis(999_999)), None);
+        assert_eq!(agent.slept_until(UnixMillis(1_130_000)), Some((UnixMillis(1_120_000), 3)));
+        assert_eq!(agent.wake(UnixMillis(1_120_000), 1), 2);
+        assert_eq!(agent.next_begin(UnixMillis(1_120_000)), Some(UnixMillis(1_120_000)));
+        assert!(!agent.is_asleep());
+    }
+}

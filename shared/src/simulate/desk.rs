@@ -1,0 +1,221 @@
+//! The collector's side of one mirror in one market, at the level of verdicts: failed records wait for a control, cells
+//! take evidence, the market steps. Cells, views and the market are the real ones; this file only carries to them.
+
+use super::world::Met;
+use crate::cell::{CarrierView, Cell, CellState, Evidence, News};
+use crate::market::{Action, CarrierInput, MarketInput, MarketMirror, PoolState};
+use crate::policy::Policy;
+use crate::target::Sha256;
+use crate::verdict::{Mechanism, Outcome, Verdict};
+use crate::words::{Access, AgentId, OwnerId, UnixMillis};
+
+/// Control visits remembered: some minutes of them.
+const CONTROLS_MAX: usize = 16;
+
+/// A visit that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Visit {
+    pub(super) agent: usize,
+    pub(super) began: UnixMillis,
+    pub(super) ended: UnixMillis,
+    pub(super) met: Met,
+}
+
+/// A change of action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    pub at: UnixMillis,
+    pub action: Action,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filed {
+    /// It waits for a control's word, at the latest until then.
+    Waits(UnixMillis),
+    Judged(Heard),
+}
+
+/// A verdict reached its cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) agent: usize,
+    pub(super) news: News,
+}
+
+#[derive(Debug)]
+pub(super) struct Desk<'a> {
+    policy: &'a Policy,
+    owners: usize,
+    cells: Vec<Cell>,
+    states: Vec<CellState>,
+    market: MarketMirror,
+    waiting: Vec<(Visit, UnixMillis)>,
+    /// When the control's last visits began, and whether they worked.
+    controls: Vec<(UnixMillis, bool)>,
+    records: u64,
+    pub(super) turns: Vec<Turn>,
+    /// Carriers that turned red.
+    pub(super) reds: u64,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(policy: &'a Policy, owners: u32) -> Self {
+        let carriers = policy.carriers.len();
+        Self {
+            policy,
+            owners: owners as usize,
+            cells: vec![Cell::default(); carriers],
+            states: vec![CellState::Insufficient; carriers],
+            market: MarketMirror::default(),
+            waiting: Vec::new(),
+            controls: Vec::new(),
+            records: 0,
+            turns: Vec::new(),
+            reds: 0,
+        }
+    }
+
+    /// Takes an agent's record in.
+    pub(super) fn file(&mut self, visit: Visit, who: (&AgentId, &OwnerId), now: UnixMillis) -> Filed {
+        let outcome = match visit.met {
+            Met::Ok => Outcome::Ok,
+            Met::Restricted => Outcome::Restricted,
+            Met::Blocked => match self.control_for(visit) {
+                Some(true) => Outcome::Blocked,
+                Some(false) => Outcome::Down,
+                None => {
+                    let until =
+                        visit.began.plus_secs(self.policy.cell.control_wait_secs).max(now.plus_millis(1));
+                    self.waiting.push((visit, until));
+                    return Filed::Waits(until);
+                }
+            },
+        };
+        Filed::Judged(self.observe(visit, who, outcome))
+    }
+
+    /// The control spoke: records that it may speak for leave the docket, with their outcomes.
+    pub(super) fn hear_control(&mut self, began: UnixMillis, works: bool) -> Vec<(Visit, Outcome)> {
+        self.controls.push((began, works));
+        if self.controls.len() > CONTROLS_MAX {
+            self.controls.remove(0);
+        }
+        let outcome = if works { Outcome::Blocked } else { Outcome::Down };
+        self.release(|(visit, _)| began >= visit.began, outcome)
+    }
+
+    /// Records that waited long enough leave the docket.
+    pub(super) fn give_up_waiting(&mut self, now: UnixMillis) -> Vec<(Visit, Outcome)> {
+        self.release(|(_, until)| *until <= now, Outcome::Insufficient)
+    }
+
+    fn release(
+        &mut self,
+        goes: impl Fn(&(Visit, UnixMillis)) -> bool,
+        outcome: Outcome,
+    ) -> Vec<(Visit, Outcome)> {
+        let gone = self.waiting.extract_if(.., |waiting| goes(waiting));
+        gone.map(|(visit, _)| (visit, outcome)).collect()
+    }
+
+    /// Whether the control works, by its first visit that began after this one's beginning.
+    fn control_for(&self, visit: Visit) -> Option<bool> {
+        self.controls.iter().find(|(began, _)| *began >= visit.began).map(|(_, works)| *works)
+    }
+
+    /// Gives a verdict to its cell.
+    pub(super) fn observe(&mut self, visit: Visit, who: (&AgentId, &OwnerId), outcome: Outcome) -> Heard {
+        self.records += 1;
+        let mut record = Sha256::default();
+        record.0[..8].copy_from_slice(&self.records.to_be_bytes());
+        let evidence = Evidence {
+            agent: who.0.clone(),
+            record,
+            at: visit.ended,
+            verdict: verdict(outcome),
+            vicinity: None,
+            addresses: None,
+        };
+        let cell = &mut self.cells[visit.agent / self.owners];
+        Heard { agent: visit.agent, news: cell.observe(who.1, evidence, &self.policy.cell) }
+    }
+
+    /// Moves one carrier's cell to the present; tells whether it looks different.
+    pub(super) fn settle(&mut self, carrier: usize, now: UnixMillis) -> bool {
+        let cell = &mut self.cells[carrier];
+        cell.settle(now, &self.policy.cell);
+        let state = cell.state(now, &self.policy.cell);
+        let before = std::mem::replace(&mut self.states[carrier], state);
+        self.reds += u64::from(state == CellState::Red && before != CellState::Red);
+        state != before
+    }
+
+    /// Whether evidence that repeats what is known could change nothing: the market keeps, and nobody is in doubt.
+    pub(super) fn is_calm(&self) -> bool {
+        self.market.action() == Some(Action::Keep)
+    }
+
+    /// Whether one more clear verdict of this owner, whose score is at its end, would change nothing.
+    pub(super) fn is_owner_calm(&self, agent: usize, owner: &OwnerId, now: UnixMillis) -> bool {
+        let carrier = agent / self.owners;
+        let is_shown = matches!(self.states[carrier], CellState::Green | CellState::Suspect);
+        let mut words = self.cells[carrier].fresh(now, &self.policy.cell);
+        is_shown && words.any(|(other, word)| other == owner && word.score == 0)
+    }
+
+    /// Counts clear verdicts of a calm owner: its noise is a share of them.
+    pub(super) fn pass_over(&mut self, agent: usize, owner: &OwnerId, verdicts: u64) {
+        self.cells[agent / self.owners].pass_over(owner, u32::try_from(verdicts).unwrap_or(u32::MAX));
+    }
+
+    /// Moves the market to the present.
+    pub(super) fn step(&mut self, now: UnixMillis) -> Option<Action> {
+        let carriers: Vec<CarrierInput> = self
+            .policy
+            .carriers
+            .iter()
+            .zip(&self.cells)
+            .map(|(id, cell)| {
+                let view = cell.view(Access::Fixed, now, &self.policy.cell);
+                let view = CarrierView::of(id.clone(), id.to_string(), vec![view]);
+                CarrierInput { view, confirmed_at: self.confirmed_at(cell, now), causes: Vec::new() }
+            })
+            .collect();
+        let input = MarketInput { now, role: PoolState::Live, policy: self.policy, carriers: &carriers };
+        let action = self.market.step(&input)?.action;
+        self.turns.push(Turn { at: now, action });
+        Some(action)
+    }
+
+    /// The next instant at which time alone may change something.
+    pub(super) fn next_deadline(&self, now: UnixMillis) -> Option<UnixMillis> {
+        if self.is_calm() {
+            return None;
+        }
+        let cells = self.cells.iter().filter_map(|cell| cell.next_deadline(now, &self.policy.cell));
+        cells.chain(self.market.next_deadline(now, self.policy)).min()
+    }
+
+    /// The latest instant since which as many flagged owners as a red cell needs saw a block.
+    fn confirmed_at(&self, cell: &Cell, now: UnixMillis) -> Option<UnixMillis> {
+        let flagged = cell.flagged(now, &self.policy.cell);
+        let mut instants: Vec<UnixMillis> = flagged.into_iter().map(|blocked| blocked.at).collect();
+        instants.sort_unstable();
+        let needed = self.policy.cell.owners_red_min as usize;
+        instants.len().checked_sub(needed).map(|place| instants[place])
+    }
+}
+
+fn verdict(outcome: Outcome) -> Verdict {
+    Verdict {
+        outcome,
+        mechanism: (outcome == Outcome::Blocked).then_some(Mechanism::TlsTimeout),
+        trigger: None,
+        rule: String::new(),
+        rules_version: String::new(),
+        basis: Vec::new(),
+        control: None,
+        dissent: None,
+    }
+}
