@@ -3,6 +3,8 @@
 //! Every fault is reported, not the first one: file, key, what is wrong, what to do. Unknown keys are faults. Secrets
 //! stand in files of their own and never print.
 
+mod executors;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,6 +22,11 @@ use zerkalo_core::target::Sha256;
 
 use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
 
+pub use executors::{
+    ATTEMPTS_DEFAULT, DnsConfig, ExecutorConfig, ExecutorKind, ProgramConfig, WEBHOOK_NAME, WebhookConfig,
+    WebhookSecret,
+};
+
 /// The file's name in the collector's directory.
 pub const FILE_NAME: &str = "collector.toml";
 
@@ -34,7 +41,9 @@ pub struct Config {
     pub agents: AgentsConfig,
     pub operators: OperatorsConfig,
     pub metrics_listen: SocketAddr,
-    pub webhook: Option<WebhookConfig>,
+    /// Who carries decisions out.
+    pub executors: Vec<ExecutorConfig>,
+    pub signal: Option<SignalConfig>,
     /// Bytes of all pictures kept, in MiB.
     pub picture_store_mib: u32,
     /// The data files in force, built-in or overridden.
@@ -58,28 +67,10 @@ pub struct OperatorsConfig {
     pub api_token_sha256: Sha256,
 }
 
-/// Whom to tell of decisions.
+/// Where redirectors and trackers come in.
 #[derive(Debug)]
-pub struct WebhookConfig {
-    pub url: http::Uri,
-    pub secret: WebhookSecret,
-}
-
-/// A Standard Webhooks secret, `whsec_...`; never prints.
-#[derive(Clone)]
-pub struct WebhookSecret(String);
-
-impl WebhookSecret {
-    /// The text to sign with.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for WebhookSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WebhookSecret(..)")
-    }
+pub struct SignalConfig {
+    pub listen: SocketAddr,
 }
 
 /// How log lines look.
@@ -176,9 +167,10 @@ impl Reader<'_> {
         let mut section = self.section(&mut root, "metrics");
         let metrics_listen = self.address(&mut section, "listen");
         self.finish(section);
-        let webhook = self.webhook(&mut root);
+        let signal = self.signal(&mut root);
         let picture_store_mib = self.pictures(&mut root);
         let data = self.data(&mut root);
+        let executors = self.executors(&mut root, data.as_ref().map(|(_, catalogue)| catalogue));
         let log = self.log(&mut root);
         self.finish(root);
         let (agents, operators, (settings, catalogue)) = (agents?, operators?, data?);
@@ -188,7 +180,8 @@ impl Reader<'_> {
             agents: AgentsConfig { listen: agents.0, public_urls: agents.1 },
             operators: OperatorsConfig { listen: operators.0, api_token_sha256: operators.1 },
             metrics_listen: metrics_listen?,
-            webhook,
+            executors,
+            signal,
             picture_store_mib,
             settings,
             catalogue,
@@ -196,46 +189,21 @@ impl Reader<'_> {
         })
     }
 
-    fn webhook(&mut self, root: &mut Section) -> Option<WebhookConfig> {
-        if !root.keys.contains_key("webhook") {
+    fn signal(&mut self, root: &mut Section) -> Option<SignalConfig> {
+        if !root.keys.contains_key("signal") {
             return None;
         }
-        let mut section = self.section(root, "webhook");
-        let url = self.required(&mut section, "url", "an http or https URL", |text| {
-            let url: http::Uri = text.parse().map_err(|error| format!("{text:?} is no URL ({error})"))?;
-            match url.scheme_str() {
-                Some("http" | "https") if url.host().is_some() => Ok(url),
-                _ => Err(format!("{text:?} is no http or https URL")),
-            }
-        });
-        let key = section.key("secret_file");
-        let path = self.required(&mut section, "secret_file", "a file's path", |text| Ok(text.to_owned()));
+        let mut section = self.section(root, "signal");
+        let listen = self.address(&mut section, "listen");
         self.finish(section);
-        let path = self.dir.join(path?);
-        let text = self.read(&key, &path)?;
-        let secret = text.trim();
-        if !secret.starts_with("whsec_") || standardwebhooks::Webhook::new(secret).is_err() {
-            let problem = format!("{} holds no Standard Webhooks secret", path.display());
-            self.fault(key, problem, "write \"whsec_\" and the secret in base64 into it");
-            return None;
-        }
-        Some(WebhookConfig { url: url?, secret: WebhookSecret(secret.to_owned()) })
+        Some(SignalConfig { listen: listen? })
     }
 
     fn pictures(&mut self, root: &mut Section) -> u32 {
         let mut section = self.section(root, "pictures");
-        let (key, name) = (section.key("store_mib"), "store_mib");
-        let mib = section.keys.remove(name).map(|value| value.into_int());
+        let mib = self.number(&mut section, "store_mib", (STORE_MIB_MIN, STORE_MIB_MAX), STORE_MIB_DEFAULT);
         self.finish(section);
-        let mib = mib.map_or(Some(STORE_MIB_DEFAULT), |mib| u32::try_from(mib.ok()?).ok());
-        match mib.filter(|mib| (STORE_MIB_MIN..=STORE_MIB_MAX).contains(mib)) {
-            Some(mib) => mib,
-            None => {
-                let remedy = format!("write a number from {STORE_MIB_MIN} to {STORE_MIB_MAX}");
-                self.fault(key, "is no such number".to_owned(), &remedy);
-                STORE_MIB_DEFAULT
-            }
-        }
+        mib
     }
 
     /// The settings texts, each parsed here so that a fault is found before the journal sees it.
@@ -444,7 +412,7 @@ impl Section {
 }
 
 /// An error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -5,6 +5,7 @@
 //! the fold through a lock held for one group's applying at a time. No request is parsed here, no socket is touched.
 
 mod plan;
+mod relog;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
 use zerkalo_core::journal::Enrolment;
+use zerkalo_core::market::{Decision, Order, OrderError};
 use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
@@ -125,6 +127,8 @@ pub enum ChangeRefusal {
         "version {offered} does not follow version {in_force}, which is in force; sign it with a higher one"
     )]
     VersionNotRising { offered: u64, in_force: u64 },
+    #[error(transparent)]
+    Order(#[from] OrderError),
     #[error("the collector's disk is full and nothing was changed; free some space there")]
     StorageFull,
     #[error("what was sent does not fit into {limit} bytes and nothing was changed; make it smaller")]
@@ -140,6 +144,7 @@ impl ChangeRefusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Token(refusal) => refusal.code(),
+            Self::Order(error) => error.code(),
             Self::VersionNotRising { .. } => "version_not_rising",
             Self::StorageFull => STORAGE_FULL,
             Self::TooLarge { .. } => TOO_LARGE,
@@ -183,8 +188,18 @@ enum Request {
         opened: Box<OpenedList>,
         reply: oneshot::Sender<Result<u64, ChangeRefusal>>,
     },
+    Order {
+        order: Box<Order>,
+        reply: oneshot::Sender<Result<Vec<Decision>, ChangeRefusal>>,
+    },
     /// Everything queued before it is still done.
     Stop,
+}
+
+impl Request {
+    fn is_order(&self) -> bool {
+        matches!(self, Self::Order { .. })
+    }
 }
 
 /// What readers see.
@@ -234,6 +249,13 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let request = Request::PutList { opened: Box::new(opened), reply };
         self.requests.send(request).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Journals an operator's order, if it can be obeyed; gives the decisions that follow at once.
+    pub async fn order(&self, order: Order) -> Result<Vec<Decision>, ChangeRefusal> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Order { order: Box::new(order), reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)?
     }
 

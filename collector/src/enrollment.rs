@@ -94,7 +94,7 @@ fn refused(refusal: ChangeRefusal) -> Refused {
     let grpc = match &refusal {
         ChangeRefusal::Token(token::TokenRefusal::WrongCarrier { .. }) => Grpc::FailedPrecondition,
         ChangeRefusal::Token(_) => Grpc::Unauthenticated,
-        ChangeRefusal::VersionNotRising { .. } => Grpc::FailedPrecondition,
+        ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Order(_) => Grpc::FailedPrecondition,
         ChangeRefusal::StorageFull => Grpc::ResourceExhausted,
         ChangeRefusal::State => Grpc::Internal,
         ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod journal;
 pub mod pictures;
 pub mod state;
+pub mod executor;
 pub mod outbox;
 pub mod operator;
 pub mod metrics;

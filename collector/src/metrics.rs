@@ -38,6 +38,20 @@ pub struct WebhookLabels {
     pub result: &'static str,
 }
 
+/// A count of deliveries by executor and by what became of them: `delivered`, `retried`, `dead`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveryLabels {
+    pub executor: String,
+    pub result: &'static str,
+}
+
+/// A count of alerts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AlertLabels {
+    pub market: String,
+    pub kind: &'static str,
+}
+
 type Codes = Family<Code, Counter<u64, AtomicU64>>;
 
 /// Everything counted, shared by all parts.
@@ -55,7 +69,11 @@ pub struct Metrics {
     pub agents_connected: Gauge,
     pub agents_elsewhere: Gauge,
     pub decisions: Family<DecisionLabels, Counter>,
+    pub alerts: Family<AlertLabels, Counter>,
+    pub orders: Family<Code, Counter>,
+    pub signals: Family<Code, Counter>,
     pub webhooks: Family<WebhookLabels, Counter>,
+    pub deliveries: Family<DeliveryLabels, Counter>,
     pub outbox_pending: Gauge,
     pub clock_behind_secs: Gauge,
     pub pictures_stored: Counter,
@@ -104,7 +122,11 @@ impl Metrics {
         let help = "Agents whose streams come from another network than they were enrolled for";
         to.register("agents_elsewhere", help, self.agents_elsewhere.clone());
         to.register("decisions", "Decisions logged", self.decisions.clone());
+        to.register("alerts", "Alerts logged", self.alerts.clone());
+        to.register("orders", "Orders of operators taken, by kind", self.orders.clone());
+        to.register("signals", "Requests for a market's active mirror, by answer", self.signals.clone());
         to.register("webhooks", "Webhooks by result", self.webhooks.clone());
+        to.register("deliveries", "Attempts of executors by result", self.deliveries.clone());
         let help = "Seconds the clock stands behind the journal's last entry";
         to.register("clock_behind_secs", help, self.clock_behind_secs.clone());
         to.register("pictures_stored", "Pictures taken in", self.pictures_stored.clone());
@@ -112,7 +134,11 @@ impl Metrics {
         let help = "Old pictures that gave way to newer ones";
         to.register("pictures_removed", help, self.pictures_removed.clone());
         to.register("picture_store_bytes", "Bytes of all pictures kept", self.picture_store_bytes.clone());
-        to.register("outbox_pending", "Webhooks not yet delivered", self.outbox_pending.clone());
+        to.register(
+            "outbox_pending",
+            "Deliveries not yet made, over all executors",
+            self.outbox_pending.clone(),
+        );
     }
 }
 

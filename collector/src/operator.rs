@@ -28,7 +28,7 @@ use crate::clock;
 use crate::engine::{ChangeRefusal, Engine, OpenedList};
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
-use crate::state::State;
+use crate::state::{State, Topic};
 use crate::stop::StopSignal;
 use crate::token::{Token, TokenSecret};
 use crate::uplink::Connected;
@@ -315,10 +315,10 @@ impl Operator {
     fn newest(&self, market: &str, limit: usize) -> Result<Vec<wire::Decision>, Status> {
         let mut kept = std::collections::VecDeque::new();
         let mut kept_len = 0;
-        let last = self.state.last_decision().map_err(|error| self.failed(&error))?;
+        let last = self.state.last_line(Topic::Decision).map_err(|error| self.failed(&error))?;
         let start = if market.is_empty() { (last + 1).saturating_sub(limit as u64) } else { 0 };
         let mut failure = None;
-        let scanned = self.state.decisions(start, |bytes| match self.parse(bytes) {
+        let scanned = self.state.lines(Topic::Decision, start, |bytes| match self.parse(bytes) {
             Err(error) => {
                 failure = Some(error);
                 false
@@ -359,7 +359,9 @@ impl Operator {
             ChangeRefusal::State => Grpc::Internal,
             ChangeRefusal::Stopping(_) => Grpc::Unavailable,
             ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,
-            ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Token(_) => Grpc::FailedPrecondition,
+            ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Token(_) | ChangeRefusal::Order(_) => {
+                Grpc::FailedPrecondition
+            }
         };
         self.refuse(grpc, refusal.code(), refusal.to_string())
     }

@@ -1,133 +1,158 @@
-//! Sends decisions to the operator's webhook, from what the state says is still to be sent.
+//! Has decisions and alerts carried out by the executors, from what the state says is still to be done.
 //!
-//! At least once: a delivery is noted after the receiver said yes, so a crash sends it again under the same
-//! `webhook-id`, which is the decision's (see [`Delivery`]). In order within a market: the next waits for the one before it. It decides
-//! nothing.
+//! At least once: a delivery is noted after its executor said yes, so a crash does it again under the same id. One lane
+//! an executor and market, in order: the next waits for the one before it. It decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use http_body_util::Full;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use tokio::sync::Notify;
 use tokio::task::block_in_place;
 use tokio::time::Instant;
-use zerkalo_core::market::Decision;
 use zerkalo_core::words::MarketId;
 use zerkalo_durable::retry::Retry;
 
 use crate::clock;
-use crate::config::WebhookConfig;
-use crate::metrics::{Metrics, WebhookLabels};
-use crate::state::{Delivery, State};
+use crate::config::{ExecutorConfig, chain};
+use crate::executor::{AttemptError, Errand, Executor, Notice};
+use crate::metrics::{DeliveryLabels, Metrics, WebhookLabels};
+use crate::state::{DeliveryKey, State, StateError, Topic, Waiting};
 use crate::stop::StopSignal;
 
-/// Attempts before a decision is given up: with the waits below about an hour, after which a person must look anyway.
-pub const ATTEMPTS_MAX: u32 = 125;
 /// Wait after the first failure, about.
 const WAIT_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait, about: a receiver that came back must not wait long for `pause`.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long one attempt may take.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the state cannot be read, it is tried again after this.
 const STATE_WAIT: Duration = Duration::from_secs(5);
+/// How long attempts under way may still take when the collector stops; then they are cut off and made again later.
+const STOP_WAIT: Duration = Duration::from_secs(4);
+/// Longest error kept, in characters: it stands in a table.
+const ERROR_LEN_MAX: usize = 500;
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// Wakes the outbox.
+#[derive(Debug, Default)]
+pub struct Bell {
+    news: Notify,
+    hurry: AtomicBool,
+}
+
+impl Bell {
+    /// The state has something new.
+    pub fn ring(&self) {
+        self.news.notify_one();
+    }
+
+    /// A person wants what waits tried at once.
+    pub fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+        self.ring();
+    }
+}
 
 /// The sender.
 pub struct Outbox {
     state: Arc<State>,
     metrics: Arc<Metrics>,
-    webhook: WebhookConfig,
-    http: Http,
+    executors: BTreeMap<String, Executor>,
 }
 
-/// Why an attempt failed.
+/// Why a delivery failed.
 #[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
-    Timeout,
-    #[error("the receiver answered {0}")]
-    Status(http::StatusCode),
-    #[error("the receiver could not be reached")]
-    Unreachable(#[source] hyper_util::client::legacy::Error),
-    #[error("the request could not be built")]
-    Request(#[source] http::Error),
-    #[error("the request could not be signed")]
-    Sign(#[source] standardwebhooks::WebhookError),
-    #[error("the decision is not in the log")]
+enum DeliveryError {
+    #[error("it is not in the log")]
     Missing,
     #[error("the state failed")]
-    State(#[from] crate::state::StateError),
-    #[error("the logged decision cannot be read")]
+    State(#[from] StateError),
+    #[error("what was logged cannot be read")]
     Malformed(#[source] serde_json::Error),
+    #[error("superseded: its executor has carried out decision number {newer} since")]
+    Superseded { newer: u64 },
+    #[error(transparent)]
+    Attempt(#[from] AttemptError),
 }
 
-/// A market's turn.
+impl DeliveryError {
+    /// Whether no further attempt can help.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Superseded { .. } => true,
+            Self::Attempt(error) => error.is_final(),
+            Self::Missing | Self::State(_) | Self::Malformed(_) => false,
+        }
+    }
+}
+
+/// One executor's turn in one market.
 struct Lane {
     retry: Retry,
     not_before: Instant,
     busy: bool,
-    /// Number of the newest decision seen.
+    /// Number of the newest notice seen.
     newest: u64,
 }
+
+type LaneKey = (String, Topic, MarketId);
 
 impl Lane {
     fn new(now: Instant) -> Self {
         Self { retry: Retry::new(WAIT_FIRST, WAIT_MAX), not_before: now, busy: false, newest: 0 }
     }
 
-    /// A newer decision must not wait for a patience that older ones used up: the next attempt is made at once.
+    /// A newer notice must not wait for a patience that older ones used up: the next attempt is made at once.
     fn hear_of(&mut self, number: u64, now: Instant) {
         if number > self.newest {
             self.newest = number;
-            self.retry.reset();
-            self.not_before = now;
+            self.hurry(now);
         }
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.retry.reset();
+        self.not_before = now;
     }
 }
 
 impl Outbox {
-    /// A sender to one webhook; nothing is sent yet.
-    pub fn new(state: Arc<State>, metrics: Arc<Metrics>, webhook: WebhookConfig) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new()).build(connector);
-        Self { state, metrics, webhook, http }
+    /// Nothing is attempted yet.
+    pub fn new(state: Arc<State>, metrics: Arc<Metrics>, executors: &[ExecutorConfig]) -> Self {
+        let executors = executors.iter().map(|config| (config.name.clone(), Executor::new(config))).collect();
+        Self { state, metrics, executors }
     }
 
-    /// Sends until told to stop. `wake` is rung when the state has something new.
-    pub async fn run(self, wake: Arc<Notify>, stopping: StopSignal) {
-        let mut lanes: BTreeMap<MarketId, Lane> = BTreeMap::new();
+    /// Works until told to stop, and a little longer for what is under way.
+    pub async fn run(self, bell: Arc<Bell>, stopping: StopSignal) {
+        let mut lanes: BTreeMap<LaneKey, Lane> = BTreeMap::new();
         let mut attempts = FuturesUnordered::new();
+        let mut stop_at = None::<Instant>;
         loop {
-            let mut wake_at = None::<Instant>;
-            match block_in_place(|| self.due(&mut lanes, &mut wake_at)) {
-                Ok(due) => attempts.extend(due.into_iter().map(|(number, delivery)| {
+            let mut wake_at = stop_at;
+            if bell.hurry.swap(false, Ordering::Relaxed) {
+                lanes.values_mut().for_each(|lane| lane.hurry(Instant::now()));
+            }
+            let due = match stop_at {
+                Some(_) => Ok(Vec::new()),
+                None => block_in_place(|| self.due(&mut lanes, &mut wake_at)),
+            };
+            match due {
+                Ok(due) => attempts.extend(due.into_iter().map(|waiting| {
                     let this = &self;
                     async move {
-                        let result = this.attempt(number, &delivery).await;
-                        (number, delivery, result)
+                        let result = this.attempt(&waiting).await;
+                        (waiting, result)
                     }
                 })),
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "the outbox cannot be read");
                     wake_at = Some(Instant::now() + STATE_WAIT);
                 }
+            }
+            if stop_at.is_some_and(|at| at <= Instant::now() || attempts.is_empty()) {
+                return;
             }
             let sleep = async {
                 match wake_at {
@@ -136,36 +161,40 @@ impl Outbox {
                 }
             };
             tokio::select! {
-                Some((number, delivery, result)) = attempts.next() => {
-                    block_in_place(|| self.settle(&mut lanes, number, delivery, result));
+                Some((waiting, result)) = attempts.next() => {
+                    block_in_place(|| self.settle(&mut lanes, waiting, result));
                 }
-                () = wake.notified() => {}
+                () = bell.news.notified() => {}
                 () = sleep => {}
-                () = stopping.stopped() => return,
+                () = stopping.stopped(), if stop_at.is_none() => stop_at = Some(Instant::now() + STOP_WAIT),
             }
         }
     }
 
-    /// The oldest entry of each market whose turn it is. Sets when to look again.
+    /// The oldest entry of each lane whose turn it is. Sets when to look again.
     fn due(
         &self,
-        lanes: &mut BTreeMap<MarketId, Lane>,
+        lanes: &mut BTreeMap<LaneKey, Lane>,
         wake_at: &mut Option<Instant>,
-    ) -> Result<Vec<(u64, Delivery)>, crate::state::StateError> {
+    ) -> Result<Vec<Waiting>, StateError> {
         let pending = self.state.outbox()?;
         self.metrics.outbox_pending.set(pending.len() as i64);
         let now = Instant::now();
-        for (number, delivery) in &pending {
-            let lane = lanes.entry(delivery.market.clone()).or_insert_with(|| Lane::new(now));
-            lane.hear_of(*number, now);
+        for (key, delivery) in &pending {
+            lanes
+                .entry(lane_of(key, &delivery.market))
+                .or_insert_with(|| Lane::new(now))
+                .hear_of(key.number, now);
         }
         let mut seen = BTreeSet::new();
         let mut due = Vec::new();
-        for (number, delivery) in pending {
-            if !seen.insert(delivery.market.clone()) {
+        for (key, delivery) in pending {
+            let lane_key = lane_of(&key, &delivery.market);
+            // Of an executor that is configured no more: it waits until it is again, or is dropped by hand.
+            if !self.executors.contains_key(&key.executor) || !seen.insert(lane_key.clone()) {
                 continue;
             }
-            let lane = lanes.entry(delivery.market.clone()).or_insert_with(|| Lane::new(now));
+            let lane = lanes.entry(lane_key).or_insert_with(|| Lane::new(now));
             if lane.busy {
                 continue;
             }
@@ -174,81 +203,76 @@ impl Outbox {
                 continue;
             }
             lane.busy = true;
-            due.push((number, delivery));
+            due.push((key, delivery));
         }
         Ok(due)
     }
 
-    async fn attempt(&self, number: u64, delivery: &Delivery) -> Result<(), AttemptError> {
-        let logged = block_in_place(|| self.state.decision_numbered(number))?.ok_or(AttemptError::Missing)?;
-        let decision: Decision = serde_json::from_slice(&logged).map_err(AttemptError::Malformed)?;
-        let body = body(&decision, &logged);
-        let timestamp = i64::try_from(clock::now().0 / 1000).unwrap_or(i64::MAX);
-        let signature = standardwebhooks::Webhook::new(self.webhook.secret.reveal())
-            .and_then(|webhook| webhook.sign(&delivery.id, timestamp, &body))
-            .map_err(AttemptError::Sign)?;
-        let request = http::Request::post(self.webhook.url.clone())
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::USER_AGENT, concat!("zerkalo-collector/", env!("CARGO_PKG_VERSION")))
-            .header(standardwebhooks::HEADER_WEBHOOK_ID, &delivery.id)
-            .header(standardwebhooks::HEADER_WEBHOOK_TIMESTAMP, timestamp)
-            .header(standardwebhooks::HEADER_WEBHOOK_SIGNATURE, signature)
-            .body(Full::new(Bytes::from(body)))
-            .map_err(AttemptError::Request)?;
-        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, self.http.request(request))
-            .await
-            .map_err(|_| AttemptError::Timeout)?
-            .map_err(AttemptError::Unreachable)?;
-        if answer.status().is_success() { Ok(()) } else { Err(AttemptError::Status(answer.status())) }
+    async fn attempt(&self, (key, delivery): &Waiting) -> Result<String, DeliveryError> {
+        let logged = block_in_place(|| {
+            if let Some(newer) = self.state.newer_carried_out(key, delivery)? {
+                return Err(DeliveryError::Superseded { newer });
+            }
+            self.state.line_numbered(key.topic, key.number)?.ok_or(DeliveryError::Missing)
+        })?;
+        let notice = Notice::parse(key.topic, &logged).map_err(DeliveryError::Malformed)?;
+        let executor = self.executors.get(&key.executor).ok_or(DeliveryError::Missing)?;
+        let errand = Errand { id: &delivery.id, notice: &notice, logged: &logged };
+        Ok(executor.attempt(&errand).await?)
     }
 
     /// Notes what became of an attempt.
     fn settle(
         &self,
-        lanes: &mut BTreeMap<MarketId, Lane>,
-        number: u64,
-        mut delivery: Delivery,
-        result: Result<(), AttemptError>,
+        lanes: &mut BTreeMap<LaneKey, Lane>,
+        (key, mut delivery): Waiting,
+        result: Result<String, DeliveryError>,
     ) {
-        let Some(lane) = lanes.get_mut(&delivery.market) else { return };
+        let Some(lane) = lanes.get_mut(&lane_of(&key, &delivery.market)) else { return };
         lane.busy = false;
+        let (executor, id) = (key.executor.as_str(), delivery.id.clone());
         let (noted, result) = match result {
-            Ok(()) => {
+            Ok(done) => {
                 lane.retry.reset();
-                tracing::info!(id = delivery.id, "told the webhook");
-                (self.state.note_delivered(number), "delivered")
+                tracing::info!(executor, id, "{done}");
+                (self.state.note_done(&key), "delivered")
             }
             Err(error) => {
                 delivery.attempts += 1;
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(
-                    error,
-                    id = delivery.id,
-                    attempt = delivery.attempts,
-                    "a webhook attempt failed"
-                );
-                if delivery.attempts >= ATTEMPTS_MAX {
+                delivery.last_attempt_at = Some(clock::now());
+                delivery.last_error = Some(chain(&error).chars().take(ERROR_LEN_MAX).collect());
+                let attempt = delivery.attempts;
+                let attempts_max = self.executors.get(executor).map_or(0, |executor| executor.attempts);
+                let error_shown = &error as &dyn std::error::Error;
+                tracing::warn!(error = error_shown, executor, id, attempt, "an executor's attempt failed");
+                if attempt >= attempts_max || error.is_final() {
                     lane.retry.reset();
-                    tracing::error!(id = delivery.id, "gave a webhook up; it stays on record in the state");
-                    (self.state.note_dead(number, &delivery), "dead")
+                    tracing::error!(executor, id, "gave a delivery up; see `zerkalo outbox ls`");
+                    (self.state.note_dead(&key, &delivery), "dead")
                 } else {
                     lane.not_before = Instant::now() + lane.retry.next_wait();
-                    (self.state.note_attempt(number, &delivery), "retried")
+                    (self.state.note_attempt(&key, &delivery), "retried")
                 }
             }
         };
-        self.metrics.webhooks.get_or_create(&WebhookLabels { result }).inc();
+        self.count(&key, result);
         if let Err(error) = noted {
-            tracing::error!(error = &error as &dyn std::error::Error, "a webhook's result cannot be noted");
+            tracing::error!(error = &error as &dyn std::error::Error, "a delivery's result cannot be noted");
             lane.not_before = Instant::now() + STATE_WAIT;
+        }
+    }
+
+    fn count(&self, key: &DeliveryKey, result: &'static str) {
+        let labels = DeliveryLabels { executor: key.executor.clone(), result };
+        self.metrics.deliveries.get_or_create(&labels).inc();
+        if self.executors.get(&key.executor).is_some_and(Executor::is_webhook) {
+            self.metrics.webhooks.get_or_create(&WebhookLabels { result }).inc();
         }
     }
 }
 
-/// The same bytes at every attempt: the logged decision itself stands inside.
-fn body(decision: &Decision, logged: &[u8]) -> Vec<u8> {
-    let head = format!(r#"{{"type":"zerkalo.decision","timestamp":"{}","data":"#, decision.at.to_rfc3339());
-    [head.as_bytes(), logged, b"}"].concat()
+fn lane_of(key: &DeliveryKey, market: &MarketId) -> LaneKey {
+    (key.executor.clone(), key.topic, market.clone())
 }
 
 #[cfg(test)]

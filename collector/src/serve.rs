@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -23,12 +23,13 @@ use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
 use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
+use crate::executor;
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::metrics::{self, Metrics};
 use crate::operator::{Bearer, Operator};
-use crate::outbox::Outbox;
+use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
-use crate::state::{Send, State, StateError};
+use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
 
@@ -102,7 +103,7 @@ pub struct Running {
     engine: Engine,
     stop: StopSender,
     listeners: Vec<JoinHandle<Result<(), ServeError>>>,
-    outbox: Option<JoinHandle<()>>,
+    outbox: JoinHandle<()>,
     writer: oneshot::Receiver<Result<(), EngineError>>,
 }
 
@@ -116,14 +117,14 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
     let state = Arc::new(state);
     let (metrics, registry) = Metrics::new();
-    let wake = Arc::new(Notify::new());
+    let bell = Arc::new(Bell::default());
     let parts = engine::Parts {
         state: state.clone(),
         metrics: metrics.clone(),
         settings: config.settings.clone(),
         future_journal,
-        send: if config.webhook.is_some() { Send::Yes } else { Send::No },
-        outbox: wake.clone(),
+        routes: executor::routes(&config.executors),
+        outbox: bell.clone(),
     };
     let (engine, writer) = engine::start(&config.dir.join("journal"), parts).map_err(ServeError::Engine)?;
     let (stop, stopping) = stop::channel();
@@ -139,10 +140,8 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let connected = Connected::new(metrics.clone());
     let agents_router = services.agents(&connected, &stopping).await?;
     let operators_router = services.operators(&connected, &stopping).await?;
-    let outbox = config.webhook.map(|webhook| {
-        let outbox = Outbox::new(state.clone(), metrics.clone(), webhook);
-        tokio::spawn(outbox.run(wake, stopping.clone()))
-    });
+    let outbox = Outbox::new(state.clone(), metrics.clone(), &config.executors);
+    let outbox = tokio::spawn(outbox.run(bell, stopping.clone()));
     let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
     Ok(Running {
         agents: address(&agents, config.agents.listen),
@@ -190,8 +189,9 @@ impl Running {
         }
         self.engine.stop().await;
         let ended = self.writer.await;
-        if let Some(outbox) = self.outbox {
-            // It holds nothing that is not in the state.
+        // What it has under way it may finish; it holds nothing that is not in the state.
+        let mut outbox = self.outbox;
+        if tokio::time::timeout(STOP_WAIT, &mut outbox).await.is_err() {
             outbox.abort();
         }
         match ended {

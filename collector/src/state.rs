@@ -1,34 +1,28 @@
-//! Keyed state beside the journal: tokens, the log of decisions, the outbox.
+//! Keyed state beside the journal: tokens, the logs of decisions and alerts, the outbox.
 //!
-//! Every change is on the disk when its call returns. Decisions and outbox could be made again from the journal; tokens
+//! Every change is on the disk when its call returns. Logs and outbox could be made again from the journal; tokens
 //! could not. After a failed write the store is opened anew before the next, for sled stays failed until then.
 
+mod deliveries;
 mod log;
+mod signals;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use zerkalo_core::target::Sha256;
-use zerkalo_core::words::MarketId;
 use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 
 use crate::token::Token;
 
-pub use log::{Logged, Send};
+pub use deliveries::{Delivery, DeliveryKey, DropOutcome, Place, RetryRefusal, Waiting};
+pub use log::{Logged, Send, Topic};
+pub use signals::SignalToken;
 
 const TOKENS: Table = Table("token");
-/// Number of the decision (u64, big-endian) to its exact JSON bytes.
-const DECISIONS: Table = Table("decision");
-/// Id of the decision to its number.
-const DECISION_IDS: Table = Table("decision-id");
-/// Number of the decision to its [`Delivery`]: what is to be sent yet.
-const OUTBOX: Table = Table("outbox");
-/// The same for what was given up.
-const DEAD: Table = Table("outbox-dead");
-
 /// How often, and after what wait, a store just closed is tried again: half a second in all.
 const REOPEN_TRIES_MAX: u32 = 50;
 /// See [`REOPEN_TRIES_MAX`].
@@ -50,16 +44,6 @@ impl StateError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_full())
     }
-}
-
-/// A decision on its way out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
-    /// The decision's; with `-2` and so on behind it if others bore its number before.
-    pub id: String,
-    pub market: MarketId,
-    /// Attempts made so far.
-    pub attempts: u32,
 }
 
 /// The state of one collector.
@@ -90,75 +74,6 @@ impl State {
         self.commit(batch)
     }
 
-    /// Calls `visit` with the bytes of each decision from number `start` on, in order, until it says `false`.
-    pub fn decisions(&self, start: u64, mut visit: impl FnMut(&[u8]) -> bool) -> Result<(), StateError> {
-        self.with(|store| {
-            for found in store.scan(DECISIONS, &start.to_be_bytes()) {
-                if !visit(&found?.1) {
-                    break;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Number of the newest decision; 0 without any.
-    pub fn last_decision(&self) -> Result<u64, StateError> {
-        let last = self.with(|store| store.last(DECISIONS))?;
-        last.map_or(Ok(0), |(key, _)| self.number(&key))
-    }
-
-    /// The logged bytes of a decision.
-    pub fn decision(&self, id: &str) -> Result<Option<Vec<u8>>, StateError> {
-        self.with(|store| match store.read(DECISION_IDS, id.as_bytes())? {
-            Some(key) => store.read(DECISIONS, &key),
-            None => Ok(None),
-        })
-    }
-
-    /// The logged bytes of the decision with this number.
-    pub fn decision_numbered(&self, number: u64) -> Result<Option<Vec<u8>>, StateError> {
-        self.with(|store| store.read(DECISIONS, &number.to_be_bytes()))
-    }
-
-    /// Everything to be sent yet, oldest first.
-    pub fn outbox(&self) -> Result<Vec<(u64, Delivery)>, StateError> {
-        self.deliveries(OUTBOX)
-    }
-
-    /// Everything given up, oldest first.
-    pub fn dead(&self) -> Result<Vec<(u64, Delivery)>, StateError> {
-        self.deliveries(DEAD)
-    }
-
-    /// Notes another attempt at a delivery.
-    pub fn note_attempt(&self, number: u64, delivery: &Delivery) -> Result<(), StateError> {
-        let mut batch = Batch::default();
-        batch.put(OUTBOX, &number.to_be_bytes(), &json(delivery));
-        self.commit(batch)
-    }
-
-    /// Takes a delivered decision out of the outbox.
-    pub fn note_delivered(&self, number: u64) -> Result<(), StateError> {
-        let mut batch = Batch::default();
-        batch.delete(OUTBOX, &number.to_be_bytes());
-        self.commit(batch)
-    }
-
-    /// Gives a delivery up; it stays on record.
-    pub fn note_dead(&self, number: u64, delivery: &Delivery) -> Result<(), StateError> {
-        let mut batch = Batch::default();
-        batch.delete(OUTBOX, &number.to_be_bytes());
-        batch.put(DEAD, &number.to_be_bytes(), &json(delivery));
-        self.commit(batch)
-    }
-
-    fn deliveries(&self, table: Table) -> Result<Vec<(u64, Delivery)>, StateError> {
-        let found = self.with(|store| store.scan(table, &[]).collect::<Result<Vec<_>, _>>())?;
-        let entries = found.iter();
-        entries.map(|(key, value)| Ok((self.number(key)?, self.parse("an outbox entry", value)?))).collect()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Option<Store>> {
         // Nothing is left half done under this lock: the store's own commits are atomic.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
@@ -179,6 +94,24 @@ impl State {
             *self.lock() = None;
         }
         result
+    }
+
+    /// Plans a change by what is there, and makes it before anything else can change.
+    fn change<R>(
+        &self,
+        plan: impl FnOnce(&Store) -> Result<(R, Batch), StateError>,
+    ) -> Result<R, StateError> {
+        let mut guard = self.lock();
+        let store = match &mut *guard {
+            Some(store) => store,
+            closed => closed.insert(reopen(&self.dir)?),
+        };
+        let (planned, batch) = plan(store)?;
+        let result = store.commit(batch);
+        if result.is_err() {
+            *guard = None;
+        }
+        Ok(result.map(|()| planned)?)
     }
 
     fn number(&self, key: &[u8]) -> Result<u64, StateError> {

@@ -9,6 +9,7 @@ use std::collections::btree_map::Entry;
 use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry};
+use zerkalo_core::market::{Order, OrderError};
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
 
@@ -95,6 +96,13 @@ impl<'a> Plan<'a> {
         self.list = Some(opened.list);
         self.push(Event::List { list: opened.signed, operator: opened.operator });
         Ok(offered)
+    }
+
+    /// Journals an order that the fold can obey. It is the last of its group: see `next_group`.
+    pub fn order(&mut self, order: &Order) -> Result<(), OrderError> {
+        self.fold.check_order(order)?;
+        self.push(Event::Ordered(order.clone()));
+        Ok(())
     }
 
     /// Enrols an agent.

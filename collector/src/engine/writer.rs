@@ -9,21 +9,24 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, PAYLOAD_LEN_MAX, SettingsText};
-use zerkalo_core::market::Decision;
+use zerkalo_core::market::{Decision, Order};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
 
 use super::plan::{Plan, Tally};
+use super::relog::{Relog, notices};
 use super::{
     ChangeRefusal, Claim, Engine, EngineError, FutureJournal, REQUESTS_QUEUED_MAX, RecordBatch,
     RecordsAnswer, Refusal, Request, View, WISHES_QUEUED_MAX,
 };
 use crate::clock;
+use crate::executor::{Notice, Route};
 use crate::journal::{Journal, JournalError};
-use crate::metrics::{DecisionLabels, Metrics, count};
+use crate::metrics::{AlertLabels, DecisionLabels, Metrics, count};
+use crate::outbox::Bell;
 use crate::state::{Logged, Send, State, StateError};
 use crate::token::{Token, TokenRefusal};
 
@@ -35,8 +38,6 @@ const GROUP_LEN_MAX: usize = 8 * 1024 * 1024;
 const TICK_WAIT_MIN: Duration = Duration::from_millis(50);
 /// What failed for want of room, or in the state, is tried again after this.
 const FAILURE_WAIT: Duration = Duration::from_secs(1);
-/// A decision found missing from the log at the start is sent only if it is younger: older news does harm.
-const SEND_AGE_MAX_SECS: u64 = 24 * 3_600;
 /// Entries applied before readers get a turn.
 const APPLIED_AT_ONCE: usize = 256;
 /// How far the clock may stand behind the journal's last entry at the start: what time servers correct by steps.
@@ -45,8 +46,6 @@ const CLOCK_BEHIND_START_MAX_SECS: u64 = 120;
 const CLOCK_BEHIND_SECS_MAX: u64 = 60;
 /// The clock is looked at no more rarely than this.
 const CLOCK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Decisions logged in one commit at the start.
-const RELOG_CHUNK: usize = 256;
 
 /// What the writer is made of.
 pub struct Parts {
@@ -54,9 +53,9 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub settings: SettingsText,
     pub future_journal: FutureJournal,
-    /// Whether decisions are to be sent, and who waits for them.
-    pub send: Send,
-    pub outbox: Arc<Notify>,
+    /// Which executors are to have what, and who hands it to them.
+    pub routes: Arc<[Route]>,
+    pub outbox: Arc<Bell>,
 }
 
 /// Folds the journal in `dir` and starts the writer. The second value tells how it ended.
@@ -65,18 +64,18 @@ pub fn start(
     parts: Parts,
 ) -> Result<(Engine, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
     let mut fold = Fold::new();
-    let mut relog = Relog::new(&parts);
+    let mut relog = Relog::new(&parts.state, &parts.routes);
     let mut entries = 0u64;
     let mut journal = Journal::open(dir, |entry| {
         entries += 1;
-        relog.decisions(fold.apply(&entry).decisions);
+        relog.hear(fold.apply(&entry));
     })?;
     check_clock(fold.at(), parts.future_journal)?;
     if entries == 0 || *fold.settings() != parts.settings {
         let at = clock::now().max(fold.at());
         let entry = JournalEntry { at, event: Event::Settings(parts.settings.clone()) };
         journal.append(std::slice::from_ref(&entry))?;
-        relog.decisions(fold.apply(&entry).decisions);
+        relog.hear(fold.apply(&entry));
     }
     relog.finish()?;
     // What the past asked for is not wanted now.
@@ -123,71 +122,12 @@ fn check_clock(last: UnixMillis, future: FutureJournal) -> Result<(), EngineErro
     Err(EngineError::ClockBehind { last: last.to_rfc3339(), now: now.to_rfc3339() })
 }
 
-/// Makes the log of decisions what the journal says: fills gaps, moves aside what does not follow from it.
-struct Relog<'a> {
-    state: &'a State,
-    send: Send,
-    held: Vec<(Decision, Send)>,
-    /// Number of the journal's last decision.
-    last: u64,
-    replaced: u64,
-    failure: Option<StateError>,
-}
-
-impl<'a> Relog<'a> {
-    fn new(parts: &'a Parts) -> Self {
-        let send = if parts.send == Send::Yes { Send::IfNews } else { Send::No };
-        Self { state: &parts.state, send, held: Vec::new(), last: 0, replaced: 0, failure: None }
-    }
-
-    fn decisions(&mut self, decisions: Vec<Decision>) {
-        let send_after = clock::now().minus_millis(SEND_AGE_MAX_SECS * 1000);
-        for decision in decisions {
-            let send = if decision.at >= send_after { self.send } else { Send::No };
-            self.last = decision.number;
-            self.held.push((decision, send));
-        }
-        if self.held.len() >= RELOG_CHUNK {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        match self.state.log_decisions(&self.held) {
-            Ok(outcomes) => {
-                self.replaced +=
-                    outcomes.iter().filter(|outcome| **outcome == Logged::Replaced).count() as u64;
-            }
-            Err(error) => self.failure = self.failure.take().or(Some(error)),
-        }
-        self.held.clear();
-    }
-
-    fn finish(mut self) -> Result<(), StateError> {
-        self.flush();
-        if let Some(failure) = self.failure {
-            return Err(failure);
-        }
-        let surplus = self.state.cut_log(self.last)?;
-        if self.replaced + surplus > 0 {
-            tracing::warn!(
-                decisions = self.replaced + surplus,
-                other = self.replaced,
-                beyond = surplus,
-                "decisions of the log do not follow from the journal (segments were moved away, or this version's \
-                 rules are others); they are superseded: kept in the state, listed no more"
-            );
-        }
-        Ok(())
-    }
-}
-
 struct Writer {
     requests: mpsc::Receiver<Request>,
     view: Arc<View>,
     journal: Journal,
     parts: Parts,
-    unlogged: Vec<(Decision, Send)>,
+    unlogged: Vec<(Notice, Send)>,
     /// The fold's, kept because finding it takes a walk over all cells.
     deadline: Option<UnixMillis>,
     tick_not_before: Instant,
@@ -216,6 +156,11 @@ enum Reply {
         version: u64,
         to: oneshot::Sender<Result<u64, ChangeRefusal>>,
     },
+    /// The only order of its group, so what followed from one followed from this.
+    Ordered {
+        order: Box<Order>,
+        to: oneshot::Sender<Result<Vec<Decision>, ChangeRefusal>>,
+    },
 }
 
 impl Writer {
@@ -234,7 +179,7 @@ impl Writer {
                 }
             }
             self.commit(group)?;
-            self.log_decisions();
+            self.log_news();
             if stop {
                 return Ok(());
             }
@@ -283,6 +228,7 @@ impl Writer {
             group.into_iter().filter_map(|request| self.plan(&mut plan, request)).collect();
         let (entries, tally) = plan.finish();
         drop(fold);
+        let mut followed = Vec::new();
         if !entries.is_empty() {
             match self.journal.append(&entries) {
                 Ok(bytes) => {
@@ -291,10 +237,10 @@ impl Writer {
                 }
                 Err(error) => return self.give_up(replies, error),
             }
-            self.apply(&entries);
+            followed = self.apply(&entries);
         }
         self.count(&tally);
-        replies.into_iter().for_each(|reply| self.answer(reply));
+        replies.into_iter().for_each(|reply| self.answer(reply, &mut followed));
         Ok(())
     }
 
@@ -331,6 +277,13 @@ impl Writer {
                     None
                 }
             },
+            Request::Order { order, reply } => match plan.order(&order) {
+                Ok(()) => Some(Reply::Ordered { order, to: reply }),
+                Err(error) => {
+                    let _ = reply.send(Err(error.into()));
+                    None
+                }
+            },
             Request::Stop => None,
         }
     }
@@ -358,13 +311,17 @@ impl Writer {
         Ok((enrolment, token))
     }
 
-    fn apply(&mut self, entries: &[JournalEntry]) {
-        let (mut decisions, mut alerts) = (Vec::new(), Vec::new());
+    /// Gives the decisions that followed from an order among the entries.
+    fn apply(&mut self, entries: &[JournalEntry]) -> Vec<Decision> {
+        let (mut news, mut ordered) = (Vec::new(), Vec::new());
         for part in entries.chunks(APPLIED_AT_ONCE) {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
-            for outcome in part.iter().map(|entry| fold.apply(entry)) {
-                decisions.extend(outcome.decisions);
-                alerts.extend(outcome.alerts);
+            for entry in part {
+                let outcome = fold.apply(entry);
+                if matches!(entry.event, Event::Ordered(_)) {
+                    ordered.extend(outcome.decisions.iter().cloned());
+                }
+                news.extend(notices(outcome));
             }
             // Without a stream open nobody hears a wish, and nothing is lost.
             fold.take_wishes().into_iter().for_each(|wish| drop(self.view.wishes.send(wish)));
@@ -376,46 +333,50 @@ impl Writer {
         }
         drop(fold);
         self.view.publish();
-        for alert in alerts {
-            tracing::warn!(
-                id = alert.id, market = %alert.market, kind = alert.kind.as_str(), text = ?alert.texts.en, "alert"
-            );
+        for notice in news {
+            say(&notice);
+            self.unlogged.push((notice, Send::Yes));
         }
-        for decision in decisions {
-            tracing::info!(
-                id = decision.id, market = %decision.market, mirror = %decision.mirror,
-                action = decision.action.as_str(), reasons = ?decision.reasons, "decided"
-            );
-            self.unlogged.push((decision, self.parts.send));
-        }
+        ordered
     }
 
-    fn log_decisions(&mut self) {
+    fn log_news(&mut self) {
         if self.unlogged.is_empty() || self.relog_not_before > Instant::now() {
             return;
         }
-        let outcomes = match self.parts.state.log_decisions(&self.unlogged) {
+        let outcomes = match self.parts.state.log(&self.unlogged, &self.parts.routes) {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     waiting = self.unlogged.len(),
-                    "decisions cannot be logged; trying again"
+                    "decisions and alerts cannot be logged; trying again"
                 );
                 self.relog_not_before = Instant::now() + FAILURE_WAIT;
                 return;
             }
         };
-        for ((decision, _), outcome) in self.unlogged.drain(..).zip(outcomes) {
+        for ((notice, _), outcome) in self.unlogged.drain(..).zip(outcomes) {
             if outcome == Logged::Replaced {
-                let id = decision.id;
-                tracing::error!(id, "another decision bore this number; it was moved aside, this one stands");
+                let id = notice.id();
+                tracing::error!(
+                    id,
+                    "another line of the log bore this number; it was moved aside, this one stands"
+                );
             }
-            let labels =
-                DecisionLabels { market: decision.market.to_string(), action: decision.action.as_str() };
-            self.parts.metrics.decisions.get_or_create(&labels).inc();
+            let market = notice.market().to_string();
+            match &notice {
+                Notice::Decision(decision) => {
+                    let labels = DecisionLabels { market, action: decision.action.as_str() };
+                    self.parts.metrics.decisions.get_or_create(&labels).inc();
+                }
+                Notice::Alert(alert) => {
+                    let labels = AlertLabels { market, kind: alert.kind.as_str() };
+                    self.parts.metrics.alerts.get_or_create(&labels).inc();
+                }
+            }
         }
-        self.parts.outbox.notify_one();
+        self.parts.outbox.ring();
     }
 
     fn count(&self, tally: &Tally) {
@@ -467,16 +428,36 @@ impl Writer {
                 let _ = to.send(Err(refusal));
             }
             Reply::List { to, .. } => drop(to.send(Err(refusal))),
+            Reply::Ordered { to, .. } => drop(to.send(Err(refusal))),
         }
     }
 
     /// Whoever went away while waiting needs no answer.
-    fn answer(&self, reply: Reply) {
+    fn answer(&self, reply: Reply, followed: &mut Vec<Decision>) {
         match reply {
             Reply::Records { answer, to, .. } => drop(to.send(answer)),
             Reply::Enrolled { enrolment, to, .. } => drop(to.send(Ok(*enrolment))),
             Reply::List { version, to } => drop(to.send(Ok(version))),
+            Reply::Ordered { order, to } => {
+                let kind = order.kind.word();
+                count(&self.parts.metrics.orders, kind);
+                tracing::info!(author = order.author, reason = order.reason, kind, ?order.kind, "ordered");
+                drop(to.send(Ok(std::mem::take(followed))));
+            }
         }
+    }
+}
+
+fn say(notice: &Notice) {
+    match notice {
+        Notice::Decision(decision) => tracing::info!(
+            id = decision.id, market = %decision.market, mirror = %decision.mirror,
+            action = decision.action.as_str(), effect = decision.effect.as_str(), reasons = ?decision.reasons,
+            "decided"
+        ),
+        Notice::Alert(alert) => tracing::warn!(
+            id = alert.id, market = %alert.market, kind = alert.kind.as_str(), text = ?alert.texts.en, "alert"
+        ),
     }
 }
 
@@ -499,7 +480,8 @@ async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Duration) -> O
     let close_at = tokio::time::Instant::now() + GROUP_WINDOW;
     let mut len = weight(&first);
     let mut group = vec![first];
-    while len < GROUP_LEN_MAX {
+    // An order is checked against the fold: what it rests on must be in there, so nothing may come behind it.
+    while len < GROUP_LEN_MAX && !group.last().is_some_and(Request::is_order) {
         match tokio::time::timeout_at(close_at, requests.recv()).await {
             Ok(Some(request)) => {
                 len += weight(&request);

@@ -9,6 +9,7 @@ mod full_disk;
 mod interceptions;
 mod operators;
 mod pictures;
+mod programs;
 mod restart;
 mod samples;
 mod webhook;

@@ -1,5 +1,6 @@
 //! The sample in deploy/ is loaded as a person would use it: in a directory with its policies and a webhook secret.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use zerkalo_collector::config::Config;
@@ -13,8 +14,17 @@ fn the_shipped_sample_is_a_configuration() {
         std::fs::copy(deploy.join(file), dir.path().join(file)).unwrap();
     }
     std::fs::write(dir.path().join("webhook.secret"), "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\n").unwrap();
+    let key =
+        "key \"zerkalo\" {\n\talgorithm hmac-sha256;\n\tsecret \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\";\n};\n";
+    std::fs::write(dir.path().join("dns.key"), key).unwrap();
+    std::fs::create_dir(dir.path().join("bin")).unwrap();
+    let program = dir.path().join("bin/switch-sources");
+    std::fs::write(&program, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let config = Config::load(dir.path()).unwrap();
-    assert!(config.webhook.is_some());
+    let names: Vec<_> = config.executors.iter().map(|executor| executor.name.as_str()).collect();
+    assert_eq!(names, ["webhook", "ad-sources", "dns-kz"]);
+    assert!(config.signal.is_some());
     assert!(config.settings.policies.iter().all(|policy| policy.contains("stale_after_secs = 900")));
     // And it can fail: one key misspelt.
     let path = dir.path().join("collector.toml");

@@ -167,7 +167,7 @@ async fn a_journal_that_fell_behind_the_log_silences_no_new_decision() {
 
 #[tokio::test]
 async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
-    use zerkalo_collector::outbox::ATTEMPTS_MAX;
+    use zerkalo_collector::config::ATTEMPTS_DEFAULT;
     use zerkalo_collector::state::{Delivery, State};
     let mut receiver = Receiver::start(&[]).await;
     // Nobody listens there while the decisions are made.
@@ -178,8 +178,8 @@ async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
     collector.stop().await;
     {
         let state = State::open(&site.dir.join("state")).unwrap();
-        let (number, delivery) = state.outbox().unwrap().remove(0);
-        state.note_attempt(number, &Delivery { attempts: ATTEMPTS_MAX - 1, ..delivery }).unwrap();
+        let (key, delivery) = state.outbox().unwrap().remove(0);
+        state.note_attempt(&key, &Delivery { attempts: ATTEMPTS_DEFAULT - 1, ..delivery }).unwrap();
     }
     receiver.answer_next(StatusCode::BAD_GATEWAY);
     site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
@@ -193,7 +193,8 @@ async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
     let state = State::open(&site.dir.join("state")).unwrap();
     let dead = state.dead().unwrap();
     assert_eq!(
-        dead.iter().map(|(number, delivery)| (*number, delivery.attempts)).collect::<Vec<_>>(),
-        [(1, ATTEMPTS_MAX)]
+        dead.iter().map(|(key, delivery)| (key.number, delivery.attempts)).collect::<Vec<_>>(),
+        [(1, ATTEMPTS_DEFAULT)]
     );
+    assert_eq!(dead[0].1.last_error.as_deref(), Some("the receiver answered 502 Bad Gateway"));
 }
