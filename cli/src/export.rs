@@ -108,8 +108,10 @@ impl<W: Write> Exporter<W> {
             Event::Enrolled(enrolment) => {
                 self.places.stations.insert(enrolment.agent, enrolment.station);
             }
-            Event::Observed { agent, asn: Some(asn) } => drop(self.places.observed.insert(agent, asn)),
-            Event::Observed { agent, asn: None } => drop(self.places.observed.remove(&agent)),
+            Event::Observed { agent, whereabouts } => drop(match whereabouts.asn {
+                Some(asn) => self.places.observed.insert(agent, asn),
+                None => self.places.observed.remove(&agent),
+            }),
             Event::Record { signed, facts } => self.take_record(&signed.agent, facts, entry.at)?,
             _ => {}
         }

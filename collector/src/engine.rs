@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
-use zerkalo_core::journal::Enrolment;
+use zerkalo_core::journal::{Enrolment, Whereabouts};
 use zerkalo_core::market::{Decision, Order, OrderError};
 use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
@@ -182,7 +182,7 @@ enum Request {
     },
     Observe {
         agent: AgentId,
-        asn: Option<u32>,
+        whereabouts: Whereabouts,
     },
     PutList {
         opened: Box<OpenedList>,
@@ -234,14 +234,15 @@ impl Engine {
         answer.await.map_err(|_| Stopping)?
     }
 
-    /// Notes the network an agent's stream comes from, before whatever is handed in after it. Where that cannot be
+    /// Notes where an agent's stream comes from, before whatever is handed in after it. Where that cannot be
     /// written the next stream tells again.
-    pub async fn observe(&self, agent: AgentId, asn: Option<u32>) -> Result<(), Stopping> {
-        let is_known = self.read(|fold| fold.agents().get(&agent).is_some_and(|known| known.asn == asn));
+    pub async fn observe(&self, agent: AgentId, whereabouts: Whereabouts) -> Result<(), Stopping> {
+        let is_known =
+            self.read(|fold| fold.agents().get(&agent).is_some_and(|known| known.whereabouts == whereabouts));
         if is_known {
             return Ok(());
         }
-        self.requests.send(Request::Observe { agent, asn }).await.map_err(|_| Stopping)
+        self.requests.send(Request::Observe { agent, whereabouts }).await.map_err(|_| Stopping)
     }
 
     /// Puts a list in force; gives its version.

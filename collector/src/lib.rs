@@ -7,6 +7,7 @@ pub mod clock;
 pub mod authority;
 pub mod token;
 pub mod enrollment;
+pub mod vicinity;
 pub mod uplink;
 pub mod engine;
 pub mod journal;

@@ -32,6 +32,7 @@ use crate::pictures::{self, Pictures};
 use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
+use crate::vicinity::{VICINITY_KEY, VicinityKey};
 
 /// How long peers get to finish when the collector stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -69,6 +70,8 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    #[error("the key {VICINITY_KEY} cannot be read or made")]
+    VicinityKey(#[source] io::Error),
     #[error("the journal cannot be served from")]
     Engine(#[source] EngineError),
     #[error(
@@ -259,6 +262,7 @@ impl Services<'_> {
             connected: connected.clone(),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
+            vicinities: VicinityKey::open(&self.config.dir).map_err(ServeError::VicinityKey)?,
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(FRAME_LEN_MAX);

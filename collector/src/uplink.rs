@@ -23,6 +23,7 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
 use crate::stop::StopSignal;
+use crate::vicinity::VicinityKey;
 use stream::Stream;
 
 /// Largest message from an agent, in bytes: 15 records of the largest size, far more of the usual.
@@ -36,6 +37,7 @@ pub struct Uplink {
     pub connected: Connected,
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
+    pub vicinities: VicinityKey,
     /// Turns true when the collector stops.
     pub stopping: StopSignal,
 }
@@ -54,11 +56,13 @@ impl UplinkService for Uplink {
             status(Grpc::Unauthenticated, code, detail)
         })?;
         let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
+        // Behind NAT the carrier's own.
+        let peer = request.remote_addr().map(|address| unwrap_embedded(address.ip()));
         let stream = Stream {
             agent: agent.clone(),
             key,
-            // Behind NAT the carrier's own.
-            peer: request.remote_addr().map(|address| unwrap_embedded(address.ip())),
+            peer,
+            vicinity: peer.and_then(|peer| self.vicinities.vicinity(peer)),
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),

@@ -3,8 +3,8 @@
 use prost::Message;
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::PublicKey;
-use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText};
-use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis};
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
+use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
 use crate::evidence::{list_from_wire, list_to_wire, record_from_wire, record_to_wire};
 use crate::journal_v1 as wire;
@@ -34,9 +34,11 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
         }),
         Event::Tick => Wire::Tick(wire::Tick {}),
         Event::Ordered(order) => Wire::Ordered(order_to_wire(order)),
-        Event::Observed { agent, asn } => {
-            Wire::Observed(wire::Observed { agent: agent.to_string(), asn: asn.unwrap_or_default() })
-        }
+        Event::Observed { agent, whereabouts } => Wire::Observed(wire::Observed {
+            agent: agent.to_string(),
+            asn: whereabouts.asn.unwrap_or_default(),
+            vicinity: whereabouts.vicinity.map(|Vicinity(digest)| digest.to_vec()).unwrap_or_default(),
+        }),
     };
     wire::JournalEntry { at_millis: entry.at.0, event: Some(event) }.encode_to_vec()
 }
@@ -72,7 +74,10 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
         Wire::Ordered(order) => Event::Ordered(order_from_wire(order)?),
         Wire::Observed(observed) => Event::Observed {
             agent: agent(&observed.agent)?,
-            asn: Some(observed.asn).filter(|asn| *asn != 0),
+            whereabouts: Whereabouts {
+                asn: Some(observed.asn).filter(|asn| *asn != 0),
+                vicinity: vicinity(&observed.vicinity)?,
+            },
         },
     };
     Ok(JournalEntry { at: UnixMillis(entry.at_millis), event })
@@ -110,6 +115,18 @@ fn enrolled_from_wire(enrolled: &wire::Enrolled) -> Result<Enrolment, DecodeErro
         station,
         key: key("record_key", &enrolled.record_key)?,
     })
+}
+
+fn vicinity(bytes: &[u8]) -> Result<Option<Vicinity>, DecodeError> {
+    match bytes {
+        [] => Ok(None),
+        bytes => {
+            let digest = bytes
+                .try_into()
+                .map_err(|_| DecodeError::invalid("vicinity", format!("{} bytes", bytes.len())))?;
+            Ok(Some(Vicinity(digest)))
+        }
+    }
 }
 
 fn agent(text: &str) -> Result<AgentId, DecodeError> {
@@ -161,8 +178,11 @@ mod tests {
                 reason: "maintenance".into(),
                 kind: zerkalo_core::market::OrderKind::Freeze { market: "kz".parse().unwrap() },
             }),
-            Event::Observed { agent: id.clone(), asn: Some(8_359) },
-            Event::Observed { agent: id.clone(), asn: None },
+            Event::Observed {
+                agent: id.clone(),
+                whereabouts: Whereabouts { asn: Some(8_359), vicinity: Some(Vicinity([1; 8])) },
+            },
+            Event::Observed { agent: id.clone(), whereabouts: Whereabouts::default() },
         ] {
             let entry = JournalEntry { at: UnixMillis(7), event };
             assert_eq!(decode(&encode(&entry)).unwrap(), entry);

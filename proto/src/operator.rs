@@ -31,7 +31,7 @@ pub fn agent_to_wire(agent: &AgentState, catalogue: &Catalogue, connected: bool)
         connected,
         last_record_at_millis: agent.last_record_at.map_or(0, |at| at.0),
         records: agent.records,
-        asn: agent.asn.unwrap_or_default(),
+        asn: agent.whereabouts.asn.unwrap_or_default(),
         elsewhere: agent.elsewhere(catalogue).is_some(),
         clock_ahead_millis: agent.clock_ahead_millis,
     }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use crate::admission::ChainHead;
 use crate::cell::{Cell, CellPolicy};
 use crate::evidence::SignedList;
-use crate::journal::{Enrolment, Event, JournalEntry, SettingsText};
+use crate::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
 use crate::ledger::Ledger;
 use crate::market::{Alert, Decision};
 use crate::target::MirrorList;
@@ -46,8 +46,8 @@ pub struct AgentState {
     pub records: u64,
     /// When the last was admitted.
     pub last_record_at: Option<UnixMillis>,
-    /// The network its stream comes from, where the tables know it.
-    pub asn: Option<u32>,
+    /// Where its stream comes from.
+    pub whereabouts: Whereabouts,
     /// Its clock minus the others', in ms, by the last record that tells.
     pub clock_ahead_millis: Option<i64>,
 }
@@ -140,9 +140,9 @@ impl Fold {
                 }
                 return Outcome::default();
             }
-            Event::Observed { agent, asn } => {
+            Event::Observed { agent, whereabouts } => {
                 if let Some(agent) = self.agents.get_mut(agent) {
-                    agent.asn = *asn;
+                    agent.whereabouts = *whereabouts;
                 }
                 return Outcome::default();
             }
@@ -209,7 +209,7 @@ impl Fold {
             head: ChainHead::default(),
             records: 0,
             last_record_at: None,
-            asn: None,
+            whereabouts: Whereabouts::default(),
             clock_ahead_millis: None,
         };
         self.agents.insert(enrolment.agent.clone(), state);

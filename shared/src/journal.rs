@@ -7,7 +7,7 @@ use crate::admission::RejectionCode;
 use crate::evidence::{PublicKey, SignedList, SignedRecord};
 use crate::market::Order;
 use crate::record::ProbeRecord;
-use crate::words::{AgentId, OwnerId, Station, UnixMillis};
+use crate::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
 /// First bytes of a segment: name and version of the format.
 pub const MAGIC: &[u8; 8] = b"ZKJRNL\x00\x01";
@@ -43,11 +43,19 @@ pub enum Event {
     Refused { signed: SignedRecord, code: RejectionCode },
     /// Time passed, and a decision may depend on it.
     Tick,
-    /// The network an agent's stream comes from, where that has changed: its number alone, never an address. `None`:
-    /// none that the tables know.
-    Observed { agent: AgentId, asn: Option<u32> },
+    /// Where an agent's stream comes from, where that has changed: never an address.
+    Observed { agent: AgentId, whereabouts: Whereabouts },
     /// A person ordered something, checked by the fold.
     Ordered(Order),
+}
+
+/// What is kept of the address that a stream comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Whereabouts {
+    /// The network's number. `None`: none that the tables know.
+    pub asn: Option<u32>,
+    /// Which boxes are its neighbours. `None`: nothing follows from the address.
+    pub vicinity: Option<Vicinity>,
 }
 
 /// The data files in force, as text: parsed by `settings`.

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 
 use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
 use zerkalo_core::fold::Fold;
-use zerkalo_core::journal::{Enrolment, Event, JournalEntry};
+use zerkalo_core::journal::{Enrolment, Event, JournalEntry, Whereabouts};
 use zerkalo_core::market::{Order, OrderError};
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
@@ -25,7 +25,7 @@ pub struct Plan<'a> {
     at: UnixMillis,
     heads: BTreeMap<AgentId, ChainHead>,
     list: Option<MirrorList>,
-    observed: BTreeMap<AgentId, Option<u32>>,
+    observed: BTreeMap<AgentId, Whereabouts>,
     entries: Vec<JournalEntry>,
     tally: Tally,
 }
@@ -78,11 +78,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Notes where an agent's stream comes from, if that is news.
-    pub fn observe(&mut self, agent: AgentId, asn: Option<u32>) {
-        let known = self.fold.agents().get(&agent).map(|known| known.asn);
-        let known = known.map(|known| self.observed.insert(agent.clone(), asn).unwrap_or(known));
-        if known.is_some_and(|known| known != asn) {
-            self.push(Event::Observed { agent, asn });
+    pub fn observe(&mut self, agent: AgentId, whereabouts: Whereabouts) {
+        let known = self.fold.agents().get(&agent).map(|known| known.whereabouts);
+        let known = known.map(|known| self.observed.insert(agent.clone(), whereabouts).unwrap_or(known));
+        if known.is_some_and(|known| known != whereabouts) {
+            self.push(Event::Observed { agent, whereabouts });
         }
     }
 

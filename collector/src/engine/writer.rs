@@ -266,8 +266,8 @@ impl Writer {
                     None
                 }
             },
-            Request::Observe { agent, asn } => {
-                plan.observe(agent, asn);
+            Request::Observe { agent, whereabouts } => {
+                plan.observe(agent, whereabouts);
                 None
             }
             Request::PutList { opened, reply } => match plan.put_list(*opened) {

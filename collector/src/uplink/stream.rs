@@ -16,8 +16,9 @@ use tonic::{Code as Grpc, Status, Streaming};
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fold::Wish;
+use zerkalo_core::journal::Whereabouts;
 use zerkalo_core::target::Sha256;
-use zerkalo_core::words::AgentId;
+use zerkalo_core::words::{AgentId, Vicinity};
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
@@ -45,6 +46,7 @@ pub struct Stream {
     pub key: PublicKey,
     /// Where the stream comes from: told to the agent, and to nobody else.
     pub peer: Option<IpAddr>,
+    pub vicinity: Option<Vicinity>,
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
@@ -89,17 +91,18 @@ impl Stream {
         }
     }
 
-    /// Notes the network the stream comes from, before any of its records; the address itself goes no further.
+    /// Notes where the stream comes from, before any of its records; the address itself goes no further.
     async fn observe(&self) {
         let (asn, before) = self.engine.read(|fold| {
-            let before = fold.agents().get(&self.agent).and_then(|agent| agent.asn);
+            let before = fold.agents().get(&self.agent).and_then(|agent| agent.whereabouts.asn);
             (self.peer.and_then(|peer| fold.asn_of(peer)), before)
         });
         if asn != before {
             tracing::info!(agent = %self.agent, ?asn, ?before, "comes from another network than before");
         }
         // A collector that stops says so to the agent elsewhere.
-        let _ = self.engine.observe(self.agent.clone(), asn).await;
+        let whereabouts = Whereabouts { asn, vicinity: self.vicinity };
+        let _ = self.engine.observe(self.agent.clone(), whereabouts).await;
     }
 
     /// Hello, then Welcome and the list if the agent's is older.

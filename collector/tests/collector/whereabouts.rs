@@ -1,7 +1,8 @@
 //! Where agents stand, by the network their streams come from.
 
 use zerkalo_collector::journal::Journal;
-use zerkalo_core::journal::{Event, JournalEntry};
+use zerkalo_core::journal::{Event, JournalEntry, Whereabouts};
+use zerkalo_core::words::Vicinity;
 use zerkalo_proto::operator_v1::{Agent as Listed, ListAgentsRequest};
 
 use crate::world::{Collector, Site};
@@ -18,7 +19,7 @@ async fn listed(collector: &Collector, site: &Site) -> Listed {
 fn observed(site: &Site) -> Vec<Option<u32>> {
     let events = site.journal().into_iter().map(|entry| entry.event);
     let asns = events.map(|event| match event {
-        Event::Observed { asn, .. } => Some(asn),
+        Event::Observed { whereabouts, .. } => Some(whereabouts.asn),
         _ => None,
     });
     asns.flatten().collect()
@@ -32,7 +33,8 @@ async fn an_agent_elsewhere_is_marked_until_its_stream_comes_from_somewhere_else
     let mut agent = collector.enrol(&site, "anna", "kz-kcell").await;
     collector.stop().await;
     let mut journal = Journal::open(&site.dir.join("journal"), |_| {}).unwrap();
-    let event = Event::Observed { agent: agent.id.clone(), asn: Some(KAZAKHTELECOM) };
+    let whereabouts = Whereabouts { asn: Some(KAZAKHTELECOM), vicinity: Some(Vicinity([1; 8])) };
+    let event = Event::Observed { agent: agent.id.clone(), whereabouts };
     journal.append(&[JournalEntry { at: zerkalo_collector::clock::now(), event }]).unwrap();
     drop(journal);
     let collector = site.serve().await;
@@ -55,7 +57,9 @@ async fn an_agent_elsewhere_is_marked_until_its_stream_comes_from_somewhere_else
     let events: Vec<_> = site.journal().into_iter().map(|entry| entry.event).collect();
     let place = |wanted: fn(&Event) -> bool| events.iter().rposition(wanted).unwrap();
     let (seen, spoke) = (
-        place(|event| matches!(event, Event::Observed { asn: None, .. })),
+        place(
+            |event| matches!(event, Event::Observed { whereabouts, .. } if *whereabouts == Whereabouts::default()),
+        ),
         place(|event| matches!(event, Event::Record { .. })),
     );
     assert!(seen < spoke, "a stream's network is noted before its records");

@@ -288,7 +288,7 @@ impl Fold {
             record: waiting.measured.hash,
             at: waiting.measured.ended_at,
             verdict,
-            vicinity: None,
+            vicinity: agent.whereabouts.vicinity.filter(|_| policy.cell.joins_vicinities(*access)),
             addresses: None,
         };
         let owner: &OwnerId = &agent.enrolment.owner;

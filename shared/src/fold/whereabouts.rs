@@ -32,7 +32,7 @@ impl AgentState {
     /// The network the agent's stream comes from, where it is not one the agent was enrolled for. A control belongs
     /// outside all carriers' networks.
     pub fn elsewhere(&self, catalogue: &Catalogue) -> Option<u32> {
-        let asn = self.asn?;
+        let asn = self.whereabouts.asn?;
         let is_elsewhere = match &self.enrolment.station {
             Station::Field { carrier, .. } => {
                 catalogue.carrier(carrier).is_some_and(|carrier| !carrier.asns.contains(&asn))

@@ -3,13 +3,14 @@
 use super::*;
 use crate::cell::CellState;
 use crate::record::NetworkCheck;
+use crate::words::Vicinity;
 
 const KAZAKHTELECOM: u32 = 9_198;
 const KCELL: u32 = 29_355;
 
 fn observe(journal: &mut Journal, agent: &str, asn: Option<u32>) {
     let agent = AgentId::parse(agent).unwrap();
-    journal.push(Event::Observed { agent, asn });
+    journal.push(Event::Observed { agent, whereabouts: Whereabouts { asn, vicinity: None } });
 }
 
 fn state_of(journal: &Journal, carrier: &str) -> CellState {
@@ -98,5 +99,31 @@ fn a_slow_clock_costs_no_evidence_where_it_is_known_to_be_slow() {
         assert_eq!(state_of(&journal, "kz-kcell"), expected, "{told:?}");
         let (state, _) = fold(&journal.entries);
         assert_eq!(state.agents()[&AgentId::parse("kz-kcell-0").unwrap()].clock_ahead_millis, told);
+    }
+}
+
+/// Three owners behind one /24: at home one person's boxes, on a phone strangers behind the carrier's own address.
+#[test]
+fn neighbours_are_one_voice_on_fixed_access_alone() {
+    use crate::cell::CellState::{Red, Suspect};
+    for (access, expected) in [(Access::Fixed, (Suspect, 1)), (Access::Mobile, (Red, 3))] {
+        let mut journal = Journal::new();
+        for n in 0..3 {
+            let agent = AgentId::parse(&format!("box-{n}")).unwrap();
+            let station = Station::Field { carrier: "kz-almatv".parse().unwrap(), access };
+            journal.enrol(agent.as_str(), &format!("person-{n}"), station);
+            let whereabouts = Whereabouts { asn: None, vicinity: Some(Vicinity([3; 8])) };
+            journal.push(Event::Observed { agent, whereabouts });
+        }
+        for n in (0..6).map(|n| n % 3) {
+            journal.now = journal.now.plus_secs(5);
+            journal.record(&format!("box-{n}"), facts(HelloDropped, journal.now));
+            journal.now = journal.now.plus_secs(1);
+            journal.record("control-1", facts(Fine, journal.now));
+        }
+        let (state, _) = fold(&journal.entries);
+        let row = &state.matrix(state.at()).rows[0];
+        let cells = &row.carriers.iter().find(|one| one.carrier.as_str() == "kz-almatv").unwrap().cells;
+        assert_eq!((cells[0].state, cells[0].owners), expected, "{access}");
     }
 }
