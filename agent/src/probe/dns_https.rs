@@ -7,13 +7,11 @@ use bytes::Bytes;
 use hickory_proto::op::Message;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::client::TlsStream;
 use zerkalo_core::record::{DnsExchange, DnsTransport};
 use zerkalo_core::target::TargetUrl;
 
@@ -22,9 +20,10 @@ use super::clock::StepClock;
 use super::dns::{Question, exchange_of};
 use super::dns_answer::{Answer, Extension, encode, query};
 use super::dns_tls;
-use super::http::Tasks;
+use super::http::{Body, Tasks};
 use super::late::answers;
 use super::resolvers::DohServer;
+use super::tap::Duplex;
 
 /// The media type of a message.
 const DNS_MESSAGE: &str = "application/dns-message";
@@ -74,8 +73,6 @@ pub async fn ask_all(
     exchanges
 }
 
-type Body = Full<Bytes>;
-
 enum Sender {
     H1(http1::SendRequest<Body>),
     H2(http2::SendRequest<Body>),
@@ -92,10 +89,10 @@ fn answer_of(asked: Result<Result<Message, String>, tokio::time::error::Elapsed>
 async fn connect(server: &DohServer, trust: &Trust, tasks: &Tasks) -> Result<Sender, String> {
     let stream = dns_tls::open(&server.named(), &[b"h2", b"http/1.1"], trust).await?;
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    shake_hands(stream, is_h2, tasks).await.map_err(|error| format!("HTTP: {error}"))
+    shake_hands(Box::new(stream), is_h2, tasks).await.map_err(|error| format!("HTTP: {error}"))
 }
 
-async fn shake_hands(stream: TlsStream<TcpStream>, is_h2: bool, tasks: &Tasks) -> hyper::Result<Sender> {
+async fn shake_hands(stream: Box<dyn Duplex>, is_h2: bool, tasks: &Tasks) -> hyper::Result<Sender> {
     let io = TokioIo::new(stream);
     // Errors of the connection reach the request that waits for the answer.
     if is_h2 {
@@ -149,7 +146,7 @@ async fn ask_h1(
 fn query_of(question: &Question) -> Result<(Message, Body), String> {
     let (mut query, _) = query(&question.name, question.query, Extension::Edns)?;
     query.metadata.id = 0;
-    let body = Full::new(Bytes::from(encode(&query)?));
+    let body = Body::new(Bytes::from(encode(&query)?));
     Ok((query, body))
 }
 

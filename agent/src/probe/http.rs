@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -23,7 +22,7 @@ use zerkalo_core::record::{
 use zerkalo_core::target::{Sha256, TargetUrl};
 
 use super::clock::{StepClock, micros};
-use super::tap::{End, Tap, Tapped};
+use super::tap::{Duplex, End, Tap, Tapped};
 use super::text::cut;
 use super::tls::TlsConnection;
 
@@ -121,11 +120,14 @@ pub struct HttpConnection {
     end: Option<Ending>,
 }
 
+/// What requests carry: one type for all of the probe's HTTP, which is big.
+pub(super) type Body = Full<Bytes>;
+
 type Ending = oneshot::Receiver<hyper::Result<()>>;
 
 enum Sender {
-    H1(http1::SendRequest<Empty<Bytes>>),
-    H2(http2::SendRequest<Empty<Bytes>>),
+    H1(http1::SendRequest<Body>),
+    H2(http2::SendRequest<Body>),
 }
 
 /// What an answer brought, as far as it came.
@@ -149,7 +151,7 @@ impl HttpConnection {
         clock: StepClock,
     ) -> Result<Self, Box<HttpExchange>> {
         let (stream, tap) = Tapped::new(stream);
-        Self::start(stream, tap, false, address, ask, clock).await
+        Self::start(Box::new(stream), tap, false, address, ask, clock).await
     }
 
     /// Speaks what the handshake agreed on. A failure comes as the exchange that never began.
@@ -159,23 +161,20 @@ impl HttpConnection {
         ask: Ask<'_>,
         clock: StepClock,
     ) -> Result<Self, Box<HttpExchange>> {
-        Self::start(tls.stream, tls.tap, tls.is_h2, address, ask, clock).await
+        Self::start(Box::new(tls.stream), tls.tap, tls.is_h2, address, ask, clock).await
     }
 
-    async fn start<S>(
-        stream: S,
+    async fn start(
+        stream: Box<dyn Duplex>,
         tap: Arc<Tap>,
         is_h2: bool,
         address: SocketAddr,
         ask: Ask<'_>,
         clock: StepClock,
-    ) -> Result<Self, Box<HttpExchange>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) -> Result<Self, Box<HttpExchange>> {
         let since = Instant::now();
         let tasks = Tasks::default();
-        match Sender::start(TokioIo::new(stream), is_h2, ask.reading, &tasks).await {
+        match Sender::start(stream, is_h2, ask.reading, &tasks).await {
             Ok((sender, end)) => {
                 let (origin, end) = (origin_of(ask.url), Some(end));
                 Ok(Self { sender, tasks, tap, address, origin, is_idle: true, location: None, end })
@@ -259,17 +258,17 @@ impl HttpConnection {
         }
     }
 
-    fn request(&self, url: &TargetUrl) -> Result<Request<Empty<Bytes>>, http::Error> {
+    fn request(&self, url: &TargetUrl) -> Result<Request<Body>, http::Error> {
         let builder = match self.sender {
             Sender::H1(_) => Request::get(url.path_and_query()).header("host", url.authority()),
             Sender::H2(_) => Request::get(without_fragment(url.as_str())),
         };
-        as_browsers_ask(builder).body(Empty::new())
+        as_browsers_ask(builder).body(Body::default())
     }
 
     async fn converse(
         &mut self,
-        request: Request<Empty<Bytes>>,
+        request: Request<Body>,
         ask: &Ask<'_>,
         answer: &mut Answer,
     ) -> Result<(), hyper::Error> {
@@ -309,10 +308,13 @@ impl Answer {
 }
 
 impl Sender {
-    async fn start<I>(io: I, is_h2: bool, reading: Reading, tasks: &Tasks) -> hyper::Result<(Self, Ending)>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
+    async fn start(
+        stream: Box<dyn Duplex>,
+        is_h2: bool,
+        reading: Reading,
+        tasks: &Tasks,
+    ) -> hyper::Result<(Self, Ending)> {
+        let io = TokioIo::new(stream);
         // Errors of the connection reach the request that waits for the answer; what comes before it, the ending alone.
         let (ended, end) = oneshot::channel();
         if is_h2 {
@@ -332,7 +334,7 @@ impl Sender {
         }
     }
 
-    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::H1(sender) => sender.send_request(request).await,
             Self::H2(sender) => sender.send_request(request).await,

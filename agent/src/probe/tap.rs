@@ -98,6 +98,11 @@ impl Tap {
     }
 }
 
+/// Any stream, its type forgotten: each type over which HTTP is spoken costs a small box a hundred kilobytes of program.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
 /// A stream under a tap.
 #[derive(Debug)]
 pub struct Tapped<S> {
