@@ -9,7 +9,7 @@ SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
 
-.PHONY: help demo test lab small bench lint advisories
+.PHONY: help demo test lab latency small bench lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -27,6 +27,10 @@ lab: ## simulated censors in network namespaces (root): every scenario; report i
 	@tests/prepare
 	cargo build --bins -p zerkalo-agent -p zerkalo-lab
 	target/debug/zerkalo-netlab $(ARGS)
+
+latency: ## first dropped packet to webhook, 20 rounds with shipped settings (20 minutes): distribution and parts; ARGS="--hurried"
+	@cargo build --release --bins -p zerkalo-collector -p zerkalo-agent -p zerkalo-lab 1>&2
+	@target/release/zerkalo-latency $(ARGS)
 
 small: ## the agent as one small static file: target/HOST/small/zerkalo-agent
 	AWS_LC_SYS_CFLAGS="-Os -fno-asynchronous-unwind-tables" RUSTFLAGS="$(SMALL_FLAGS)" \

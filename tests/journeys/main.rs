@@ -11,4 +11,5 @@ mod ledger;
 mod kill;
 mod pictures;
 mod load;
+mod latency;
 mod lab;

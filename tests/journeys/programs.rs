@@ -8,7 +8,8 @@ use tokio::sync::{Mutex, MutexGuard};
 static STAGE: Mutex<()> = Mutex::const_new(());
 
 /// Every program a journey starts, directly or through the lab.
-const PROGRAMS: [&str; 5] = ["zerkalo-collector", "zerkalo-agent", "zerkalo", "zerkalo-demo", "zerkalo-load"];
+const PROGRAMS: [&str; 6] =
+    ["zerkalo-collector", "zerkalo-agent", "zerkalo", "zerkalo-demo", "zerkalo-load", "zerkalo-latency"];
 
 /// Waits for the journey before to end.
 pub async fn stage() -> MutexGuard<'static, ()> {

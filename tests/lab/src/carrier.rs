@@ -6,9 +6,11 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::sync::watch;
+use zerkalo_core::words::UnixMillis;
 
+use crate::exempt::Exempt;
 use crate::front::{Front, FrontPlan};
-use crate::interference::Interference;
+use crate::interference::{FirstStrike, Interference};
 use crate::resolver::{Resolver, Zone};
 
 /// Last byte of a carrier's own resolver.
@@ -40,6 +42,7 @@ pub struct Carrier {
     public_resolver: Resolver,
     fronts: Vec<Front>,
     censor: watch::Sender<Interference>,
+    first_strike: FirstStrike,
 }
 
 impl Carrier {
@@ -65,6 +68,7 @@ impl Carrier {
 
     /// Changes what the censor does from now on.
     pub fn interfere(&self, trick: Interference) {
+        self.first_strike.forget();
         self.censor.send_replace(trick);
     }
 
@@ -73,7 +77,12 @@ impl Carrier {
         *self.censor.borrow()
     }
 
-    async fn start(number: u8, port: u16, hosts: &[Host]) -> io::Result<Self> {
+    /// When the first connection was struck since the censor last changed its ways.
+    pub fn first_strike(&self) -> Option<UnixMillis> {
+        self.first_strike.at()
+    }
+
+    async fn start(number: u8, port: u16, hosts: &[Host], exempt: &Exempt) -> io::Result<Self> {
         let (censor, orders) = watch::channel(Interference::Pass);
         let address = |host: u8| Ipv4Addr::new(127, number, 0, host);
         let at = |host: u8| SocketAddr::from((address(host), port));
@@ -88,16 +97,19 @@ impl Carrier {
         let resolver = Resolver::start(at(RESOLVER_HOST), zone(false), orders.clone()).await?;
         let public_resolver = Resolver::start(at(PUBLIC_RESOLVER_HOST), zone(true), orders.clone()).await?;
         let mut fronts = Vec::with_capacity(hosts.len());
+        let first_strike = FirstStrike::default();
         for (host, last) in hosts.iter().zip(FRONT_HOST_FIRST..) {
             let plan = FrontPlan {
                 upstream: host.upstream,
                 listed: listed.clone(),
                 address_listed: host.listed,
                 domestic: host.domestic_in.contains(&number),
+                first_strike: first_strike.clone(),
+                exempt: exempt.clone(),
             };
             fronts.push(Front::start(at(last), plan, orders.clone())?);
         }
-        Ok(Self { number, resolver, public_resolver, fronts, censor })
+        Ok(Self { number, resolver, public_resolver, fronts, censor, first_strike })
     }
 }
 
@@ -106,6 +118,7 @@ impl Carrier {
 pub struct Networks {
     port: u16,
     carriers: Vec<Carrier>,
+    exempt: Exempt,
 }
 
 impl Networks {
@@ -131,12 +144,17 @@ impl Networks {
         &self.carriers
     }
 
+    /// Has the connections of one process pass every front, whatever its censor does.
+    pub fn exempt(&self, pid: u32) {
+        self.exempt.name(pid);
+    }
+
     async fn start_on(port: u16, numbers: &[u8], hosts: &[Host]) -> io::Result<Self> {
-        let mut carriers = Vec::with_capacity(numbers.len());
+        let (mut carriers, exempt) = (Vec::with_capacity(numbers.len()), Exempt::default());
         for number in numbers {
-            carriers.push(Carrier::start(*number, port, hosts).await?);
+            carriers.push(Carrier::start(*number, port, hosts, &exempt).await?);
         }
-        Ok(Self { port, carriers })
+        Ok(Self { port, carriers, exempt })
     }
 }
 

@@ -21,12 +21,10 @@ pub const OWNERS_PER_CARRIER: usize = 3;
 /// Agents of the whole crew: the control and the owners'.
 pub const AGENTS: usize = 1 + PLACES.len() * OWNERS_PER_CARRIER;
 
+/// Who hosts the control.
+const CONTROL_OWNER: &str = "control-host";
 /// Where the collector listens: not 127.0.0.1, whose ports outgoing connections take.
 const COLLECTOR_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 81);
-/// Seconds between probes of one mirror.
-const INTERVAL_SECS: u64 = 2;
-/// Deadline of a probe's main arm, in seconds: loopback answers in milliseconds, a busy machine in tenths.
-const TIMEOUT_SECS: u64 = 2;
 /// Enrolments at once: they are processes on perhaps two cores.
 const ENROLMENTS_AT_ONCE: usize = 4;
 /// How long a collector may take to answer.
@@ -48,6 +46,52 @@ pub struct Fleet {
     collector: Collector,
 }
 
+/// How often agents measure, how long they wait, and by which policies markets decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tempo {
+    /// Seconds between probes of one mirror.
+    pub interval_secs: u64,
+    /// Deadline of a probe's main arm, in seconds.
+    pub timeout_secs: u64,
+    pub policies: Policies,
+    pub control: ControlVisits,
+}
+
+/// Whether a control goes to the addresses that field agents got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlVisits {
+    /// On loopback the censor sits at the address: a control would meet it there too.
+    OwnAddresses,
+    /// As shipped; the censors must be told to let it pass ([`Internet::exempt`]).
+    FieldAddresses,
+}
+
+/// Which policies a collector is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policies {
+    /// The shipped ones with seconds for minutes.
+    Hurried,
+    /// None: it decides by those shipped.
+    Shipped,
+}
+
+impl Tempo {
+    /// While one watches: loopback answers in milliseconds, a busy machine in tenths of a second.
+    pub const HURRIED: Self = Self {
+        interval_secs: 2,
+        timeout_secs: 2,
+        policies: Policies::Hurried,
+        control: ControlVisits::OwnAddresses,
+    };
+    /// As agents and collectors run where nobody configured them.
+    pub const SHIPPED: Self = Self {
+        interval_secs: 60,
+        timeout_secs: 20,
+        policies: Policies::Shipped,
+        control: ControlVisits::FieldAddresses,
+    };
+}
+
 /// Where decisions are announced.
 #[derive(Debug, Clone, Copy)]
 pub struct WebhookTarget<'a> {
@@ -58,12 +102,17 @@ pub struct WebhookTarget<'a> {
 impl Collector {
     /// Initialises a directory, configures it for the lab and serves it.
     pub async fn start(webhook: Option<WebhookTarget<'_>>) -> Result<Self> {
+        Self::start_with(webhook, Policies::Hurried).await
+    }
+
+    /// The same with other policies.
+    pub async fn start_with(webhook: Option<WebhookTarget<'_>>, policies: Policies) -> Result<Self> {
         let home = Home::create()?;
         let program = program("zerkalo-collector")?;
         let dir = home.path().join("collector");
         let log = home.path().join("collector.log");
         init(&program, &dir, &log).await?;
-        configure(&dir, webhook).context("cannot configure the collector")?;
+        configure(&dir, webhook, policies).context("cannot configure the collector")?;
         let operator = Operator::from_file(&dir.join("operator/operator.toml"))?;
         let serve = ["serve", &dir.to_string_lossy()];
         let process = Process::start("zerkalo-collector serve", &program, &serve, &log)?;
@@ -151,7 +200,7 @@ pub fn crew(places: &[Place]) -> Vec<Host> {
             browser: Browser::Absent,
         })
     });
-    let control = Host { owner: "control-host".to_owned(), place: None, browser: Browser::Absent };
+    let control = Host { owner: CONTROL_OWNER.to_owned(), place: None, browser: Browser::Absent };
     std::iter::once(control).chain(owners).collect()
 }
 
@@ -162,24 +211,25 @@ impl Fleet {
         webhook: Option<WebhookTarget<'_>>,
         hosts: &[Host],
     ) -> Result<Self> {
-        Self::start_with(&program("zerkalo-agent")?, internet, webhook, hosts).await
+        Self::start_with(&program("zerkalo-agent")?, Tempo::HURRIED, internet, webhook, hosts).await
     }
 
-    /// The same with an agent program of another build.
+    /// The same with an agent program of another build, or at another tempo.
     pub async fn start_with(
         program: &Path,
+        tempo: Tempo,
         internet: &Internet,
         webhook: Option<WebhookTarget<'_>>,
         hosts: &[Host],
     ) -> Result<Self> {
-        let collector = Collector::start(webhook).await?;
+        let collector = Collector::start_with(webhook, tempo.policies).await?;
         collector.operator.put_list(&internet.list(1, now())).await.context("the mirror list was refused")?;
         let ca_file = collector.home().join("lab-ca.pem");
         std::fs::write(&ca_file, internet.ca_pem())?;
         let turns = Arc::new(Semaphore::new(ENROLMENTS_AT_ONCE));
         let mut starting = JoinSet::new();
         for host in hosts {
-            let seat = Seat::new(host, internet)?;
+            let seat = Seat::new(host, internet, tempo)?;
             let dir = collector.home().join("agents").join(&seat.owner);
             let (operator, turns) = (collector.operator.clone(), Arc::clone(&turns));
             let (program, ca_file) = (program.to_owned(), ca_file.clone());
@@ -205,6 +255,12 @@ impl Fleet {
         &mut self.collector
     }
 
+    /// The process of the control.
+    pub fn control(&self) -> Option<u32> {
+        let is_it = |agent: &&Process| agent.name() == agent_name(CONTROL_OWNER);
+        self.agents.iter().find(is_it)?.pid()
+    }
+
     /// The agents' processes, to be killed and started again.
     pub fn agents_mut(&mut self) -> &mut [Process] {
         &mut self.agents
@@ -225,10 +281,11 @@ struct Seat {
     resolver: SocketAddr,
     public_resolver: SocketAddr,
     browser: Browser,
+    tempo: Tempo,
 }
 
 impl Seat {
-    fn new(host: &Host, internet: &Internet) -> Result<Self> {
+    fn new(host: &Host, internet: &Internet, tempo: Tempo) -> Result<Self> {
         let (station, network) = match host.place {
             None => (Station::Control, internet.control()),
             Some(place) => {
@@ -238,7 +295,8 @@ impl Seat {
             }
         };
         let (resolver, public_resolver) = (network.resolver(), network.public_resolver());
-        Ok(Self { owner: host.owner.clone(), station, resolver, public_resolver, browser: host.browser })
+        let owner = host.owner.clone();
+        Ok(Self { owner, station, resolver, public_resolver, browser: host.browser, tempo })
     }
 
     async fn enrol_and_run(
@@ -259,17 +317,18 @@ impl Seat {
         let enrol = ["enroll", &url, "--token-file", &token_file, "--dir", &state];
         Process::start(&format!("enrolment of {}", self.owner), program, &enrol, &log)?.succeed().await?;
         let run = ["run", "--dir", &state, "--config", &config];
-        Process::start(&format!("agent of {}", self.owner), program, &run, &log)
+        Process::start(&agent_name(&self.owner), program, &run, &log)
     }
 
     fn agent_toml(&self, ca_file: &Path) -> String {
+        let Tempo { interval_secs, timeout_secs, control, .. } = self.tempo;
+        let visits = control == ControlVisits::FieldAddresses;
         let pictures = match self.browser {
             Browser::Absent => "browser = \"none\"".to_owned(),
             Browser::Unsandboxed => format!("browser = \"{BROWSER}\"\nsandbox = false"),
         };
         format!(
-            // On loopback the censor sits at the address: a control would meet it there too.
-            "field_addresses = false\ninterval_secs = {INTERVAL_SECS}\ntimeout_secs = {TIMEOUT_SECS}\nallow_special_ranges = true\n\
+            "field_addresses = {visits}\ninterval_secs = {interval_secs}\ntimeout_secs = {timeout_secs}\nallow_special_ranges = true\n\
              ca_file = {:?}\n\n[resolvers]\nsystem = [\"{}\"]\npublic = \"{}\"\n\n[pictures]\n{pictures}\n",
             ca_file.to_string_lossy(),
             self.resolver,
@@ -297,15 +356,22 @@ async fn init(program: &Path, dir: &Path, log: &Path) -> Result<()> {
     Process::start("zerkalo-collector init", program, &args, log)?.succeed().await
 }
 
+fn agent_name(owner: &str) -> String {
+    format!("agent of {owner}")
+}
+
 /// Adds the lab's policies and the webhook to what `init` wrote.
-fn configure(dir: &Path, webhook: Option<WebhookTarget<'_>>) -> Result<()> {
+fn configure(dir: &Path, webhook: Option<WebhookTarget<'_>>, policies: Policies) -> Result<()> {
     let file = dir.join("collector.toml");
     let mut tree: toml::Table = std::fs::read_to_string(&file)?.parse()?;
-    std::fs::create_dir_all(dir.join("policies"))?;
-    std::fs::write(dir.join("policies/ru.toml"), include_str!("policy/ru.toml"))?;
-    std::fs::write(dir.join("policies/kz.toml"), include_str!("policy/kz.toml"))?;
-    let policies = ["policies/ru.toml", "policies/kz.toml"].map(toml::Value::from).to_vec();
-    tree.insert("data".to_owned(), toml::Table::from_iter([("policies".to_owned(), policies.into())]).into());
+    if policies == Policies::Hurried {
+        std::fs::create_dir_all(dir.join("policies"))?;
+        std::fs::write(dir.join("policies/ru.toml"), include_str!("policy/ru.toml"))?;
+        std::fs::write(dir.join("policies/kz.toml"), include_str!("policy/kz.toml"))?;
+        let files = ["policies/ru.toml", "policies/kz.toml"].map(toml::Value::from).to_vec();
+        let data = toml::Table::from_iter([("policies".to_owned(), files.into())]);
+        tree.insert("data".to_owned(), data.into());
+    }
     if let Some(webhook) = webhook {
         std::fs::write(dir.join("webhook.secret"), webhook.secret)?;
         let keys = [("url", webhook.url), ("secret_file", "webhook.secret")];

@@ -12,8 +12,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::exempt::Exempt;
+use crate::fleet::now;
 use crate::hello::{self, FirstBytes, HELLO_LEN_MAX};
-use crate::interference::Interference;
+use crate::interference::{FirstStrike, Interference};
 
 /// Connections held at once: far above what 25 agents open.
 const CONNECTIONS_MAX: usize = 512;
@@ -39,6 +41,10 @@ pub struct FrontPlan {
     pub address_listed: bool,
     /// Whether the host stands in the carrier's own country: reachable in whitelist mode.
     pub domestic: bool,
+    /// Where the first connection struck is noted; addresses that refuse all connections note none.
+    pub first_strike: FirstStrike,
+    /// Whose connections pass whatever the censor does.
+    pub exempt: Exempt,
 }
 
 /// A running front; stops when dropped.
@@ -129,8 +135,17 @@ async fn handle(mut client: TcpStream, plan: Arc<FrontPlan>, censor: watch::Rece
     let mut first = Vec::new();
     let Some(seen) = read_first(&mut client, &mut first).await else { return };
     let trick = *censor.borrow();
+    let mut fate = fate(trick, &seen, &plan);
+    if fate != Fate::Relay {
+        let ends = client.peer_addr().ok().zip(client.local_addr().ok());
+        if ends.is_some_and(|(peer, own)| plan.exempt.holds(peer, own)) {
+            fate = Fate::Relay;
+        } else {
+            plan.first_strike.note(now());
+        }
+    }
     // Ends of connections are the lab's daily business: nobody is told.
-    let _ended = match fate(trick, &seen, &plan) {
+    let _ended = match fate {
         Fate::Relay => relay(client, &first, plan.upstream).await,
         Fate::Swallow => swallow(client).await,
         Fate::Reset => SockRef::from(&client).set_linger(Some(Duration::ZERO)),
@@ -214,7 +229,14 @@ mod tests {
                 let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             }
         });
-        let plan = FrontPlan { upstream, listed: vec![NAME.to_owned()], address_listed: true, domestic };
+        let plan = FrontPlan {
+            upstream,
+            listed: vec![NAME.to_owned()],
+            address_listed: true,
+            domestic,
+            first_strike: FirstStrike::default(),
+            exempt: Exempt::default(),
+        };
         let (switch, censor) = watch::channel(Interference::Pass);
         (Front::start("127.0.0.1:0".parse().unwrap(), plan, censor).unwrap(), switch, task)
     }

@@ -4,6 +4,9 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use zerkalo_core::words::UnixMillis;
 
 /// A censor's trick (techniques of the field survey in brackets). All but [`Interference::WhitelistOnly`] strike only the
 /// names and fronts on the carrier's register.
@@ -31,6 +34,27 @@ pub enum Interference {
     WhitelistOnly,
 }
 
+/// When a carrier's censor first struck at a connection, since it was last asked to forget.
+#[derive(Debug, Clone, Default)]
+pub struct FirstStrike(Arc<Mutex<Option<UnixMillis>>>);
+
+impl FirstStrike {
+    /// Notes a strike at `now`; only the first counts.
+    pub fn note(&self, now: UnixMillis) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
+    }
+
+    /// The first strike, if any fell.
+    pub fn at(&self) -> Option<UnixMillis> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next strike is the first.
+    pub fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 impl fmt::Display for Interference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -45,5 +69,23 @@ impl fmt::Display for Interference {
             Self::Blockpage => f.write_str("answers plain HTTP with a block page"),
             Self::WhitelistOnly => f.write_str("goes whitelist-only: nothing foreign works"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_strike_counts_until_it_is_forgotten() {
+        let strike = FirstStrike::default();
+        let shared = strike.clone();
+        assert_eq!(strike.at(), None);
+        shared.note(UnixMillis(7));
+        shared.note(UnixMillis(9));
+        assert_eq!(strike.at(), Some(UnixMillis(7)));
+        strike.forget();
+        shared.note(UnixMillis(9));
+        assert_eq!(strike.at(), Some(UnixMillis(9)));
     }
 }

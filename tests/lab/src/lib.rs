@@ -1,9 +1,10 @@
 //! Zerkalo's laboratory: carriers, censors and origins on loopback, with no root needed and nothing reached beyond it.
 //!
-//! In travel order: what a censor can do, the first bytes it reads, the resolvers and fronts it works through, the
+//! In travel order: what a censor can do, and to whom it never does it, the first bytes it reads, the resolvers and fronts it works through, the
 //! networks made of them, the origin behind; then the real programs, run against it; then the scenarios, played.
 
 pub mod interference;
+pub mod exempt;
 pub mod hello;
 pub mod resolver;
 pub mod front;
@@ -25,3 +26,4 @@ pub mod sample;
 pub mod load;
 pub mod namespaces;
 pub mod speed;
+pub mod latency;

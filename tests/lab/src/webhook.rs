@@ -19,6 +19,9 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, Webhook};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use zerkalo_core::words::UnixMillis;
+
+use crate::fleet::now;
 
 /// Largest body read, in bytes: a decision with its evidence stays below.
 const BODY_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -41,6 +44,9 @@ pub struct Received {
     /// The body's own bytes.
     #[serde(skip)]
     pub text: String,
+    /// When its last byte had come.
+    #[serde(skip)]
+    pub at: UnixMillis,
 }
 
 /// A running receiver; stops when dropped.
@@ -121,7 +127,7 @@ async fn deliver(request: Request<Incoming>, webhook: &Webhook, shelf: &Shelf) -
     let Ok(body) = Limited::new(body, BODY_LEN_MAX).collect().await else {
         return answer(StatusCode::PAYLOAD_TOO_LARGE);
     };
-    let body = body.to_bytes();
+    let (body, at) = (body.to_bytes(), now());
     let verdict = webhook.verify(&body, &head.headers);
     let id = head.headers.get(HEADER_WEBHOOK_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     let text = String::from_utf8_lossy(&body).into_owned();
@@ -131,6 +137,7 @@ async fn deliver(request: Request<Incoming>, webhook: &Webhook, shelf: &Shelf) -
         fault: verdict.err().map(|error| error.to_string()),
         body: serde_json::from_str(&text).unwrap_or_else(|_| serde_json::Value::String(text.clone())),
         text,
+        at,
     };
     let status = if received.verified { StatusCode::NO_CONTENT } else { StatusCode::UNAUTHORIZED };
     if let Ok(mut kept) = shelf.kept.lock()

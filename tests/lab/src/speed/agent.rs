@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::usage::{cpu_of, rss_bytes};
-use crate::fleet::{Browser, Fleet, Host};
+use crate::fleet::{Browser, Fleet, Host, Tempo};
 use crate::internet::{Internet, PLACES};
 
 /// How long the agent warms up, and how long it is watched: some turns of its list.
@@ -31,7 +31,7 @@ pub struct AgentCost {
 pub async fn measure(program: &Path) -> Result<AgentCost> {
     let internet = Internet::start().await?;
     let host = Host { owner: "watched".to_owned(), place: Some(PLACES[0]), browser: Browser::Absent };
-    let mut fleet = Fleet::start_with(program, &internet, None, &[host]).await?;
+    let mut fleet = Fleet::start_with(program, Tempo::HURRIED, &internet, None, &[host]).await?;
     tokio::time::sleep(WARM_UP).await;
     let pid = fleet.agents_mut()[0].pid().context("the agent has ended")?;
     let (records_before, cpu_before, began) = (records(&fleet).await?, cpu_of(pid)?, Instant::now());
