@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod names;
 pub mod world;
 pub mod middlebox;
+pub mod quic_box;
 pub mod topology;
 pub mod scenario;
 pub mod families;

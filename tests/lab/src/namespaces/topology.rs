@@ -14,7 +14,7 @@ use super::certificates::Certificates;
 use super::names::{self, Lie};
 use super::namespace::{Inhabitants, Namespace};
 use super::scenario::{Place, Rule};
-use super::{middlebox, world};
+use super::{middlebox, quic_box, world};
 use crate::process::Home;
 use tokio::task::JoinSet;
 
@@ -160,6 +160,7 @@ impl Topology {
 /// The carrier's resolvers, one a lie, and the censor's boxes.
 async fn open_carrier(certificates: Certificates) -> std::io::Result<JoinSet<()>> {
     let mut tasks = middlebox::open(certificates).await?;
+    quic_box::open(&mut tasks).await?;
     for lie in Lie::ALL {
         names::start(lie.resolver().into(), lie, &mut tasks).await?;
     }

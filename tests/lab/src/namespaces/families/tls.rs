@@ -9,6 +9,7 @@ use super::{Entry, named};
 use crate::namespaces::addresses::{ECH_PUBLIC_NAME, MIRROR, ORIGIN, WITH_ECH};
 use crate::namespaces::certificates::Forger;
 use crate::namespaces::middlebox::Trick;
+use crate::namespaces::quic_box;
 use crate::namespaces::scenario::{Expected, INSUFFICIENT, OK, Scenario, Visit, blocked, impaired};
 
 pub(super) const ALL: &[Entry] = named![
@@ -30,6 +31,7 @@ pub(super) const ALL: &[Entry] = named![
     unknown_authority,
     antivirus_on_the_host,
     quic_dropped,
+    quic_dropped_by_name,
     ech_dropped,
     ech_rejected_by_the_site,
 ];
@@ -159,6 +161,17 @@ fn quic_dropped() -> Scenario {
     let drop = format!("iptables-legacy -A FORWARD -p udp -d {ORIGIN} --dport 443 -j DROP");
     let visit = Visit::to(&format!("https://{MIRROR}/h3")).meets(drop);
     Scenario::of(visit, impaired(QuicTimeout, Protocol))
+}
+
+/// The same where the Initial packet shows the mirror's name: a box that opens it (A11). Other names pass, also to the
+/// mirror's address.
+fn quic_dropped_by_name() -> Scenario {
+    let lead = format!(
+        "iptables-legacy -t nat -A PREROUTING -i home -p udp -d {ORIGIN} --dport 443 -j REDIRECT --to-ports {}",
+        quic_box::PORT
+    );
+    let visit = |host: &str| Visit::to(&format!("https://{host}/h3")).meets(&lead);
+    Scenario::of(visit(MIRROR), impaired(QuicTimeout, Sni)).twin(visit("xn--80ajfngsk.lab.test"), OK)
 }
 
 /// A hello with the ECH extension and the front's public name is dropped (A12).
