@@ -1,11 +1,13 @@
 # The two commands: `make demo` and `make test`. `make help` lists the rest.
 
 ARGS ?=
-# The agent for boxes on somebody's line: no shared library, no unwinding, equal functions folded.
+# The agent for boxes on somebody's line: no shared library, no unwinding, equal functions folded; of the ciphers' code
+# written for each generation of processors only the oldest that has AES, for a handshake a minute.
 SMALL_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SMALL = target/$(SMALL_TARGET)/small/zerkalo-agent
 SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all \
-	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld
+	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld --cfg curve25519_dalek_backend="serial"
+SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR_AVX
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
 
@@ -33,7 +35,7 @@ latency: ## first dropped packet to webhook, 20 rounds with shipped settings (20
 	@target/release/zerkalo-latency $(ARGS)
 
 small: ## the agent as one small static file: target/HOST/small/zerkalo-agent
-	AWS_LC_SYS_CFLAGS="-Os -fno-asynchronous-unwind-tables" RUSTFLAGS="$(SMALL_FLAGS)" \
+	AWS_LC_SYS_CFLAGS='$(SMALL_CFLAGS)' RUSTFLAGS='$(SMALL_FLAGS)' \
 		cargo build --profile small --target $(SMALL_TARGET) -p zerkalo-agent
 
 bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and what a probe costs beside other tools (release)

@@ -16,6 +16,11 @@ use agent::AgentCost;
 use path::PathCost;
 use peers::PeerCost;
 
+/// Largest agent that boxes on somebody's line are asked to keep: its file, and its resident memory between probes.
+pub const FILE_BYTES_MAX: u64 = 6_000_000;
+/// See [`FILE_BYTES_MAX`].
+pub const IDLE_RSS_BYTES_MAX: u64 = 8_000_000;
+
 /// Everything measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct SpeedReport {
@@ -28,6 +33,18 @@ pub struct SpeedReport {
     pub agent: AgentCost,
     /// One process or one request a probe, the same page of the same server.
     pub peers: Vec<PeerCost>,
+}
+
+impl SpeedReport {
+    /// What is larger than it may be, in words; ratios have no limit, for they differ by machine.
+    pub fn excesses(&self) -> Vec<String> {
+        let limits = [
+            ("the agent's file", self.agent_file_bytes, FILE_BYTES_MAX),
+            ("its memory between probes", self.agent.idle_rss_bytes, IDLE_RSS_BYTES_MAX),
+        ];
+        let beyond = limits.into_iter().filter(|(_, bytes, max)| bytes > max);
+        beyond.map(|(what, bytes, max)| format!("{what} takes {bytes} bytes; {max} are the most")).collect()
+    }
 }
 
 /// Measures with the agent at `program`, one thing after the other: they would disturb each other.
@@ -46,4 +63,26 @@ fn is_static(program: &Path) -> Result<bool> {
     let file = std::fs::read(program)?;
     let head = &file[..file.len().min(HEAD_LEN)];
     Ok(!head.windows(8).any(|part| part == b"ld-linux" || part == b"/ld-musl"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_named() {
+        let agent = AgentCost {
+            idle_rss_bytes: IDLE_RSS_BYTES_MAX,
+            busy_rss_bytes: 0,
+            probes: 1,
+            probes_per_cpu_sec: 1.0,
+        };
+        let (agent_file_bytes, path, peers) = (FILE_BYTES_MAX, None, Vec::new());
+        let fits = SpeedReport { agent_file_bytes, is_static: true, path, agent, peers };
+        assert_eq!(fits.excesses(), Vec::<String>::new());
+        let large = SpeedReport { agent_file_bytes: FILE_BYTES_MAX + 1, ..fits.clone() };
+        assert!(large.excesses()[0].contains("6000001"), "{:?}", large.excesses());
+        let agent = AgentCost { idle_rss_bytes: IDLE_RSS_BYTES_MAX + 1, ..fits.agent.clone() };
+        assert!(SpeedReport { agent, ..fits }.excesses()[0].contains("memory"));
+    }
 }

@@ -1,4 +1,5 @@
-//! `zerkalo-speed`: what a probe costs in time, memory and CPU, beside other tools. Prints ratios of this run.
+//! `zerkalo-speed`: what a probe costs in time, memory and CPU, beside other tools. Prints ratios of this run. Exit status
+//! 1 where the agent is larger than it may be.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use zerkalo_lab::process::program;
-use zerkalo_lab::speed::{SpeedReport, run};
+use zerkalo_lab::speed::{FILE_BYTES_MAX, IDLE_RSS_BYTES_MAX, SpeedReport, run};
 
 /// Measures an agent as shipped: round trips, memory, CPU. The path with a delay needs root.
 #[derive(Debug, Parser)]
@@ -37,23 +38,30 @@ fn main() -> Result<ExitCode> {
         }
     });
     runtime.shutdown_background();
-    match (report?, options.output) {
-        (None, _) => return Ok(ExitCode::FAILURE),
-        (Some(report), Output::Json) => println!("{}", serde_json::to_string(&report)?),
-        (Some(report), Output::Text) => print(&report),
+    let Some(report) = report? else { return Ok(ExitCode::FAILURE) };
+    match options.output {
+        Output::Json => println!("{}", serde_json::to_string(&report)?),
+        Output::Text => print(&report),
     }
-    Ok(ExitCode::SUCCESS)
+    let excesses = report.excesses();
+    excesses.iter().for_each(|excess| eprintln!("zerkalo-speed: {excess}"));
+    Ok(if excesses.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(report: &SpeedReport) {
-    const MIB: f64 = 1024.0 * 1024.0;
+    const MB: f64 = 1e6;
     let kind = if report.is_static { "static" } else { "with shared libraries" };
-    println!("agent's file      {:>8.2} MiB, {kind}", report.agent_file_bytes as f64 / MIB);
+    println!(
+        "agent's file      {:>8.2} MB, {kind}; {:.0} MB are the most",
+        report.agent_file_bytes as f64 / MB,
+        FILE_BYTES_MAX as f64 / MB
+    );
     let agent = &report.agent;
     println!(
-        "agent's memory    {:>8.2} MiB resident between probes, {:.2} MiB at most",
-        agent.idle_rss_bytes as f64 / MIB,
-        agent.busy_rss_bytes as f64 / MIB
+        "agent's memory    {:>8.2} MB resident between probes ({:.0} MB are the most), up to {:.2} MB in them",
+        agent.idle_rss_bytes as f64 / MB,
+        IDLE_RSS_BYTES_MAX as f64 / MB,
+        agent.busy_rss_bytes as f64 / MB
     );
     match &report.path {
         Some(path) => {
