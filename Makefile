@@ -11,7 +11,7 @@ SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
 
-.PHONY: help demo test lab latency small bench lint advisories
+.PHONY: help demo test lab latency small bench torture lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,13 @@ bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and w
 	cargo build --release --bins -p zerkalo-collector -p zerkalo-lab
 	target/release/zerkalo-load $(ARGS)
 	target/release/zerkalo-speed --agent $(SMALL)
+
+torture: ## 1,000 power cuts of each store (root) and 2,000 kills; half an hour
+	@tests/prepare
+	cargo build --workspace --bins --features $(FEATURES)
+	target/debug/zerkalo-torture power spool $(ARGS)
+	target/debug/zerkalo-torture power collector $(ARGS)
+	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
 
 lint: ## format, clippy, docs, licences, protos: the gate without its tests
 	.ci/run format lint docs tree protos

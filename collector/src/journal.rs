@@ -76,7 +76,8 @@ impl Journal {
         Self::open_with(dir, SEGMENT_LEN_MAX, visit)
     }
 
-    fn open_with(
+    /// The same, with segments of another length.
+    pub fn open_with(
         dir: &Path,
         segment_len_max: u64,
         mut visit: impl FnMut(JournalEntry),

@@ -1,0 +1,132 @@
+//! `zerkalo-torture`: what must survive a power cut and a failing disk, tried. Root only; `make torture` runs it.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use zerkalo_torture::image::run;
+use zerkalo_torture::keep::{self, Store};
+use zerkalo_torture::lies::{Syncs, lie};
+use zerkalo_torture::power::{self, CUTS_PER_RUN};
+
+/// Faults told one by one; the rest are counted.
+const FAULTS_TOLD_MAX: usize = 5;
+/// Cuts of the negative control: far more than one of them must go wrong.
+const CONTROL_CUTS: u64 = 10;
+
+/// Power cuts and failing disks, done to the stores of agent and collector.
+#[derive(Parser)]
+#[command(name = "zerkalo-torture", version)]
+struct Arguments {
+    /// Set by this program itself, in a mount namespace of its own
+    #[arg(long, hide = true)]
+    inside: bool,
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Subcommand)]
+enum Act {
+    /// Cuts the power at random moments and looks what is left
+    Power {
+        store: Store,
+        #[arg(long, default_value_t = 1_000)]
+        cuts: u64,
+        /// Repeats the choices of a run; its timing never repeats
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Writes records and promises: the process whose power is cut
+    #[command(hide = true)]
+    Keep {
+        store: Store,
+        dir: PathBuf,
+        #[arg(long)]
+        records: u64,
+        #[arg(long)]
+        seed: u64,
+        /// Every sync says it succeeded and does nothing
+        #[arg(long)]
+        lie: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zerkalo-torture: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(arguments: Arguments) -> Result<()> {
+    match arguments.act {
+        Act::Keep { store, dir, records, seed, lie: lying } => {
+            if lying {
+                lie(Syncs::Succeed)?;
+            }
+            keep::keep(store, &dir, records, seed, &mut std::io::stdout().lock())
+        }
+        Act::Power { .. } if !arguments.inside => Err(enter_namespace()),
+        Act::Power { store, cuts, seed } => {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            torture_power(store, cuts, seed.unwrap_or(since.as_nanos() as u64))
+        }
+    }
+}
+
+/// Starts again in a mount namespace of its own; returns only where that fails.
+fn enter_namespace() -> anyhow::Error {
+    let Ok(program) = std::env::current_exe() else { return anyhow::anyhow!("this program has no path") };
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--"]).arg(program).arg("--inside");
+    anyhow::Error::from(command.args(std::env::args_os().skip(1)).exec())
+}
+
+fn torture_power(store: Store, cuts: u64, seed: u64) -> Result<()> {
+    let work = tempfile::tempdir()?;
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(work.path()))?;
+    println!("{store:?}: {cuts} power cuts; repeat with --seed {seed}");
+    let (began, mut left, mut run_seed, mut owed) = (Instant::now(), cuts, seed, 0);
+    while left > 0 {
+        let found = power::cut_power(store, left.min(CUTS_PER_RUN), run_seed, false, work.path())?;
+        tell(&found);
+        if !found.faults.is_empty() {
+            bail!("{} of {} cuts lost, doubled or refused something", found.faults.len(), found.cuts);
+        }
+        (left, run_seed, owed) = (left - found.cuts, run_seed.wrapping_add(1), owed + found.owed);
+    }
+    let control = power::cut_power(store, CONTROL_CUTS.min(cuts), seed, true, work.path())?;
+    tell(&control);
+    if control.faults.is_empty() {
+        bail!("without a single sync nothing was lost: these cuts prove nothing");
+    }
+    println!(
+        "{store:?}: {cuts} cuts in {:.1} s: {owed} promises looked after, none missing, none double, none refused; \
+         with syncs that lie {} of {} cuts failed, as they must",
+        began.elapsed().as_secs_f64(),
+        control.faults.len(),
+        control.cuts
+    );
+    std::io::stdout().flush()?;
+    Ok(())
+}
+
+fn tell(found: &power::Found) {
+    println!(
+        "{} cuts ({} with a cache lost or scattered), {} promises owed, {} faults",
+        found.cuts,
+        found.dirty,
+        found.owed,
+        found.faults.len()
+    );
+    for (place, cache, fault) in found.faults.iter().take(FAULTS_TOLD_MAX) {
+        println!("  before step {place}, cache {cache:?}: {fault:?}");
+    }
+}
