@@ -7,6 +7,8 @@ mod judging;
 mod markets;
 mod orders;
 mod pictures;
+mod pools;
+mod rotations;
 mod settings;
 mod view;
 mod whereabouts;

@@ -305,6 +305,7 @@ mod tests {
             possible_at: UnixMillis(1),
             reasons: vec![],
             texts: Default::default(),
+            cause: None,
             advice: None,
             carriers: vec![],
             evidence: vec![],

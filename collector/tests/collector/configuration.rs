@@ -75,7 +75,7 @@ async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
     site.serve().await.stop().await;
     let built_in = zerkalo_core::policy::BUILT_IN;
     for (name, text) in ["ru.toml", "kz.toml"].iter().zip(built_in) {
-        std::fs::write(site.dir.join(name), text.replace("rotate_hold_secs = 180", "rotate_hold_secs = 60"))
+        std::fs::write(site.dir.join(name), text.replace("rotate_hold_secs = 240", "rotate_hold_secs = 60"))
             .unwrap();
     }
     site.configure("[data]\npolicies = [\"ru.toml\", \"kz.toml\"]\n");
@@ -83,7 +83,7 @@ async fn changed_data_files_are_journaled_and_faulty_ones_refused() {
     site.serve().await.stop().await;
     assert_eq!(site.journal().len(), 2);
     std::fs::write(site.dir.join("kz.toml"), built_in[1].replace("\"kz-kcell\"", "\"kz-nobody\"")).unwrap();
-    let bad = built_in[0].replace("rotate_hold_secs = 180", "rotate_hold_secs = 99999999");
+    let bad = built_in[0].replace("rotate_hold_secs = 240", "rotate_hold_secs = 99999999");
     std::fs::write(site.dir.join("ru.toml"), bad.replace("owners_red_min = ", "owners_red_min = 1000"))
         .unwrap();
     let said = site.serve_fails().await;
@@ -101,7 +101,7 @@ async fn a_policy_of_one_market_leaves_the_built_in_ones_of_others_in_force() {
     use zerkalo_collector::config::Config;
     let site = Site::new();
     let [ru, kz] = zerkalo_core::policy::BUILT_IN;
-    let kz = kz.replace("rotate_hold_secs = 180", "rotate_hold_secs = 60");
+    let kz = kz.replace("rotate_hold_secs = 240", "rotate_hold_secs = 60");
     std::fs::write(site.dir.join("kz.toml"), &kz).unwrap();
     site.configure("[data]\npolicies = [\"kz.toml\"]\n");
     assert_eq!(Config::load(&site.dir).unwrap().settings.policies, [kz.as_str(), ru]);

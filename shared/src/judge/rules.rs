@@ -62,6 +62,7 @@ pub(super) const TABLE: &[Rule] = &[
     Rule { id: CONTROL_CONTRADICTORY, source: DESIGN_ENOUGH, apply: control_contradictory },
     Rule { id: CONTROL_ILL, source: "design: no control, no block", apply: control_ill },
     Rule { id: CONTROL_UNPROVEN, source: "design: no control, no block", apply: control_unproven },
+    Rule { id: "control.no_name", source: "RFC 8020; design: no control, no block", apply: control_no_name },
     Rule { id: "control.failed", source: "design: no control, no block", apply: control_failed },
     Rule { id: "network.unproven", source: DESIGN_ENOUGH, apply: network_unproven },
     Rule { id: "dns.no_address", source: OONI, apply: dns_no_address },
@@ -181,6 +182,25 @@ fn control_missing(case: &Case<'_>) -> Found {
             vec!["no control measured this mirror in the same minutes".into()],
         ),
     }
+}
+
+/// The name is gone at the control too: neither side's resolver knows it.
+fn control_no_name(case: &Case<'_>) -> Found {
+    let (_, control) = case.control?;
+    reason_unreached(control, case.mirror)?;
+    let is_gone = |record: &ProbeRecord| {
+        let says_so = |outcome: &DnsOutcome| matches!(outcome, DnsOutcome::Answer { rcode: 3, .. });
+        record.resolved(ResolverKind::System).is_empty()
+            && own_answers(record, ResolverKind::System).any(says_so)
+    };
+    let basis = vec!["the name does not exist (NXDOMAIN), at the control neither".to_owned()];
+    let (outcome, mechanism) = (Outcome::Down, Some(Mechanism::DnsNxdomain));
+    (is_gone(case.record) && is_gone(control)).then_some(Conclusion {
+        outcome,
+        mechanism,
+        trigger: None,
+        basis,
+    })
 }
 
 fn control_failed(case: &Case<'_>) -> Found {

@@ -15,8 +15,6 @@ words!(
         PoolLow = "pool_low",
         /// Several agents of a carrier fell silent at once, while others speak.
         ShutdownSuspected = "shutdown_suspected",
-        /// The carrier that usually falls first has fallen.
-        EarlyWarning = "early_warning",
         /// A burned mirror works again.
         Unblocked = "unblocked",
         /// Some owners or addresses see a block, for long, and too few to call the carrier red.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DecidedCause;
 use crate::cell::CarrierView;
 use crate::target::{Sha256, TargetUrl};
 use crate::verdict::{Verdict, words};
@@ -134,6 +135,9 @@ pub struct Decision {
     pub reasons: Vec<String>,
     #[serde(default)]
     pub texts: Texts,
+    /// How the mirror is blocked, where the action rests on that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<DecidedCause>,
     /// What the markets' states together advise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<Line>,

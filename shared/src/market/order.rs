@@ -84,6 +84,8 @@ pub enum OrderError {
         "mirror {mirror} is live in market {other}, and the policy of {market} wants one market a mirror"
     )]
     InOtherMarket { market: MarketId, mirror: MirrorId, other: MarketId },
+    #[error("mirror {mirror} does not serve market {market}; there is nothing to override")]
+    NotServing { market: MarketId, mirror: MirrorId },
     #[error("market {market} has no live mirror to rotate")]
     NothingLive { market: MarketId },
 }
@@ -103,6 +105,7 @@ impl OrderError {
             Self::Past { .. } => "past",
             Self::NotOverridable { .. } => "not_overridable",
             Self::InOtherMarket { .. } => "in_other_market",
+            Self::NotServing { .. } => "not_serving",
             Self::NothingLive { .. } => "nothing_live",
         }
     }

@@ -61,19 +61,28 @@ pub(crate) struct Place {
     pub(crate) state: PoolState,
     pub(crate) since: UnixMillis,
     pub(crate) decision: Option<String>,
+    /// When it began to serve, where it ever did.
+    pub(crate) served_since: Option<UnixMillis>,
+    /// As the list says.
+    pub(crate) is_standby: bool,
 }
 
 impl Place {
     /// As the list puts it there.
-    pub(crate) fn listed(standby: bool, at: UnixMillis) -> Self {
-        let state = if standby { PoolState::Fresh } else { PoolState::Live };
-        Self { state, since: at, decision: None }
+    pub(crate) fn listed(is_standby: bool, at: UnixMillis) -> Self {
+        let state = if is_standby { PoolState::Fresh } else { PoolState::Live };
+        let served_since = state.serves().then_some(at);
+        Self { state, since: at, decision: None, served_since, is_standby }
     }
 
     /// Moves it; `by` is a decision's id or an order's author.
     pub(crate) fn set(&mut self, state: PoolState, at: UnixMillis, by: Option<String>) {
-        if self.state != state {
-            *self = Self { state, since: at, decision: by };
+        if self.state == state {
+            return;
         }
+        if state.serves() && !self.state.serves() {
+            self.served_since = Some(at);
+        }
+        (self.state, self.since, self.decision) = (state, at, by);
     }
 }

@@ -1,119 +1,249 @@
-//! Reasons in plain words, from the same input the decision was made of.
+//! The words of reasons, alerts and advice: one table of templates a language, filled with the same arguments.
+//!
+//! Names and technical words (`tls.timeout`, `sni`) are the same everywhere; what is a word of speech is a key of its own.
 
-use super::{Action, MarketInput};
-use crate::cell::{CarrierView, CellState};
+mod en;
+mod kk;
+mod ru;
 
-/// What made the action possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+use super::Line;
+use crate::words::UnixMillis;
+
+/// Defines the keys, each by the name of its template.
+macro_rules! keys {
+    ($($key:ident),+ $(,)?) => {
+        /// One template.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Key { $($key),+ }
+
+        #[cfg(test)]
+        const ALL: &[Key] = &[$(Key::$key),+];
+    };
+}
+
+keys!(
     Works,
+    Unheard,
     Recovered,
     RedCarriers,
+    RedCarriersWeighed,
     Confirmed,
+    StandbyBlocked,
+    CauseName,
+    CauseAddresses,
+    CauseEch,
+    CauseQuic,
+    ImpairedQuic,
+    ImpairedEch,
+    ImpairedTransfer,
+    ImpairedAddresses,
     ControlFails,
+    DomainLost,
     NetworkState,
     OriginRefuses,
     Silence,
+    Leader,
+    LagHistory,
+    LagPlaybook,
+    LaggardWorks,
+    Carrier,
+    CellFirst,
+    CellBlocked,
+    CellBlockedBy,
+    CellState,
+    Ordered,
+    OrderedUntil,
+    Frozen,
+    DryRun,
+    WaitsForPeople,
+    QuietHours,
+    CoolDown,
+    RotationsADay,
+    Approved,
+    WaitOver,
+    TakesItsPlace,
+    NoStandby,
+    StandbyFound,
+    AdvicePause,
+    AdvicePrepare,
+    AdviceFalling,
+    AdviceDead,
+    AlertPoolEmpty,
+    AlertPoolLow,
+    AlertPoolForecast,
+    AlertUnblocked,
+    AlertApproval,
+    ActionKeep,
+    ActionPrepare,
+    ActionPause,
+    ActionRotate,
+    ActionRetire,
+    ActionHold,
+    ActionMoveHosting,
+    ActionChangeCdnRule,
+    ActionDisableEch,
+    ActionDisableH3,
+    ActionFixOrigin,
+    ActionDomainLost,
+    StateRed,
+    StateSuspect,
+    StateRestricted,
+    StateDown,
+    StateRefused,
+    StateGreen,
+    StateStale,
+    StateInsufficient,
+    AccessFixed,
+    AccessMobile,
+    Days,
+    Hours,
+    Minutes,
+    Seconds,
+);
+
+/// What stands in a placeholder.
+#[derive(Debug, Clone)]
+pub(crate) enum Arg {
+    /// The same in every language.
+    Text(String),
+    /// A word of speech.
+    Term(Key),
+    /// A time in seconds.
+    Span(u64),
+    /// Lines, separated by semicolons.
+    List(Vec<Line>),
 }
 
-/// The reasons, the most important first.
-pub(super) fn explain(action: Action, why: Why, input: &MarketInput<'_>) -> Vec<String> {
-    let policy = input.policy;
-    let total = input.carriers.len();
-    let market = policy.market.as_str();
-    let mut reasons = vec![match why {
-        Why::Works => {
-            format!(
-                "the mirror works on {} of {total} carriers of {market}{}",
-                input.count(CellState::Green),
-                unheard(input)
-            )
-        }
-        Why::Recovered => format!(
-            "for {} s no more than {} of {total} carriers of {market} have been red: the mirror works again",
-            policy.leave_dwell_secs, policy.leave_red_carriers
-        ),
-        Why::RedCarriers => {
-            let (red, needed) = (input.count(CellState::Red), needed(action, input));
-            let verb = if red == 1 { "is" } else { "are" };
-            format!("{red} of {total} carriers of {market} {verb} red; {action} needs {needed}")
-        }
-        Why::Confirmed => format!(
-            "{} of {total} carriers of {market} are still red after the hold of {} s, confirmed by fresh records",
-            input.count(CellState::Red),
-            policy.rotate_hold_secs
-        ),
-        Why::ControlFails => format!(
-            "the control fails too, on {} of {total} carriers of {market}: the site is down, no domain needs burning",
-            input.count(CellState::Down)
-        ),
-        Why::NetworkState => format!(
-            "{} of {total} carriers of {market} are in whitelist mode, shut down or captive: a state of the network, \
-             no domain needs burning",
-            input.count(CellState::Restricted)
-        ),
-        Why::OriginRefuses => format!(
-            "the origin itself refuses on {} of {total} carriers of {market}: change the CDN's or server's country rule, \
-             no domain needs burning",
-            input.count(CellState::Refused)
-        ),
-        Why::Silence => {
-            format!(
-                "too little is heard: {} of {total} carriers of {market} have fresh evidence",
-                input.fresh()
-            )
-        }
-    }];
-    let telling =
-        |carrier: &&CarrierView| !matches!(carrier.state, CellState::Green | CellState::Insufficient);
-    reasons.extend(input.views().filter(telling).map(describe));
-    if action == Action::Prepare {
-        reasons.extend(leader_warning(input));
+impl From<&str> for Arg {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
     }
-    reasons
 }
 
-/// How many carriers nothing is heard of, in words; empty if none.
-fn unheard(input: &MarketInput<'_>) -> String {
-    match input.carriers.len() as u32 - input.fresh() {
-        0 => String::new(),
-        silent => format!("; nothing fresh is heard of {silent}"),
+impl From<u32> for Arg {
+    fn from(number: u32) -> Self {
+        Self::Text(number.to_string())
     }
 }
 
-fn needed(action: Action, input: &MarketInput<'_>) -> u32 {
-    match action {
-        Action::Prepare => input.policy.prepare_red_carriers,
-        _ => input.policy.pause_red_carriers,
+impl From<UnixMillis> for Arg {
+    fn from(at: UnixMillis) -> Self {
+        Self::Text(at.to_rfc3339())
     }
 }
 
-fn leader_warning(input: &MarketInput<'_>) -> Option<String> {
-    let leads = |carrier: &&CarrierView| {
-        carrier.state == CellState::Red && input.policy.leaders.contains(&carrier.carrier)
-    };
-    let leader = input.views().find(leads)?;
-    Some(format!("{} usually falls first: have a fresh mirror ready", leader.name))
+/// A language of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Language {
+    En,
+    Ru,
+    Kk,
 }
 
-fn describe(carrier: &CarrierView) -> String {
-    let cells: Vec<String> = carrier
-        .cells
-        .iter()
-        .map(|cell| {
-            let mechanisms: Vec<&str> = cell.mechanisms.iter().map(|m| m.as_str()).collect();
-            let how =
-                if mechanisms.is_empty() { String::new() } else { format!(" by {}", mechanisms.join(", ")) };
-            match cell.state {
-                CellState::Suspect if cell.flagged == 0 => {
-                    format!("a first {} owner of {} sees it blocked", cell.access, cell.owners)
+impl Language {
+    fn template(self, key: Key) -> &'static str {
+        let templates = match self {
+            Self::En => en::TEMPLATES,
+            Self::Ru => ru::TEMPLATES,
+            Self::Kk => kk::TEMPLATES,
+        };
+        // That each has each key is tested.
+        templates.iter().find(|(known, _)| *known == key).map_or("", |(_, text)| text)
+    }
+
+    fn of(self, line: &Line) -> &str {
+        match self {
+            Self::En => &line.en,
+            Self::Ru => &line.ru,
+            Self::Kk => &line.kk,
+        }
+    }
+}
+
+/// A template filled in every language. An argument that no placeholder names is left out.
+pub(crate) fn line(key: Key, args: &[(&str, Arg)]) -> Line {
+    let fill = |language: Language| {
+        let mut text = String::new();
+        for piece in language.template(key).split_inclusive('}') {
+            match piece.split_once('{') {
+                Some((before, name)) => {
+                    text += before;
+                    let name = name.trim_end_matches('}');
+                    let arg = args.iter().find(|(known, _)| *known == name);
+                    text += &arg.map_or_else(String::new, |(_, arg)| render(language, arg));
                 }
-                CellState::Red | CellState::Suspect => {
-                    format!("{} of {} {} owners see it blocked{how}", cell.flagged, cell.owners, cell.access)
-                }
-                state => format!("{} is {state}", cell.access),
+                None => text += piece,
             }
-        })
-        .collect();
-    format!("{} is {}: {}", carrier.name, carrier.state, cells.join("; "))
+        }
+        text
+    };
+    Line { en: fill(Language::En), ru: fill(Language::Ru), kk: fill(Language::Kk) }
+}
+
+fn render(language: Language, arg: &Arg) -> String {
+    match arg {
+        Arg::Text(text) => text.clone(),
+        Arg::Term(key) => language.template(*key).to_owned(),
+        Arg::Span(secs) => {
+            let units = [(86_400, Key::Days), (3_600, Key::Hours), (60, Key::Minutes), (1, Key::Seconds)];
+            // The largest unit that tells the time to a tenth of itself.
+            let fits =
+                |unit: &&(u64, Key)| *secs >= unit.0 && (secs.is_multiple_of(unit.0) || *secs >= 10 * unit.0);
+            let (unit, key) = units.iter().find(fits).unwrap_or(&units[3]);
+            format!("{} {}", secs / unit, language.template(*key))
+        }
+        Arg::List(lines) => lines.iter().map(|line| language.of(line)).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn placeholders(text: &str) -> BTreeSet<&str> {
+        text.split('{').skip(1).map(|rest| rest.split_once('}').unwrap().0).collect()
+    }
+
+    #[test]
+    fn every_language_has_every_key_with_the_same_placeholders() {
+        for key in ALL {
+            let english = Language::En.template(*key);
+            assert!(!english.is_empty());
+            for language in [Language::Ru, Language::Kk] {
+                let text = language.template(*key);
+                assert!(!text.is_empty(), "{key:?} in {language:?}");
+                assert_eq!(placeholders(text), placeholders(english), "{key:?}: {text}");
+                let speech = text.split('{').map(|part| part.rsplit('}').next().unwrap()).collect::<String>();
+                let is_translated = speech.chars().any(|c| ('\u{400}'..'\u{530}').contains(&c))
+                    || !speech.chars().any(char::is_alphabetic);
+                assert!(is_translated, "{key:?} in {language:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn russian_and_kazakh_are_not_the_same_text() {
+        for key in ALL.iter().filter(|key| Language::Ru.template(**key).len() > 40) {
+            assert_ne!(Language::Ru.template(*key), Language::Kk.template(*key), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_template_is_filled_in_every_language() {
+        let args = [("carrier", Arg::from("Kcell")), ("state", Arg::Term(Key::StateRed))];
+        let cells = Arg::List(vec![line(
+            Key::CellFirst,
+            &[("access", Arg::Term(Key::AccessMobile)), ("owners", 3.into())],
+        )]);
+        let filled = line(Key::Carrier, &[args[0].clone(), args[1].clone(), ("cells", cells)]);
+        assert_eq!(filled.en, "Kcell is red: a first mobile owner of 3 sees it blocked");
+        assert!(filled.ru.starts_with("Kcell: заблокировано"), "{}", filled.ru);
+        let span = |secs| line(Key::Leader, &[("carrier", Arg::Span(secs))]).en;
+        for (secs, expected) in
+            [(90, "90 s"), (240, "4 min"), (5_400, "90 min"), (36_001, "10 h"), (86_400, "1 d"), (0, "0 s")]
+        {
+            assert!(span(secs).starts_with(expected), "{secs}: {}", span(secs));
+        }
+    }
 }

@@ -26,15 +26,10 @@ fn carriers(states: &str, confirmed_at: Option<UnixMillis>, policy: &Policy) -> 
         .carriers
         .iter()
         .zip(states.chars())
-        .map(|(id, letter)| CarrierInput {
-            view: CarrierView {
-                carrier: id.clone(),
-                name: id.to_string(),
-                state: state(letter),
-                cells: vec![],
-            },
-            confirmed_at,
-            causes: vec![],
+        .map(|(id, letter)| {
+            let (state, cells) = (state(letter), vec![]);
+            let view = CarrierView { carrier: id.clone(), name: id.to_string(), state, cells };
+            CarrierInput { confirmed_at, ..CarrierInput::of_view(view) }
         })
         .collect()
 }
@@ -60,9 +55,9 @@ fn check(script: &str, expected: &str) {
 #[test]
 fn the_playbook_is_followed() {
     check("0:---- 3:g--- 5:gg-- 9:gggg", "5:keep");
-    check("0:gggg 10:Rggg 20:RRRg 210:RRRg!", "0:keep 10:prepare 20:pause 210:rotate");
+    check("0:gggg 10:Rggg 20:RRRg 270:RRRg!", "0:keep 10:prepare 20:pause 270:rotate");
     check("0:gggg 10:gRgg", "0:keep 10:prepare");
-    check("0:RRRR 180:RRRR!", "0:pause 180:rotate");
+    check("0:RRRR 240:RRRR!", "0:pause 240:rotate");
 }
 
 #[test]
@@ -78,8 +73,8 @@ fn recovery_has_its_own_threshold_and_dwell() {
     check("0:gggg 10:Rggg 20:gggg 100:gggg", "0:keep 10:prepare");
     check("0:gggg 10:Rggg 20:gggg 1820:gggg", "0:keep 10:prepare 1820:keep");
     check("0:gggg 10:Rggg 20:gggg 900:Rggg 901:gggg 1820:gggg", "0:keep 10:prepare");
-    check("0:RRRR 180:RRRR! 200:gggg 2000:gggg", "0:pause 180:rotate 2000:keep");
-    check("0:RRRR 180:RRRR! 200:Rggg 5000:Rggg", "0:pause 180:rotate");
+    check("0:RRRR 240:RRRR! 250:gggg 2060:gggg", "0:pause 240:rotate 2060:keep");
+    check("0:RRRR 240:RRRR! 250:Rggg 5000:Rggg", "0:pause 240:rotate");
 }
 
 #[test]
@@ -89,7 +84,7 @@ fn states_of_network_and_origin_burn_nothing() {
     check("0:gggg 10:dddd 20:gggg", "0:keep 10:fix_origin 20:keep");
     check("0:gggg 10:tttt 20:gggg", "0:keep 10:hold 20:keep");
     check("0:tttt", "");
-    check("0:gggg 10:ffff 20:gggg", "0:keep 10:hold 20:keep");
+    check("0:gggg 10:ffff 20:gggg", "0:keep 10:change_cdn_rule 20:keep");
     check("0:gggg 10:gttt 20:ggtt", "0:keep 10:hold 20:keep");
     check("0:d---", "");
     check("0:gggg 10:sggg", "0:keep");

@@ -179,7 +179,7 @@ impl<'a> Desk<'a> {
             .map(|(id, cell)| {
                 let view = cell.view(Access::Fixed, now, &self.policy.cell);
                 let view = CarrierView::of(id.clone(), id.to_string(), vec![view]);
-                CarrierInput { view, confirmed_at: self.confirmed_at(cell, now), causes: Vec::new() }
+                CarrierInput::of_cells(view, std::iter::once(cell), now, &self.policy.cell)
             })
             .collect();
         let input = MarketInput { now, role: PoolState::Live, policy: self.policy, carriers: &carriers };
@@ -195,15 +195,6 @@ impl<'a> Desk<'a> {
         }
         let cells = self.cells.iter().filter_map(|cell| cell.next_deadline(now, &self.policy.cell));
         cells.chain(self.market.next_deadline(now, self.policy)).min()
-    }
-
-    /// The latest instant since which as many flagged owners as a red cell needs saw a block.
-    fn confirmed_at(&self, cell: &Cell, now: UnixMillis) -> Option<UnixMillis> {
-        let flagged = cell.flagged(now, &self.policy.cell);
-        let mut instants: Vec<UnixMillis> = flagged.into_iter().map(|blocked| blocked.at).collect();
-        instants.sort_unstable();
-        let needed = self.policy.cell.owners_red_min as usize;
-        instants.len().checked_sub(needed).map(|place| instants[place])
     }
 }
 
