@@ -180,6 +180,7 @@ async fn time_alone_moves_a_decision_and_the_journal_says_when() {
     let site = Site::new();
     let [ru, kz] = zerkalo_core::policy::BUILT_IN;
     let quick = kz
+        .replace("confirm_age_max_secs = 90", "confirm_age_max_secs = 1")
         .replace("stale_after_secs = 180", "stale_after_secs = 1")
         .replace("control_wait_secs = 90", "control_wait_secs = 1");
     std::fs::write(site.dir.join("ru.toml"), ru).unwrap();

@@ -115,6 +115,12 @@ impl Fold {
         fresh.count() as u32
     }
 
+    /// Whether the market has standbys, or has used some: who keeps a single mirror is not told so every day.
+    fn has_pool(&self, market: &MarketId) -> bool {
+        let places = self.markets.places.iter().filter(|((of, _), _)| of == market);
+        places.into_iter().any(|(_, place)| place.is_standby)
+    }
+
     fn is_fresh(&self, market: &MarketId, mirror: &MirrorId) -> bool {
         let place = self.markets.places.get(&(market.clone(), mirror.clone()));
         place.is_some_and(|place| place.state == PoolState::Fresh)
@@ -153,9 +159,7 @@ impl Fold {
         let policies: Vec<Policy> = self.settings.policies().to_vec();
         for policy in &policies {
             let market = &policy.market;
-            let Some(forecast) =
-                self.forecast(market).filter(|forecast| forecast.serving + forecast.fresh > 0)
-            else {
+            let Some(forecast) = self.forecast(market).filter(|_| self.has_pool(market)) else {
                 self.markets.low.remove(market);
                 continue;
             };
