@@ -4,6 +4,7 @@
 
 mod admission;
 mod configuration;
+mod dns;
 mod enrollment;
 mod full_disk;
 mod interceptions;
