@@ -15,6 +15,10 @@ mod enrolment;
 mod mirrors;
 mod matrix;
 mod decisions;
+mod orders;
+mod outbox;
+mod alerts;
+mod signal;
 mod mitm;
 mod pictures;
 mod judge;
@@ -52,6 +56,33 @@ enum Command {
     /// What each market should do, and why.
     #[command(subcommand)]
     Decisions(decisions::Decisions),
+    /// Each market's mirrors: fresh, live, suspect, burned, retired.
+    #[command(subcommand)]
+    Pool(orders::Pool),
+    /// Which mirror of a market visitors are to be sent to.
+    Active(signal::ActiveArgs),
+    /// Carry nothing out in a market, whatever is decided.
+    Freeze(orders::MarketOrder),
+    /// End a freeze.
+    Thaw(orders::MarketOrder),
+    /// Put an action in force, whatever is measured.
+    Override(orders::Override),
+    /// End an override.
+    Release(orders::Release),
+    /// Say yes to a decision that waits.
+    Approve(orders::Word),
+    /// Say no to a decision that waits.
+    Decline(orders::Word),
+    /// Rotate every live mirror of a market; it waits for two people.
+    RotateAll(orders::MarketOrder),
+    /// What people must hear beside decisions.
+    Alerts(alerts::AlertsArgs),
+    /// What executors have yet to carry out, and what they gave up.
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
+    /// Tokens for redirectors and trackers that ask which mirror is live.
+    #[command(subcommand)]
+    Signal(signal::Signal),
     /// Who was seen breaking TLS open.
     #[command(subcommand)]
     Mitm(mitm::Mitm),
@@ -110,9 +141,21 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
         match command {
             Command::Tokens(command) => enrolment::tokens(service, command).await,
             Command::Agents(command) => enrolment::agents(service, command).await,
-            Command::Mirrors(command) => mirrors::mirrors(service, &operator.signing_key, command).await,
+            Command::Mirrors(command) => mirrors::mirrors(service, &operator, command).await,
             Command::Matrix(args) => matrix::matrix(service, args).await,
             Command::Decisions(command) => decisions::decisions(service, command).await,
+            Command::Pool(command) => orders::pool(service, command).await,
+            Command::Active(args) => signal::active(service, args).await,
+            Command::Freeze(order) => orders::freeze(service, order).await,
+            Command::Thaw(order) => orders::thaw(service, order).await,
+            Command::Override(order) => orders::override_action(service, order).await,
+            Command::Release(order) => orders::release(service, order).await,
+            Command::Approve(word) => orders::approve(service, word).await,
+            Command::Decline(word) => orders::decline(service, word).await,
+            Command::RotateAll(order) => orders::rotate_all(service, order).await,
+            Command::Alerts(args) => alerts::alerts(service, args).await,
+            Command::Outbox(command) => outbox::outbox(service, command).await,
+            Command::Signal(command) => signal::signal(service, command).await,
             Command::Mitm(command) => mitm::mitm(service, command).await,
             Command::ProbeNow(args) => pictures::probe_now(service, args).await,
             Command::Pictures(command) => pictures::pictures(service, command).await,

@@ -10,13 +10,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zerkalo_core::evidence::{SecretKey, SignedList};
+use zerkalo_core::evidence::{PublicKey, SecretKey, SignedList};
 use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetError, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
 use zerkalo_proto::operator_v1 as wire;
 
 use crate::client::{Service, answer};
+use crate::operator::Operator;
 use crate::table::{Format, draw, or_dash, print, print_json};
 
 /// What can be done with the list of mirrors.
@@ -162,8 +163,8 @@ pub fn check(command: &Mirrors) -> Result<()> {
 }
 
 /// Carries out one command on the list.
-pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -> Result<()> {
-    let list = fetch(service, key).await?;
+pub async fn mirrors(service: &mut Service, operator: &Operator, command: Mirrors) -> Result<()> {
+    let list = fetch(service, &operator.operator_key).await?;
     let (change, format) = match command {
         Mirrors::Ls { format } => return show(list.as_ref(), format),
         Mirrors::Add(add) => {
@@ -186,18 +187,18 @@ pub async fn mirrors(service: &mut Service, key: &SecretKey, command: Mirrors) -
             (tools::with_tools(list, &set)?, format)
         }
     };
-    let version = put(service, key, &change.list).await?;
+    let version = put(service, operator.signing_key()?, &change.list).await?;
     print(&done(&change, version, format)?)?;
     Ok(())
 }
 
 /// The list in force, if any, after checking that it is ours.
-async fn fetch(service: &mut Service, key: &SecretKey) -> Result<Option<MirrorList>> {
+async fn fetch(service: &mut Service, key: &PublicKey) -> Result<Option<MirrorList>> {
     let answer =
         answer("read the mirror list", service.get_mirror_list(wire::GetMirrorListRequest {})).await?;
     let Some(list) = answer.list else { return Ok(None) };
     let signed = list_from_wire(list).context("the collector sent a mirror list that cannot be read")?;
-    let list = signed.open(&key.public()).context(
+    let list = signed.open(key).context(
         "the collector's mirror list is not one of yours; check that `signing_key` belongs to this collector, and if it \
          does, distrust the collector",
     )?;

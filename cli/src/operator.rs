@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tonic::transport::Uri;
-use zerkalo_core::evidence::SecretKey;
+use zerkalo_core::evidence::{PublicKey, SecretKey};
 
 /// How to get the file, for every message that misses it.
 const REMEDY: &str = "`zerkalo-collector init DIR` writes it as DIR/operator/operator.toml: move it here, or name its \
                       place with --config FILE or ZERKALO_CONFIG";
-/// Its keys, all required, all texts.
-const KEYS: [&str; 4] = ["url", "ca_pem", "api_token", "signing_key"];
+/// Its keys, all texts. The first operator's file has `signing_key`, that of an operator added later `operator_key`.
+const KEYS: [&str; 5] = ["url", "ca_pem", "api_token", "signing_key", "operator_key"];
 
 /// A text that never prints.
 pub struct Secret(String);
@@ -34,11 +34,24 @@ pub struct Operator {
     /// The only CA trusted, PEM.
     pub ca_pem: String,
     pub api_token: Secret,
-    /// Signs mirror lists.
-    pub signing_key: SecretKey,
+    /// Signs mirror lists; an operator added later has none.
+    signing_key: Option<SecretKey>,
+    /// Its public half, to know the lists by.
+    pub operator_key: PublicKey,
 }
 
 impl Operator {
+    /// What signs mirror lists, or who has it.
+    pub fn signing_key(&self) -> Result<&SecretKey> {
+        self.signing_key.as_ref().with_context(|| {
+            format!(
+                "{} holds no `signing_key`: mirror lists are signed by the operator for whom `zerkalo-collector init` \
+                 made the key",
+                self.path.display()
+            )
+        })
+    }
+
     /// Reads the file named, or `~/.config/zerkalo/operator.toml`.
     pub fn read(named: Option<PathBuf>) -> Result<Self> {
         let path = match named {
@@ -74,19 +87,27 @@ fn parse(path: PathBuf, text: &str) -> Result<Operator> {
     for key in table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
         faults.push(format!("unknown key `{key}`; the keys are {}", KEYS.join(", ")));
     }
+    let has_operator_key = table.contains_key("operator_key");
     let mut take = |key: &str| match table.get(key) {
         Some(toml::Value::String(text)) if !text.trim().is_empty() => text.trim().to_owned(),
         Some(_) => {
             faults.push(format!("`{key}` must be a text, and not empty"));
             String::new()
         }
+        None if has_operator_key && key == "signing_key" => String::new(),
+        None if key == "operator_key" => String::new(),
         None => {
             faults.push(format!("`{key}` is missing"));
             String::new()
         }
     };
-    let [url, ca_pem, api_token, signing_key] = KEYS.map(&mut take);
+    let [url, ca_pem, api_token, signing_key, operator_key] = KEYS.map(&mut take);
     let key = signing_key_of(&signing_key);
+    let public = PublicKey::from_hex(&operator_key).ok();
+    if public.is_none() && !operator_key.is_empty() {
+        faults.push("`operator_key` must be 64 hexadecimal digits, a public key".to_owned());
+    }
+    let public = public.or(key.as_ref().map(SecretKey::public));
     if key.is_none() && !signing_key.is_empty() {
         faults.push("`signing_key` must be 64 hexadecimal digits".to_owned());
     }
@@ -96,9 +117,9 @@ fn parse(path: PathBuf, text: &str) -> Result<Operator> {
     if !ca_pem.is_empty() && !ca_pem.starts_with("-----BEGIN CERTIFICATE-----") {
         faults.push("`ca_pem` must be a certificate in PEM".to_owned());
     }
-    match key {
-        Some(signing_key) if faults.is_empty() => {
-            Ok(Operator { path, url, ca_pem, api_token: Secret(api_token), signing_key })
+    match public {
+        Some(operator_key) if faults.is_empty() => {
+            Ok(Operator { path, url, ca_pem, api_token: Secret(api_token), signing_key: key, operator_key })
         }
         _ => bail!("{}: {}\nremedy: {REMEDY}", path.display(), faults.join("; ")),
     }
@@ -132,5 +153,19 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part}: {message}");
         }
+    }
+
+    #[test]
+    fn an_operator_added_later_reads_lists_and_signs_none() {
+        let public = SecretKey::from_bytes(&[7; 32]).public();
+        let text = format!(
+            "url = \"https://h:1\"\nca_pem = \"-----BEGIN CERTIFICATE-----\"\napi_token = \"t\"\noperator_key = \"{}\"\n",
+            public.to_hex()
+        );
+        let operator = parse(PathBuf::from("anna.toml"), &text).unwrap();
+        assert_eq!(operator.operator_key, public);
+        let error = operator.signing_key().err().unwrap().to_string();
+        assert!(error.contains("anna.toml") && error.contains("signing_key"), "{error}");
+        assert!(parse(PathBuf::from("x"), &text.replace(&public.to_hex(), "zz")).is_err());
     }
 }

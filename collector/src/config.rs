@@ -4,6 +4,7 @@
 //! stand in files of their own and never print.
 
 mod executors;
+mod operators;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,8 +19,8 @@ use zerkalo_core::fold::default_settings;
 use zerkalo_core::journal::SettingsText;
 use zerkalo_core::networks;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
-use zerkalo_core::target::Sha256;
 
+use crate::people::People;
 use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
 
 pub use executors::{
@@ -64,7 +65,8 @@ pub struct AgentsConfig {
 #[derive(Debug)]
 pub struct OperatorsConfig {
     pub listen: SocketAddr,
-    pub api_token_sha256: Sha256,
+    /// The one of this file first.
+    pub people: People,
 }
 
 /// Where redirectors and trackers come in.
@@ -159,11 +161,9 @@ impl Reader<'_> {
         let agents = listen.zip(public_urls);
         let mut section = self.section(&mut root, "operators");
         let listen = self.address(&mut section, "listen");
-        let digest = self.required(&mut section, "api_token_sha256", "the SHA-256 of the token", |text| {
-            Sha256::from_hex(text).ok_or_else(|| "is not 64 hexadecimal digits".to_owned())
-        });
+        let people = self.people(&mut section);
         self.finish(section);
-        let operators = listen.zip(digest);
+        let operators = listen.zip(people);
         let mut section = self.section(&mut root, "metrics");
         let metrics_listen = self.address(&mut section, "listen");
         self.finish(section);
@@ -178,7 +178,7 @@ impl Reader<'_> {
             dir: self.dir.to_owned(),
             operator_key: operator_key?,
             agents: AgentsConfig { listen: agents.0, public_urls: agents.1 },
-            operators: OperatorsConfig { listen: operators.0, api_token_sha256: operators.1 },
+            operators: OperatorsConfig { listen: operators.0, people: operators.1 },
             metrics_listen: metrics_listen?,
             executors,
             signal,

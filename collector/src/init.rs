@@ -85,7 +85,8 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<String, InitError> {
     Ok(next_steps(dir, options))
 }
 
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+/// Writes a file nobody else may read; never over another.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -133,6 +134,8 @@ public_urls = ["{public_url}"]
 # Operators come in here: the `zerkalo` command line.
 [operators]
 listen = "{operators_listen}"
+# Orders of the holder of operator.toml are signed with this name; others are added by `zerkalo-collector operator add`.
+#name = "operator"
 # SHA-256 of the api_token in operator.toml.
 api_token_sha256 = "{api_token_sha256}"
 
@@ -140,10 +143,30 @@ api_token_sha256 = "{api_token_sha256}"
 [metrics]
 listen = "{metrics_listen}"
 
-# Each decision is posted here, signed as https://www.standardwebhooks.com describes.
+# Each decision and each alert is posted here, signed as https://www.standardwebhooks.com describes.
 #[webhook]
 #url = "https://example.org/zerkalo"
 #secret_file = "webhook.secret"      # holds "whsec_..."
+
+# Who carries decisions out; as many as you like, of kind "webhook", "program" or "dns".
+#[[executors]]
+#name = "switch"
+#kind = "program"
+#actions = ["pause", "rotate"]       # of which markets and actions; without them all
+#command = ["bin/switch"]            # no shell; the decision comes as JSON on its standard input
+#[[executors]]
+#name = "dns-kz"
+#kind = "dns"                        # RFC 2136 update, at a rotation that has a replacement
+#markets = ["kz"]
+#server = "192.0.2.53:53"
+#zone = "example.org"
+#record = "go.example.org"
+#type = "CNAME"                      # to the replacement's host; "A" and "AAAA" want [executors.values]
+#key_file = "dns.key"                # as `tsig-keygen -a hmac-sha256 zerkalo` writes it
+
+# Redirectors and trackers ask http://ADDRESS/signal/TOKEN/kz.json which mirror is live (`zerkalo signal token`).
+#[signal]
+#listen = "127.0.0.1:8480"
 
 # Data files instead of the built-in ones; a policy replaces that of its market, the others stay.
 #[data]
@@ -206,7 +229,8 @@ mod tests {
         let operator = fs::read_to_string(dir.path().join(OPERATOR_FILE)).unwrap();
         let operator: toml::Table = operator.parse().unwrap();
         let api_token = operator["api_token"].as_str().unwrap();
-        assert_eq!(Sha256::of(api_token.as_bytes()), config.operators.api_token_sha256);
+        let bearer = config.operators.people.bearer(api_token).unwrap();
+        assert_eq!(bearer.0, "operator");
         let key: [u8; 32] =
             hex::decode(operator["signing_key"].as_str().unwrap()).unwrap().try_into().unwrap();
         assert_eq!(SecretKey::from_bytes(&key).public(), config.operator_key);

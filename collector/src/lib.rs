@@ -4,8 +4,10 @@
 pub mod init;
 pub mod config;
 pub mod clock;
+pub mod lock;
 pub mod authority;
 pub mod token;
+pub mod people;
 pub mod enrollment;
 pub mod vicinity;
 pub mod uplink;
@@ -15,6 +17,7 @@ pub mod pictures;
 pub mod state;
 pub mod executor;
 pub mod outbox;
+pub mod signal;
 pub mod operator;
 pub mod metrics;
 pub mod stop;

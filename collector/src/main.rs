@@ -12,6 +12,7 @@ use tracing_subscriber::prelude::*;
 use zerkalo_collector::config::{Config, LogFormat};
 use zerkalo_collector::engine::FutureJournal;
 use zerkalo_collector::init::{InitOptions, init};
+use zerkalo_collector::people;
 use zerkalo_collector::serve;
 
 /// Verifies, stores and judges what agents measure, decides by market, tells the operator.
@@ -40,6 +41,9 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9464")]
         metrics_listen: SocketAddr,
     },
+    /// Who may ask as an operator, each under a name of their own
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
     Serve {
         dir: PathBuf,
@@ -49,12 +53,38 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum OperatorCommand {
+    /// Makes a token for a person, and a file to hand over
+    Add {
+        dir: PathBuf,
+        /// How orders of theirs will be signed, such as anna
+        name: String,
+    },
+    /// Takes a person's token away
+    Rm { dir: PathBuf, name: String },
+    /// Names everybody who may ask
+    Ls { dir: PathBuf },
+}
+
+fn operator(command: &OperatorCommand) -> anyhow::Result<String> {
+    Ok(match command {
+        OperatorCommand::Add { dir, name } => people::add(dir, &Config::load(dir)?, name)?,
+        OperatorCommand::Rm { dir, name } => people::remove(dir, &Config::load(dir)?, name)?,
+        OperatorCommand::Ls { dir } => {
+            let config = Config::load(dir)?;
+            config.operators.people.0.iter().map(|(person, _)| format!("{}\n", person.0)).collect()
+        }
+    })
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Init { dir, names, agents_listen, operators_listen, metrics_listen } => {
             let options = InitOptions { names, agents_listen, operators_listen, metrics_listen };
             init(&dir, &options).map(|said| print!("{said}")).map_err(anyhow::Error::from)
         }
+        Command::Operator(command) => operator(&command).map(|said| print!("{said}")),
         Command::Serve { dir, accept_future_journal: false } => serve_until_told(&dir, FutureJournal::Refuse),
         Command::Serve { dir, accept_future_journal: true } => serve_until_told(&dir, FutureJournal::Accept),
     };
@@ -77,7 +107,7 @@ fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result
         let mut running = serve::start(config, future_journal).await?;
         tracing::info!(
             agents = %running.agents, operators = %running.operators, metrics = %running.metrics,
-            "ready"
+            signal = running.signal.map(tracing::field::display), "ready"
         );
         let failure = tokio::select! {
             _ = term.recv() => None,

@@ -1,11 +1,15 @@
-//! What operators ask: tokens, agents, mirror lists, the matrix, decisions.
+//! What operators ask: tokens, agents, mirror lists, the matrix, decisions; and what they order.
 //!
-//! Every call bears the API token. Nothing here can sign a list: that takes the operator's key, which the collector
+//! Every call bears an operator's token, which tells who it is. Nothing here can sign a list: that takes the operator's key, which the collector
 //! never has.
 
+mod deliveries;
 mod interceptions;
+mod orders;
 mod pictures;
+mod signals;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::evidence::{PublicKey, SignedList};
 use zerkalo_core::market::Decision;
-use zerkalo_core::target::{MirrorList, Sha256};
+use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{Access, CarrierId, MarketId, OwnerId, Station};
 use zerkalo_proto::code::status;
 use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
@@ -26,8 +30,12 @@ use zerkalo_proto::operator_v1::{self as wire};
 
 use crate::clock;
 use crate::engine::{ChangeRefusal, Engine, OpenedList};
+use crate::executor::Route;
 use crate::metrics::{Metrics, count};
+use crate::outbox::Bell;
+use crate::people::{People, Person};
 use crate::pictures::Pictures;
+use crate::signal::SignalTokens;
 use crate::state::{State, Topic};
 use crate::stop::StopSignal;
 use crate::token::{Token, TokenSecret};
@@ -45,8 +53,8 @@ const DECISIONS_MAX: u32 = 1_000;
 const DECISIONS_LEN_MAX: usize = 1_500_000;
 /// Largest list, in bytes: agents read messages of 4 MiB, and 1,000 mirrors of the usual size need a quarter of it.
 const LIST_LEN_MAX: usize = 2 * 1024 * 1024;
-/// A watcher gets no more than five matrices a second, however fast records come.
-const MATRIX_WAIT_MIN: Duration = Duration::from_millis(200);
+/// A watcher gets no more than five changes a second, however fast records come.
+const WATCH_WAIT_MIN: Duration = Duration::from_millis(200);
 
 /// The operator service.
 #[derive(Clone)]
@@ -57,6 +65,10 @@ pub struct Operator {
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
     pub connected: Connected,
+    pub signals: Arc<SignalTokens>,
+    pub signal_listen: Option<SocketAddr>,
+    pub routes: Arc<[Route]>,
+    pub bell: Arc<Bell>,
     pub operator_key: PublicKey,
     /// What a token carries to the box.
     pub ca_pem: String,
@@ -64,30 +76,25 @@ pub struct Operator {
     pub stopping: StopSignal,
 }
 
-/// Lets only bearers of the API token in.
+/// Lets only bearers of an operator's token in, and notes who it is.
 #[derive(Clone)]
 pub struct Bearer {
-    pub api_token_sha256: Sha256,
+    pub people: People,
     pub metrics: Arc<Metrics>,
 }
 
 impl tonic::service::Interceptor for Bearer {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = value.and_then(|value| value.strip_prefix("Bearer "));
-        // Digests are compared, so what the time of the comparison tells is of no use.
-        if token.is_some_and(|token| same(&Sha256::of(token.as_bytes()), &self.api_token_sha256)) {
+        if let Some(person) = token.and_then(|token| self.people.bearer(token)).cloned() {
+            request.extensions_mut().insert(person);
             return Ok(request);
         }
         count(&self.metrics.requests_refused, "unauthenticated");
         let detail = "the API token is missing or wrong; see api_token in operator.toml";
         Err(status(Grpc::Unauthenticated, "unauthenticated", detail))
     }
-}
-
-/// Compares without telling by its time where they differ.
-fn same(left: &Sha256, right: &Sha256) -> bool {
-    left.0.iter().zip(&right.0).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }
 
 #[tonic::async_trait]
@@ -176,7 +183,11 @@ impl OperatorService for Operator {
         // One in flight: a slow watcher gets fewer matrices, each of them fresh.
         let (matrices, outbound) = mpsc::channel(1);
         let operator = self.clone();
-        tokio::spawn(async move { operator.watch(matrices).await });
+        tokio::spawn(async move {
+            let look = |operator: &Self| Ok(SameRows(operator.matrix()));
+            let wrap = |SameRows(matrix)| wire::WatchMatrixResponse { matrix: Some(matrix) };
+            operator.watch(matrices, look, wrap).await;
+        });
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
@@ -236,6 +247,120 @@ impl OperatorService for Operator {
     ) -> Result<Response<wire::FetchPictureResponse>, Status> {
         self.picture(&request.get_ref().sha256)
     }
+
+    async fn list_pool(
+        &self,
+        request: Request<wire::ListPoolRequest>,
+    ) -> Result<Response<wire::ListPoolResponse>, Status> {
+        self.pools(&request.get_ref().market).map(Response::new)
+    }
+
+    async fn give_order(
+        &self,
+        request: Request<wire::GiveOrderRequest>,
+    ) -> Result<Response<wire::GiveOrderResponse>, Status> {
+        self.order(person(&request)?, request.into_inner()).await
+    }
+
+    async fn list_alerts(
+        &self,
+        request: Request<wire::ListAlertsRequest>,
+    ) -> Result<Response<wire::ListAlertsResponse>, Status> {
+        let request = request.get_ref();
+        let alerts = block_in_place(|| self.newest_alerts(&request.market, request.limit))?;
+        Ok(Response::new(wire::ListAlertsResponse { alerts }))
+    }
+
+    async fn list_deliveries(
+        &self,
+        _: Request<wire::ListDeliveriesRequest>,
+    ) -> Result<Response<wire::ListDeliveriesResponse>, Status> {
+        self.deliveries().map(Response::new)
+    }
+
+    async fn retry_delivery(
+        &self,
+        request: Request<wire::RetryDeliveryRequest>,
+    ) -> Result<Response<wire::RetryDeliveryResponse>, Status> {
+        self.retry(&request.get_ref().id)?;
+        tracing::info!(by = person(&request)?.0, id = request.get_ref().id, "a delivery is tried again");
+        Ok(Response::new(wire::RetryDeliveryResponse {}))
+    }
+
+    async fn drop_delivery(
+        &self,
+        request: Request<wire::DropDeliveryRequest>,
+    ) -> Result<Response<wire::DropDeliveryResponse>, Status> {
+        self.drop_one(&request.get_ref().id)?;
+        tracing::warn!(by = person(&request)?.0, id = request.get_ref().id, "a delivery was dropped");
+        Ok(Response::new(wire::DropDeliveryResponse {}))
+    }
+
+    async fn active_mirror(
+        &self,
+        request: Request<wire::ActiveMirrorRequest>,
+    ) -> Result<Response<wire::ActiveMirrorResponse>, Status> {
+        let request = request.get_ref();
+        let active = self.active(&request.market, &request.carrier)?;
+        Ok(Response::new(wire::ActiveMirrorResponse { active }))
+    }
+
+    type WatchActiveMirrorStream = ReceiverStream<Result<wire::WatchActiveMirrorResponse, Status>>;
+
+    async fn watch_active_mirror(
+        &self,
+        request: Request<wire::WatchActiveMirrorRequest>,
+    ) -> Result<Response<Self::WatchActiveMirrorStream>, Status> {
+        let wire::WatchActiveMirrorRequest { market, carrier } = request.into_inner();
+        self.place(&market, &carrier)?;
+        // One in flight, as with the matrix.
+        let (changes, outbound) = mpsc::channel(1);
+        let operator = self.clone();
+        tokio::spawn(async move {
+            let look = |operator: &Self| operator.active(&market, &carrier);
+            let wrap = |active| wire::WatchActiveMirrorResponse { active };
+            operator.watch(changes, look, wrap).await;
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+
+    async fn create_signal_token(
+        &self,
+        request: Request<wire::CreateSignalTokenRequest>,
+    ) -> Result<Response<wire::CreateSignalTokenResponse>, Status> {
+        self.make_signal_token(person(&request)?, request.get_ref()).map(Response::new)
+    }
+
+    async fn list_signal_tokens(
+        &self,
+        _: Request<wire::ListSignalTokensRequest>,
+    ) -> Result<Response<wire::ListSignalTokensResponse>, Status> {
+        Ok(Response::new(self.list_signals()))
+    }
+
+    async fn revoke_signal_token(
+        &self,
+        request: Request<wire::RevokeSignalTokenRequest>,
+    ) -> Result<Response<wire::RevokeSignalTokenResponse>, Status> {
+        self.revoke_signal(&person(&request)?, &request.get_ref().id)?;
+        Ok(Response::new(wire::RevokeSignalTokenResponse {}))
+    }
+}
+
+/// Matrices are the same while their rows are, whenever they were drawn.
+#[derive(Clone)]
+struct SameRows(wire::Matrix);
+
+impl PartialEq for SameRows {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.rows == other.0.rows
+    }
+}
+
+/// Whose token came with a request.
+fn person<T>(request: &Request<T>) -> Result<Person, Status> {
+    // The interceptor lets nobody else in.
+    request.extensions().get().cloned().ok_or_else(|| Status::unauthenticated("nobody's token"))
 }
 
 impl Operator {
@@ -287,27 +412,31 @@ impl Operator {
         self.engine.read(|fold| matrix_to_wire(&fold.matrix(self.engine.now(fold))))
     }
 
-    /// Sends the matrix at once, then whenever its rows are others than those sent last.
-    async fn watch(self, matrices: mpsc::Sender<Result<wire::WatchMatrixResponse, Status>>) {
+    /// Sends what `look` sees at once, then whenever it is something else; ends where nothing can be seen.
+    async fn watch<T: PartialEq + Clone, M>(
+        self,
+        watcher: mpsc::Sender<Result<M, Status>>,
+        look: impl Fn(&Self) -> Result<T, Status>,
+        wrap: impl Fn(T) -> M,
+    ) {
         let mut changes = self.engine.changes();
         let stopping = &self.stopping;
-        let mut sent: Option<Vec<wire::MarketRow>> = None;
+        let mut sent = None;
         loop {
             changes.mark_unchanged();
-            let matrix = self.matrix();
-            if sent.as_ref() != Some(&matrix.rows) {
-                sent = Some(matrix.rows.clone());
-                let response = wire::WatchMatrixResponse { matrix: Some(matrix) };
-                if matrices.send(Ok(response)).await.is_err() {
+            let Ok(seen) = look(&self) else { return };
+            if sent.as_ref() != Some(&seen) {
+                sent = Some(seen.clone());
+                if watcher.send(Ok(wrap(seen))).await.is_err() {
                     return;
                 }
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = matrices.closed() => return,
+                () = watcher.closed() => return,
                 () = stopping.stopped() => return,
             }
-            tokio::time::sleep(MATRIX_WAIT_MIN).await;
+            tokio::time::sleep(WATCH_WAIT_MIN).await;
         }
     }
 

@@ -23,12 +23,14 @@ use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
 use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
-use crate::executor;
+use crate::executor::{self, Route};
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
+use crate::lock::{DirLock, LockError};
 use crate::metrics::{self, Metrics};
 use crate::operator::{Bearer, Operator};
 use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
+use crate::signal::{self, Signal, SignalTokens};
 use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
@@ -56,6 +58,8 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    #[error("the directory cannot be served")]
+    Lock(#[source] LockError),
     #[error("the certificate authority cannot be used")]
     Authority(#[source] AuthorityError),
     #[error("the state in {dir} cannot be opened")]
@@ -103,6 +107,9 @@ pub struct Running {
     pub agents: SocketAddr,
     pub operators: SocketAddr,
     pub metrics: SocketAddr,
+    /// Where the signal endpoints listen, if they do.
+    pub signal: Option<SocketAddr>,
+    _lock: DirLock,
     engine: Engine,
     stop: StopSender,
     listeners: Vec<JoinHandle<Result<(), ServeError>>>,
@@ -112,26 +119,27 @@ pub struct Running {
 
 /// Opens everything in the configuration's directory and serves it.
 pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Running, ServeError> {
+    let lock = DirLock::take(&config.dir).map_err(ServeError::Lock)?;
     let tls = Tls::read(&config.dir)?;
-    let agents = bind("agents", "agents.listen", config.agents.listen).await?;
-    let operators = bind("operators", "operators.listen", config.operators.listen).await?;
-    let scrapers = bind("metrics", "metrics.listen", config.metrics_listen).await?;
+    let Listeners { agents, operators, scrapers, signals } = Listeners::bind(&config).await?;
     let state_dir = config.dir.join("state");
     let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
     let state = Arc::new(state);
     let (metrics, registry) = Metrics::new();
     let bell = Arc::new(Bell::default());
+    let routes = executor::routes(&config.executors);
     let parts = engine::Parts {
         state: state.clone(),
         metrics: metrics.clone(),
         settings: config.settings.clone(),
         future_journal,
-        routes: executor::routes(&config.executors),
+        routes: routes.clone(),
         outbox: bell.clone(),
     };
     let (engine, writer) = engine::start(&config.dir.join("journal"), parts).map_err(ServeError::Engine)?;
     let (stop, stopping) = stop::channel();
     let pictures = open_pictures(&config, &metrics)?;
+    let signal_tokens = open_signal_tokens(&config, &state)?;
     let services = Services {
         config: &config,
         tls: &tls,
@@ -139,10 +147,23 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         state: &state,
         metrics: &metrics,
         pictures: &pictures,
+        signals: &signal_tokens,
+        signal_listen: signals.as_ref().and_then(|listener| listener.local_addr().ok()),
+        routes: &routes,
+        bell: &bell,
     };
     let connected = Connected::new(metrics.clone());
     let agents_router = services.agents(&connected, &stopping).await?;
     let operators_router = services.operators(&connected, &stopping).await?;
+    let signal = signals.map(|listener| {
+        let catalogue = Arc::new(config.catalogue.clone());
+        let (engine, metrics) = (engine.clone(), metrics.clone());
+        listen_signal(
+            Signal { engine, catalogue, tokens: signal_tokens.clone(), metrics },
+            listener,
+            &stopping,
+        )
+    });
     let outbox = Outbox::new(state.clone(), metrics.clone(), &config.executors);
     let outbox = tokio::spawn(outbox.run(bell, stopping.clone()));
     let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
@@ -150,6 +171,8 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         agents: address(&agents, config.agents.listen),
         operators: address(&operators, config.operators.listen),
         metrics: address(&scrapers, config.metrics_listen),
+        signal: signal.flatten(),
+        _lock: lock,
         engine,
         stop,
         listeners: vec![
@@ -205,11 +228,39 @@ impl Running {
     }
 }
 
+fn open_signal_tokens(config: &Config, state: &Arc<State>) -> Result<Arc<SignalTokens>, ServeError> {
+    let opened = SignalTokens::open(state.clone());
+    opened.map(Arc::new).map_err(|source| ServeError::State { dir: config.dir.join("state"), source })
+}
+
 fn open_pictures(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<Pictures>, ServeError> {
     let dir = config.dir.join(pictures::DIR);
     let bytes_max = u64::from(config.picture_store_mib) << 20;
     let opened = Pictures::open(&dir, bytes_max, metrics.clone());
     opened.map(Arc::new).map_err(|source| ServeError::Pictures { dir, source })
+}
+
+/// Every address taken before anything is served on one.
+struct Listeners {
+    agents: TcpListener,
+    operators: TcpListener,
+    scrapers: TcpListener,
+    signals: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        let signals = match &config.signal {
+            Some(signal) => Some(bind("redirectors and trackers", "signal.listen", signal.listen).await?),
+            None => None,
+        };
+        Ok(Self {
+            agents: bind("agents", "agents.listen", config.agents.listen).await?,
+            operators: bind("operators", "operators.listen", config.operators.listen).await?,
+            scrapers: bind("metrics", "metrics.listen", config.metrics_listen).await?,
+            signals,
+        })
+    }
 }
 
 /// Certificates and keys, as files hold them.
@@ -240,6 +291,10 @@ struct Services<'a> {
     state: &'a Arc<State>,
     metrics: &'a Arc<Metrics>,
     pictures: &'a Arc<Pictures>,
+    signals: &'a Arc<SignalTokens>,
+    signal_listen: Option<SocketAddr>,
+    routes: &'a Arc<[Route]>,
+    bell: &'a Arc<Bell>,
 }
 
 impl Services<'_> {
@@ -281,16 +336,17 @@ impl Services<'_> {
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
             connected: connected.clone(),
+            signals: self.signals.clone(),
+            signal_listen: self.signal_listen,
+            routes: self.routes.clone(),
+            bell: self.bell.clone(),
             operator_key: self.config.operator_key,
             ca_pem: self.tls.ca_pem.clone(),
             public_urls: self.config.agents.public_urls.clone(),
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(OPERATOR_MESSAGE_LEN_MAX);
-        let bearer = Bearer {
-            api_token_sha256: self.config.operators.api_token_sha256,
-            metrics: self.metrics.clone(),
-        };
+        let bearer = Bearer { people: self.config.operators.people.clone(), metrics: self.metrics.clone() };
         let operator = tonic::service::interceptor::InterceptedService::new(operator, bearer);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<OperatorServiceServer<Operator>>().await;
@@ -327,6 +383,13 @@ fn listen(
         let served = router.serve_with_incoming_shutdown(incoming, stopped).await;
         served.map_err(|source| ServeError::Listener { what, source: source.into() })
     })
+}
+
+/// It ends by itself when told to stop, and holds nothing.
+fn listen_signal(signal: Signal, listener: TcpListener, stopping: &StopSignal) -> Option<SocketAddr> {
+    let address = listener.local_addr().ok();
+    tokio::spawn(signal::serve(signal, listener, stopping.clone()));
+    address
 }
 
 fn listen_metrics(

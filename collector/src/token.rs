@@ -99,6 +99,11 @@ impl TokenSecret {
         Self(URL_SAFE_NO_PAD.encode(clock::random::<SECRET_LEN>()))
     }
 
+    /// The text, for the one answer that shows it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
     /// What the collector stores instead of the secret.
     pub fn digest(&self) -> Sha256 {
         digest(&self.0)

@@ -4,7 +4,7 @@ use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::cell::{CarrierView, CellView};
 use zerkalo_core::fold::{AgentState, Matrix, MatrixRow, NamedPicture};
 use zerkalo_core::ledger::{IssuerView, Period, Sighting};
-use zerkalo_core::market::{Decision, EvidenceItem};
+use zerkalo_core::market::{Action, Active, Alert, Decision, EvidenceItem, PoolEntry};
 use zerkalo_core::record::Cause;
 use zerkalo_core::words::Station;
 
@@ -47,6 +47,49 @@ pub fn decision_to_wire(decision: &Decision, json: String) -> wire::Decision {
         action: decision.action.as_str().to_owned(),
         reasons: decision.reasons.clone(),
         json,
+    }
+}
+
+/// An alert, with the logged bytes themselves.
+pub fn alert_to_wire(alert: &Alert, json: String) -> wire::Alert {
+    wire::Alert {
+        id: alert.id.clone(),
+        at_millis: alert.at.0,
+        market: alert.market.to_string(),
+        kind: alert.kind.as_str().to_owned(),
+        mirror: alert.mirror.as_ref().map(ToString::to_string).unwrap_or_default(),
+        texts: alert.texts.en.clone(),
+        json,
+    }
+}
+
+/// One mirror of a pool, with the decision in force.
+pub fn pool_mirror_to_wire(
+    entry: &PoolEntry,
+    active: bool,
+    decided: Option<(Action, &str)>,
+) -> wire::PoolMirror {
+    wire::PoolMirror {
+        market: entry.market.to_string(),
+        mirror: entry.mirror.to_string(),
+        url: entry.url.to_string(),
+        state: entry.state.as_str().to_owned(),
+        since_millis: entry.since.0,
+        by: entry.decision.clone().unwrap_or_default(),
+        active,
+        action: decided.map(|(action, _)| action.as_str().to_owned()).unwrap_or_default(),
+        decision_id: decided.map(|(_, id)| id.to_owned()).unwrap_or_default(),
+    }
+}
+
+/// The mirror to send visitors to.
+pub fn active_to_wire(active: &Active) -> wire::ActiveMirror {
+    wire::ActiveMirror {
+        market: active.market.to_string(),
+        carrier: active.carrier.as_ref().map(ToString::to_string).unwrap_or_default(),
+        mirror: active.mirror.to_string(),
+        url: active.url.to_string(),
+        state: active.state.as_str().to_owned(),
     }
 }
 

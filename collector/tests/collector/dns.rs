@@ -35,7 +35,9 @@ impl Named {
     pub async fn start() -> Option<Self> {
         let program = ["/usr/sbin/named", "/usr/bin/named"].map(PathBuf::from);
         let Some(program) = program.into_iter().find(|path| path.exists()) else {
-            eprintln!("!!! SKIPPED: named is missing, so DNS updates were NOT tested. Run tests/prepare as root.");
+            eprintln!(
+                "!!! SKIPPED: named is missing, so DNS updates were NOT tested. Run tests/prepare as root."
+            );
             return None;
         };
         let dir = tempfile::tempdir().unwrap();

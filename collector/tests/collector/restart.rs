@@ -3,7 +3,7 @@
 use zerkalo_core::journal::Event;
 use zerkalo_proto::operator_v1::ListAgentsRequest;
 
-use crate::world::Site;
+use crate::world::{COLLECTOR, Site};
 
 #[tokio::test]
 async fn a_killed_collector_comes_back_with_heads_list_and_agents() {
@@ -80,8 +80,18 @@ async fn two_collectors_never_share_a_store() {
     let site = Site::new();
     let collector = site.serve().await;
     let said = site.serve_fails().await;
-    assert!(said.contains("in use"), "{said}");
-    collector.stop().await;
+    let pid = collector.child.id().unwrap();
+    assert!(said.contains(&format!("served by another collector already (process {pid})")), "{said}");
+    // By another name of the same directory too, and although its ports are free.
+    let alias = site.dir.with_file_name("alias");
+    std::os::unix::fs::symlink(&site.dir, &alias).unwrap();
+    let ended = std::process::Command::new(COLLECTOR).arg("serve").arg(&alias).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && said.contains(&format!("(process {pid})")), "{said}");
+    // What the first one holds is whole.
+    collector.put_list(&site, 1, &["m1"]).await;
+    collector.kill().await;
+    site.serve().await.stop().await;
 }
 
 #[tokio::test]

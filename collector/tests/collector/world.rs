@@ -122,13 +122,14 @@ impl Site {
         let ready = ready.unwrap_or_else(|| panic!("the collector ended: {said:#?}"));
         let port = |key: &str| ready[key].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
         let (agents, operators, metrics) = (port("agents"), port("operators"), port("metrics"));
+        let signal = ready["signal"].as_str().map_or(0, |_| port("signal"));
         let log = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 said.push(line);
             }
             said
         });
-        Collector { child, log, agents, operators, metrics }
+        Collector { child, log, agents, operators, metrics, signal }
     }
 
     /// `serve` that must fail: what it says.
@@ -180,6 +181,8 @@ pub struct Collector {
     pub agents: u16,
     pub operators: u16,
     pub metrics: u16,
+    /// 0 where none is configured.
+    pub signal: u16,
 }
 
 impl Collector {

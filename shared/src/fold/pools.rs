@@ -14,6 +14,17 @@ use crate::words::{CarrierId, MarketId, MirrorId, UnixMillis};
 const POOL_CHECK_SECS: u64 = 3_600;
 
 impl Fold {
+    /// Whether an order froze the market.
+    pub fn is_frozen(&self, market: &MarketId) -> bool {
+        self.markets.frozen.contains_key(market)
+    }
+
+    /// The action in force for a mirror in a market, and the decision that put it in force.
+    pub fn decided(&self, market: &MarketId, mirror: &MirrorId) -> Option<(crate::market::Action, &str)> {
+        let state = self.markets.mirror(market, mirror)?;
+        Some((state.action()?, state.decision().unwrap_or_default()))
+    }
+
     /// A market's mirrors, in the list's order.
     pub fn pool(&self, market: &MarketId) -> Vec<PoolEntry> {
         let mirrors = self.list().into_iter().flat_map(|list| &list.mirrors);

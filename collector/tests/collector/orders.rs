@@ -1,0 +1,143 @@
+//! What people order, each under the name of their own token; and what they are refused, by code.
+
+use std::process::Command;
+
+use zerkalo_core::journal::Event;
+use zerkalo_proto::code::code_of;
+use zerkalo_proto::journal_v1::Ordered;
+use zerkalo_proto::operator_v1::{GiveOrderRequest, ListPoolRequest, ListPoolResponse};
+
+use crate::world::{COLLECTOR, Collector, Site};
+
+fn order(kind: &str, market: &str, mirror: &str) -> Ordered {
+    Ordered {
+        // Not theirs to say.
+        author: "somebody else".to_owned(),
+        reason: "a register lists it".to_owned(),
+        kind: kind.to_owned(),
+        market: market.to_owned(),
+        mirror: mirror.to_owned(),
+        ..Ordered::default()
+    }
+}
+
+async fn give(collector: &Collector, site: &Site, order: Ordered) -> Result<String, String> {
+    let answer = collector.operator(site).await.give_order(GiveOrderRequest { order: Some(order) }).await;
+    answer
+        .map(|answer| answer.into_inner().author)
+        .map_err(|status| code_of(&status).unwrap_or_else(|| panic!("{status}")).to_owned())
+}
+
+async fn pool(collector: &Collector, site: &Site, market: &str) -> ListPoolResponse {
+    let request = ListPoolRequest { market: market.to_owned() };
+    collector.operator(site).await.list_pool(request).await.unwrap().into_inner()
+}
+
+/// Adds an operator and gives the token from the file to be handed over.
+fn add(site: &Site, name: &str) -> String {
+    let made = Command::new(COLLECTOR).args(["operator", "add"]).arg(&site.dir).arg(name).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let said = String::from_utf8(made.stdout).unwrap();
+    assert!(said.contains(&format!("operator/{name}.toml")), "{said}");
+    let text = std::fs::read_to_string(site.dir.join(format!("operator/{name}.toml"))).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    assert!(!text.contains("signing_key =") && table.contains_key("operator_key"), "{text}");
+    table["api_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn orders_are_journaled_under_the_name_of_the_tokens_owner() {
+    let site = Site::new();
+    let anna = add(&site, "anna");
+    let collector = site.serve().await;
+    collector.put_list(&site, 1, &["m1", "m2"]).await;
+    assert_eq!(give(&collector, &site, order("freeze", "kz", "")).await.as_deref(), Ok("operator"));
+    assert_eq!(pool(&collector, &site, "").await.frozen, ["kz"]);
+    let mut hers = collector.operator_with(&site, &anna).await;
+    let set = Ordered { state: "burned".to_owned(), ..order("set_state", "kz", "m1") };
+    let given = hers.give_order(GiveOrderRequest { order: Some(set) }).await.unwrap().into_inner();
+    assert_eq!(given.author, "anna");
+    let before = pool(&collector, &site, "kz").await;
+    let shown: Vec<_> = before
+        .mirrors
+        .iter()
+        .map(|mirror| (mirror.mirror.as_str(), mirror.state.as_str(), mirror.active, mirror.by.as_str()))
+        .collect();
+    assert_eq!(shown, [("m1", "burned", false, "anna"), ("m2", "live", true, "")]);
+    assert_eq!(pool(&collector, &site, "ru").await.mirrors[0].state, "live", "each market has its own");
+    collector.kill().await;
+    let collector = site.serve().await;
+    assert_eq!(pool(&collector, &site, "kz").await, before, "the journal remembers");
+    collector.stop().await;
+    let authors: Vec<_> = site
+        .journal()
+        .into_iter()
+        .filter_map(|entry| match entry.event {
+            Event::Ordered(order) => Some((order.author, order.kind.word())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(authors, [("operator".to_owned(), "freeze"), ("anna".to_owned(), "set_state")]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_obeyed_is_refused_by_code_and_not_journaled() {
+    let site = Site::new();
+    let collector = site.serve().await;
+    collector.put_list(&site, 1, &["m1"]).await;
+    let check = async |order: Ordered, code: &str| {
+        let shown = format!("{order:?}");
+        assert_eq!(give(&collector, &site, order).await, Err(code.to_owned()), "{shown}");
+    };
+    check(order("freeze", "xx", ""), "unknown_market").await;
+    check(order("freeze", "../", ""), "bad_request").await;
+    check(order("dance", "kz", ""), "bad_request").await;
+    check(Ordered { reason: String::new(), ..order("freeze", "kz", "") }, "bad_order_text").await;
+    check(Ordered { reason: "two\nlines".to_owned(), ..order("freeze", "kz", "") }, "bad_order_text").await;
+    check(Ordered { reason: "x".repeat(501), ..order("freeze", "kz", "") }, "bad_order_text").await;
+    check(order("thaw", "kz", ""), "not_frozen").await;
+    check(Ordered { state: "burned".to_owned(), ..order("set_state", "kz", "m9") }, "unknown_mirror").await;
+    check(Ordered { state: "on fire".to_owned(), ..order("set_state", "kz", "m1") }, "bad_request").await;
+    check(Ordered { decision: "kz-000009".to_owned(), ..order("approve", "", "") }, "nothing_waits").await;
+    check(order("release", "kz", "m1"), "no_override").await;
+    give(&collector, &site, order("freeze", "kz", "")).await.unwrap();
+    check(order("freeze", "kz", ""), "already_frozen").await;
+    let status = collector.operator(&site).await.give_order(GiveOrderRequest::default()).await.unwrap_err();
+    assert_eq!(code_of(&status), Some("bad_request"));
+    collector.stop().await;
+    let ordered = site.journal().into_iter().filter(|entry| matches!(entry.event, Event::Ordered(_)));
+    assert_eq!(ordered.count(), 1);
+}
+
+#[tokio::test]
+async fn operators_are_added_named_and_removed_and_the_first_stays() {
+    let site = Site::new();
+    let run = |arguments: &[&str]| {
+        let (command, rest) = arguments.split_first().unwrap();
+        let ended =
+            Command::new(COLLECTOR).args(["operator", command]).arg(&site.dir).args(rest).output().unwrap();
+        (ended.status.success(), String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap())
+    };
+    let anna = add(&site, "anna");
+    assert_eq!(run(&["ls"]), (true, "operator\nanna\n".to_owned()));
+    for (arguments, part) in [
+        (["add", "anna"], "an operator anna already"),
+        (["add", "operator"], "an operator operator already"),
+        (["add", "../evil"], "is no operator's name"),
+        (["rm", "operator"], "the operator of collector.toml"),
+        (["rm", "nobody"], "no operator nobody"),
+        (["rm", "../collector"], "no operator ../collector"),
+    ] {
+        let (done, said) = run(&arguments);
+        assert!(!done && said.contains(part), "{arguments:?}: {said}");
+    }
+    assert!(run(&["rm", "anna"]).0);
+    let collector = site.serve().await;
+    let mut hers = collector.operator_with(&site, &anna).await;
+    let status = hers.list_pool(ListPoolRequest::default()).await.unwrap_err();
+    assert_eq!(code_of(&status), Some("unauthenticated"));
+    collector.stop().await;
+    std::fs::write(site.dir.join("operators/boris.toml"), "api_token_sha256 = \"zz\"\nmore = 1\n").unwrap();
+    let said = site.serve_fails().await;
+    assert!(said.contains("boris.toml: api_token_sha256") && said.contains("more: is no key"), "{said}");
+}
