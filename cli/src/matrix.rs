@@ -16,6 +16,9 @@ use crate::table::{Format, bare, colours_welcome, instant, print, print_json, tr
 /// Cursor home, then erase to the end: redraws without flicker.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
+/// Stands between a share and what it is of.
+const OF_PART: &str = " % of ";
+
 /// How the matrix is shown.
 #[derive(Debug, Args)]
 pub struct MatrixArgs {
@@ -90,6 +93,29 @@ struct CellJson {
     owners: u32,
     flagged: u32,
     mechanisms: Vec<String>,
+    /// Unix milliseconds.
+    red_since: Option<u64>,
+    owners_blocked: Option<ShareJson>,
+    visits_blocked: Option<ShareJson>,
+    addresses_blocked: Option<ShareJson>,
+    too_late: u64,
+}
+
+/// A share and its interval, in thousandths.
+#[derive(Debug, Serialize)]
+struct ShareJson {
+    blocked: u32,
+    of: u32,
+    permille: u32,
+    low_permille: u32,
+    high_permille: u32,
+}
+
+impl From<wire::Share> for ShareJson {
+    fn from(share: wire::Share) -> Self {
+        let wire::Share { blocked, of, permille, low_permille, high_permille } = share;
+        Self { blocked, of, permille, low_permille, high_permille }
+    }
 }
 
 impl From<wire::Matrix> for MatrixView {
@@ -115,6 +141,11 @@ impl From<wire::CarrierColumn> for CarrierJson {
             owners: cell.owners,
             flagged: cell.flagged,
             mechanisms: cell.mechanisms,
+            red_since: (cell.red_since_millis > 0).then_some(cell.red_since_millis),
+            owners_blocked: cell.owners_share.map(ShareJson::from),
+            visits_blocked: cell.visits_share.map(ShareJson::from),
+            addresses_blocked: cell.addresses_share.map(ShareJson::from),
+            too_late: cell.too_late,
         });
         Self { carrier: column.carrier, name: column.name, state: column.state, cells: cells.collect() }
     }
@@ -140,6 +171,9 @@ fn draw_matrix(matrix: &wire::Matrix, colours: bool) -> String {
         }
         text += &trimmed(&table);
     }
+    if text.contains(OF_PART) {
+        text += "% (low-high): the share that is blocked, and its 95 % interval\n";
+    }
     text
 }
 
@@ -157,9 +191,19 @@ fn carrier_cell(column: &wire::CarrierColumn, colours: bool) -> Cell {
             line = format!("{line} {mechanism}");
         }
         lines.push(line);
+        let shares = [("visits", &cell.visits_share), ("addresses", &cell.addresses_share)];
+        lines.extend(shares.into_iter().filter_map(|(what, share)| partial(what, share.as_ref()?)));
     }
     let cell = Cell::new(lines.join("\n"));
     if colours { cell.fg(colour(&column.state)) } else { cell }
+}
+
+/// What is blocked in part, with its interval; all or nothing needs no words.
+fn partial(what: &str, share: &wire::Share) -> Option<String> {
+    let percent = |permille: u32| (permille + 5) / 10;
+    let (low, high) = (percent(share.low_permille), percent(share.high_permille));
+    let is_part = share.blocked > 0 && share.blocked < share.of;
+    is_part.then(|| format!("  {}{OF_PART}{what} ({low}-{high})", percent(share.permille)))
 }
 
 /// A sign beside each word, so that nothing rests on colour alone.
@@ -197,6 +241,7 @@ mod tests {
             owners: 3,
             flagged: 3,
             mechanisms: vec!["tls.timeout".to_owned()],
+            ..Default::default()
         };
         wire::MarketRow {
             market: market.to_owned(),
@@ -220,5 +265,27 @@ mod tests {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert!(!text.contains('\x1b'), "{text:?}");
+    }
+
+    #[test]
+    fn a_carrier_shows_both_its_accesses_and_how_much_is_blocked() {
+        let share = |blocked, of, permille, low_permille, high_permille| {
+            Some(wire::Share { blocked, of, permille, low_permille, high_permille })
+        };
+        let mut both = row("kz", "red");
+        both.carriers[0].cells[0].visits_share = share(6, 15, 400, 198, 643);
+        both.carriers[0].cells[0].addresses_share = share(4, 4, 1_000, 510, 1_000);
+        both.carriers[0].cells.push(wire::Cell {
+            access: "mobile".to_owned(),
+            state: "green".to_owned(),
+            owners: 4,
+            visits_share: share(0, 12, 0, 0, 243),
+            ..Default::default()
+        });
+        let text = draw_matrix(&wire::Matrix { at_millis: 1, rows: vec![both] }, false);
+        for part in ["✕ red", "fixed red 3/3 tls.timeout", "40 % of visits (20-64)", "mobile green 0/4"] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        assert!(!text.contains("addresses") && text.matches(OF_PART).count() == 1, "{text}");
     }
 }

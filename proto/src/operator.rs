@@ -1,7 +1,7 @@
 //! What operators are shown, for the wire: matrix, agents, decisions.
 
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::cell::{CarrierView, CellView};
+use zerkalo_core::cell::{CarrierView, CellView, Share};
 use zerkalo_core::fold::{AgentState, Matrix, MatrixRow, NamedPicture};
 use zerkalo_core::ledger::{IssuerView, Period, Sighting};
 use zerkalo_core::market::{Action, Active, Alert, Decision, EvidenceItem, PoolEntry};
@@ -205,5 +205,15 @@ fn cell(view: &CellView) -> wire::Cell {
         owners: view.owners,
         flagged: view.flagged,
         mechanisms: view.mechanisms.iter().map(|mechanism| mechanism.as_str().to_owned()).collect(),
+        red_since_millis: view.red_since.map_or(0, |since| since.0),
+        owners_share: Some(share(&view.shares.owners)),
+        visits_share: Some(share(&view.shares.verdicts)),
+        addresses_share: view.shares.addresses.as_ref().map(share),
+        too_late: view.too_late,
     }
+}
+
+fn share(share: &Share) -> wire::Share {
+    let Share { blocked, of, permille, low_permille, high_permille } = *share;
+    wire::Share { blocked, of, permille, low_permille, high_permille }
 }

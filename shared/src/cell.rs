@@ -132,7 +132,7 @@ fn is_zero(number: &u64) -> bool {
 pub struct Shares {
     /// Owners whose word is "blocked", of owners heard.
     pub owners: Share,
-    /// Blocked verdicts of all that tell something, in the last `window_secs`.
+    /// Blocked verdicts of all that tell something, in the last `stale_after_secs`.
     pub verdicts: Share,
     /// Addresses blocked of addresses tried in the same time, visit by visit; `None` where no record tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -308,7 +308,7 @@ impl Cell {
     }
 
     fn shares(&self, owners: Count, now: UnixMillis, policy: &CellPolicy) -> Shares {
-        let since = now.minus_millis(policy.window_secs.saturating_mul(1_000));
+        let since = now.minus_millis(policy.stale_after_secs.saturating_mul(1_000));
         let (mut verdicts, mut addresses) = (Count::default(), Count::default());
         for item in self.window.iter().rev().take_while(|item| item.evidence.at > since) {
             if let Some(told) = Told::of(item.evidence.verdict.outcome) {

@@ -5,6 +5,7 @@
 //! mirror and a healthy network at the agent.
 
 mod beside;
+mod addresses;
 mod controls;
 mod cuts;
 mod facts;
@@ -15,6 +16,7 @@ mod rules;
 mod stubs;
 mod transfer;
 
+pub use addresses::addresses_tried;
 pub use controls::{FIELD_ADDRESSES_MAX, Standing, field_addresses, standing, unvisited};
 pub use facts::{has_reached, reason_unreached};
 pub(crate) use facts::{is_authentic, is_own_key};

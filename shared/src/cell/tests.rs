@@ -203,7 +203,7 @@ fn partial_blocking_is_shown_as_a_share() {
     assert_eq!(told(shares.owners), (1, 5, 200));
     assert_eq!(told(shares.verdicts), (4, 9, 444));
     assert_eq!(shares.addresses.map(told), Some((1, 4, 250)));
-    let later = cell.view(Access::Mobile, now.plus_secs(policy.window_secs + 2), &policy).shares;
+    let later = cell.view(Access::Mobile, now.plus_secs(policy.stale_after_secs + 2), &policy).shares;
     assert_eq!((later.verdicts.of, later.addresses), (0, None));
 }
 

@@ -12,8 +12,8 @@ use super::Fold;
 use crate::admission;
 use crate::cell::{Evidence, News};
 use crate::judge::{
-    Case, Home, Standing, elsewhere, field_addresses, has_read_large_page, judge, standing, unvisited,
-    wants_control,
+    Case, Home, Standing, addresses_tried, elsewhere, field_addresses, has_read_large_page, judge, standing,
+    unvisited, wants_control,
 };
 use crate::ledger::Scene;
 use crate::record::{Cause, ProbeRecord};
@@ -283,13 +283,15 @@ impl Fold {
         };
         let Station::Field { carrier, access } = &agent.enrolment.station else { return };
         let Some(policy) = self.settings.policy_of_carrier(carrier) else { return };
+        let listed = self.list().and_then(|list| list.mirror(mirror));
+        let addresses = addresses_tried(&waiting.measured.facts, listed, &verdict);
         let evidence = Evidence {
             agent: waiting.measured.agent.clone(),
             record: waiting.measured.hash,
             at: waiting.measured.ended_at,
             verdict,
             vicinity: agent.whereabouts.vicinity.filter(|_| policy.cell.joins_vicinities(*access)),
-            addresses: None,
+            addresses,
         };
         let owner: &OwnerId = &agent.enrolment.owner;
         let cells = self.cells.entry(mirror.clone()).or_default();

@@ -199,6 +199,7 @@ mod tests {
             owners: 3,
             flagged: 2,
             mechanisms: vec!["tls.timeout".into()],
+            ..Default::default()
         };
         let carriers = vec![CarrierColumn {
             carrier: "kz-kcell".into(),
