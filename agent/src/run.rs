@@ -31,7 +31,7 @@ use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::probe::{
     Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
 };
-use crate::schedule::{Promises, Schedule, Step};
+use crate::schedule::{Pace, Promises, Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
@@ -302,7 +302,7 @@ impl Measuring {
         let mirrors = list.iter().flat_map(|list| &list.mirrors);
         let own = mirrors
             .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
-            .map(|mirror| (mirror.id.clone(), mirror.url.host()));
+            .map(|mirror| (mirror.id.clone(), mirror.url.host(), pace_of(mirror, self.market.is_some())));
         self.schedule.take(own, self.began.elapsed());
         self.doubts.retain(|known| list.iter().any(|list| list.mirror(known).is_some()));
         self.studio.retain(|id| list.iter().any(|list| list.mirror(id).is_some()));
@@ -473,6 +473,11 @@ fn references_of(list: &MirrorList, market: Option<&MarketId>) -> Vec<Reference>
     }
     own.truncate(if market.is_some() { reference::REFERENCES_MAX } else { CONTROL_REFERENCES_MAX });
     own
+}
+
+/// Standbys are visited when the collector asks, by field agents: nobody watches a control.
+fn pace_of(mirror: &Mirror, is_field: bool) -> Pace {
+    if mirror.standby && is_field { Pace::OnRequest } else { Pace::Usual }
 }
 
 #[cfg(test)]

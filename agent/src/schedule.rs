@@ -19,6 +19,10 @@ const JITTER: f64 = 0.1;
 /// Probes under way at once. A blocked mirror costs up to 40 s: one after the other, five of them outlast the 180 s after
 /// which evidence is stale; four at once keep 18 fresh, and a guest on somebody's line stays small.
 pub const PROBES_MAX: usize = 4;
+/// A mirror whose visits have just begun to go ill is visited again after this part of the interval, so many times: what is
+/// in doubt cannot wait, what has been ill for long can.
+const DOUBT_PART: u32 = 2;
+const DOUBT_VISITS_MAX: u32 = 4;
 /// Requests that wait; each mirror at most once, so this bounds only hostile lists of requests.
 const REQUESTS_MAX: usize = 64;
 
@@ -38,6 +42,15 @@ pub enum Step {
     },
 }
 
+/// Whose turns a mirror has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Once an interval, and sooner while in doubt.
+    Usual,
+    /// A standby: only when asked for. Visibility shortens its life, so the collector sends few, and seldom.
+    OnRequest,
+}
+
 /// The turns of all mirrors.
 #[derive(Debug)]
 pub struct Schedule {
@@ -54,9 +67,12 @@ pub struct Schedule {
 #[derive(Debug)]
 struct Turn {
     host: String,
+    pace: Pace,
     due: Duration,
     /// Whether its last visit went well.
     is_well: bool,
+    /// Visits in a row that did not.
+    ill_visits: u32,
 }
 
 impl Schedule {
@@ -81,21 +97,21 @@ impl Schedule {
         Self { budget, ..Self::new(interval) }
     }
 
-    /// Takes over a list of mirrors with their host names. Mirrors known keep their turns; new ones are spread over one
+    /// Takes over a list of mirrors with their host names and paces. Mirrors known keep their turns; new ones are spread over one
     /// interval, the first at once.
-    pub fn take(&mut self, mirrors: impl IntoIterator<Item = (MirrorId, String)>, now: Duration) {
+    pub fn take(&mut self, mirrors: impl IntoIterator<Item = (MirrorId, String, Pace)>, now: Duration) {
         let mut known = std::mem::take(&mut self.turns);
         let mut fresh = Vec::new();
-        for (mirror, host) in mirrors {
+        for (mirror, host, pace) in mirrors {
             match known.remove(&mirror) {
-                Some(turn) if turn.host == host => drop(self.turns.insert(mirror, turn)),
-                _ => fresh.push((mirror, host)),
+                Some(turn) if turn.host == host => drop(self.turns.insert(mirror, Turn { pace, ..turn })),
+                _ => fresh.push((mirror, host, pace)),
             }
         }
         let count = u32::try_from(fresh.len().max(1)).unwrap_or(u32::MAX);
-        for (index, (mirror, host)) in (0u32..).zip(fresh) {
+        for (index, (mirror, host, pace)) in (0u32..).zip(fresh) {
             let due = now + self.interval / count * index;
-            self.turns.insert(mirror, Turn { host, due, is_well: false });
+            self.turns.insert(mirror, Turn { host, pace, due, is_well: false, ill_visits: 0 });
         }
         self.requested.retain(|mirror| self.turns.contains_key(mirror));
     }
@@ -147,12 +163,16 @@ impl Schedule {
         self.stretch = stretch;
     }
 
-    /// Notes how a visit went. Who is not well has its turn in the usual time.
+    /// Notes how a visit went. Who has just begun to be ill has its turn sooner, who is ill for long in the usual time.
     pub fn note_visit(&mut self, mirror: &MirrorId, is_well: bool, now: Duration) {
         if let Some(turn) = self.turns.get_mut(mirror) {
             turn.is_well = is_well;
+            turn.ill_visits = if is_well { 0 } else { turn.ill_visits.saturating_add(1) };
             if !is_well {
-                turn.due = turn.due.min(now + self.interval);
+                // Where bytes are scarce, nothing is hurried.
+                let is_hurried = turn.ill_visits <= DOUBT_VISITS_MAX && self.stretch == 1;
+                let part = if is_hurried { DOUBT_PART } else { 1 };
+                turn.due = turn.due.min(now + self.interval / part);
             }
         }
     }
@@ -203,6 +223,7 @@ impl Schedule {
         let turns = self
             .turns
             .iter()
+            .filter(|(_, turn)| turn.pace == Pace::Usual)
             .filter_map(|(mirror, turn)| Some((turn.due.max(ready(mirror, turn)?), turn.due, mirror)));
         match turns.min() {
             Some((at, _, mirror)) if at <= now => self.begin(mirror.clone(), Cause::Scheduled, now, random),
@@ -243,7 +264,7 @@ mod tests {
 
     fn schedule(names: &[&str]) -> Schedule {
         let mut schedule = Schedule::new(INTERVAL);
-        schedule.take(names.iter().map(|name| (id(name), format!("{name}.example"))), secs(0));
+        schedule.take(names.iter().map(|name| (id(name), format!("{name}.example"), Pace::Usual)), secs(0));
         schedule
     }
 
@@ -264,7 +285,7 @@ mod tests {
     fn a_few_mirrors_are_probed_at_once_and_no_host_twice() {
         let mut schedule = Schedule::new(INTERVAL);
         let hosts = [("a", "x"), ("b", "x"), ("c", "c"), ("d", "d"), ("e", "e"), ("f", "f")];
-        schedule.take(hosts.map(|(name, host)| (id(name), host.to_owned())), secs(0));
+        schedule.take(hosts.map(|(name, host)| (id(name), host.to_owned(), Pace::Usual)), secs(0));
         let at = |schedule: &mut Schedule, expected| {
             assert_eq!(schedule.next(secs(59), 0.5), expected);
         };
@@ -371,11 +392,39 @@ mod tests {
     }
 
     #[test]
+    fn a_mirror_that_begins_to_be_ill_is_visited_sooner_for_a_while() {
+        let mut schedule = schedule(&["a"]);
+        let mut visits = Vec::new();
+        for now in 0..400 {
+            if step(&mut schedule, now, 0.5) == probe("a", Cause::Scheduled) {
+                visits.push(now);
+                schedule.note_handshakes("a.example", 1, secs(now));
+                schedule.note_visit(&id("a"), now < 60, secs(now));
+            }
+        }
+        // Well at 0; ill from 60 on: four turns of half an interval, then whole ones.
+        assert_eq!(visits, [0, 60, 90, 120, 150, 180, 240, 300, 360]);
+    }
+
+    #[test]
+    fn a_standby_is_visited_when_asked_for_alone() {
+        let mut schedule = Schedule::new(INTERVAL);
+        schedule.take([(id("s"), "s.example".to_owned(), Pace::OnRequest)], secs(0));
+        assert_eq!(step(&mut schedule, 0, 0.5), Step::Wait { until: None });
+        schedule.request(id("s"));
+        assert_eq!(step(&mut schedule, 1, 0.5), probe("s", Cause::Requested));
+        assert_eq!(step(&mut schedule, 500, 0.5), Step::Wait { until: None });
+        // The list makes it a mirror like any other: its turn comes.
+        schedule.take([(id("s"), "s.example".to_owned(), Pace::Usual)], secs(501));
+        assert_eq!(step(&mut schedule, 501, 0.5), probe("s", Cause::Scheduled));
+    }
+
+    #[test]
     fn a_new_list_keeps_turns_and_drops_what_is_gone() {
         let mut schedule = schedule(&["a", "b"]);
         step(&mut schedule, 0, 0.5);
         schedule.request(id("a"));
-        schedule.take([(id("b"), "b.example".to_owned()), (id("c"), "c.example".to_owned())], secs(5));
+        schedule.take(["b", "c"].map(|name| (id(name), format!("{name}.example"), Pace::Usual)), secs(5));
         assert_eq!(step(&mut schedule, 5, 0.5), probe("c", Cause::Scheduled));
         assert_eq!(step(&mut schedule, 5, 0.5), Step::Wait { until: Some(secs(30)) });
         schedule.take([], secs(6));

@@ -83,6 +83,8 @@ struct CarrierJson {
     carrier: String,
     name: String,
     state: String,
+    /// Unix milliseconds.
+    shutdown_suspected_since: Option<u64>,
     cells: Vec<CellJson>,
 }
 
@@ -147,7 +149,14 @@ impl From<wire::CarrierColumn> for CarrierJson {
             addresses_blocked: cell.addresses_share.map(ShareJson::from),
             too_late: cell.too_late,
         });
-        Self { carrier: column.carrier, name: column.name, state: column.state, cells: cells.collect() }
+        let since = column.shutdown_suspected_since_millis;
+        Self {
+            carrier: column.carrier,
+            name: column.name,
+            state: column.state,
+            shutdown_suspected_since: (since > 0).then_some(since),
+            cells: cells.collect(),
+        }
     }
 }
 
@@ -183,6 +192,9 @@ fn names(row: &wire::MarketRow) -> impl Iterator<Item = &str> {
 
 fn carrier_cell(column: &wire::CarrierColumn, colours: bool) -> Cell {
     let mut lines = vec![format!("{} {}", symbol(&column.state), column.state)];
+    if column.shutdown_suspected_since_millis > 0 {
+        lines.push("shut down?".to_owned());
+    }
     for cell in &column.cells {
         // A lone cell is its carrier: the state need not be said twice.
         let state = if column.cells.len() > 1 { format!("{} ", cell.state) } else { String::new() };
@@ -252,6 +264,7 @@ mod tests {
                 name: "Kcell".to_owned(),
                 state: state.to_owned(),
                 cells: vec![cell],
+                ..Default::default()
             }],
             ..Default::default()
         }
@@ -282,7 +295,9 @@ mod tests {
             visits_share: share(0, 12, 0, 0, 243),
             ..Default::default()
         });
+        both.carriers[0].shutdown_suspected_since_millis = 1;
         let text = draw_matrix(&wire::Matrix { at_millis: 1, rows: vec![both] }, false);
+        assert!(text.contains("shut down?"), "{text}");
         for part in ["✕ red", "fixed red 3/3 tls.timeout", "40 % of visits (20-64)", "mobile green 0/4"] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

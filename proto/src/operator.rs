@@ -195,6 +195,7 @@ fn column(view: &CarrierView) -> wire::CarrierColumn {
         name: view.name.clone(),
         state: view.state.as_str().to_owned(),
         cells: view.cells.iter().map(cell).collect(),
+        shutdown_suspected_since_millis: view.shutdown_suspected_since.map_or(0, |since| since.0),
     }
 }
 

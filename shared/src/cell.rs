@@ -146,13 +146,16 @@ pub struct CarrierView {
     pub name: String,
     pub state: CellState,
     pub cells: Vec<CellView>,
+    /// Since when several of its owners are silent at once, while others are heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_suspected_since: Option<UnixMillis>,
 }
 
 impl CarrierView {
     /// Puts a carrier's cells together: the worst speaks, in the order of [`CellState`].
     pub fn of(carrier: CarrierId, name: String, cells: Vec<CellView>) -> Self {
         let state = cells.iter().map(|cell| cell.state).min().unwrap_or(CellState::Insufficient);
-        Self { carrier, name, state, cells }
+        Self { carrier, name, state, cells, shutdown_suspected_since: None }
     }
 }
 
@@ -244,6 +247,11 @@ impl Cell {
         policy: &'a CellPolicy,
     ) -> impl Iterator<Item = (&'a OwnerId, &'a OwnerWord)> {
         self.present.owners.iter().filter(move |(_, word)| is_fresh(word, now, policy))
+    }
+
+    /// What became of an owner's latest visit.
+    pub fn last_outcome(&self, owner: &OwnerId) -> Option<Outcome> {
+        self.present.owners.get(owner).map(|word| word.last.verdict.outcome)
     }
 
     /// The latest blocked record of each voice that votes "blocked" at `now`.

@@ -3,6 +3,7 @@
 //! Everything here can be thrown away and rebuilt. No clock: time is the entries' own, and a `Tick` entry where time
 //! alone must move a decision.
 
+mod adaptive;
 mod judging;
 mod markets;
 mod orders;
@@ -10,6 +11,7 @@ mod pictures;
 mod pools;
 mod rotations;
 mod settings;
+mod silence;
 mod view;
 mod whereabouts;
 mod wishes;
@@ -20,6 +22,7 @@ pub use view::{Matrix, MatrixRow};
 pub use wishes::Wish;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::admission::ChainHead;
 use crate::cell::{Cell, CellPolicy};
@@ -29,10 +32,12 @@ use crate::ledger::Ledger;
 use crate::market::{Alert, Decision};
 use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MirrorId, UnixMillis};
+use adaptive::Doubts;
 use judging::Docket;
 use markets::Markets;
 use pictures::Pictures;
 use settings::Settings;
+use silence::Silence;
 use wishes::Wishes;
 
 /// Most evidence items written into one decision: enough for eight carriers of eight owners.
@@ -67,13 +72,17 @@ pub(crate) type MirrorCells = BTreeMap<(CarrierId, Access), Cell>;
 /// Everything that follows from the journal so far.
 #[derive(Debug)]
 pub struct Fold {
-    settings: Settings,
+    settings: Arc<Settings>,
     at: UnixMillis,
     entries: u64,
     list: Option<(SignedList, MirrorList)>,
     agents: BTreeMap<AgentId, AgentState>,
     docket: Docket,
     cells: BTreeMap<MirrorId, MirrorCells>,
+    /// When time alone may next change a mirror's cells.
+    cell_deadlines: BTreeMap<MirrorId, UnixMillis>,
+    silence: Silence,
+    doubts: Doubts,
     markets: Markets,
     wishes: Wishes,
     ledger: Ledger,
@@ -89,14 +98,21 @@ impl Default for Fold {
 impl Fold {
     /// Before the first entry, with the built-in settings.
     pub fn new() -> Self {
+        Self::with(Arc::new(Settings::built_in()))
+    }
+
+    fn with(settings: Arc<Settings>) -> Self {
         Self {
-            settings: Settings::built_in(),
+            settings,
             at: UnixMillis::default(),
             entries: 0,
             list: None,
             agents: BTreeMap::new(),
             docket: Docket::default(),
             cells: BTreeMap::new(),
+            cell_deadlines: BTreeMap::new(),
+            silence: Silence::default(),
+            doubts: Doubts::default(),
             markets: Markets::default(),
             wishes: Wishes::default(),
             ledger: Ledger::default(),
@@ -108,10 +124,19 @@ impl Fold {
     pub fn apply(&mut self, entry: &JournalEntry) -> Outcome {
         self.at = self.at.max(entry.at);
         self.entries += 1;
-        match &entry.event {
+        let mut outcome = self.take_in(&entry.event);
+        outcome.alerts.extend(self.hear_silence());
+        self.visit_standbys();
+        outcome
+    }
+
+    fn take_in(&mut self, event: &Event) -> Outcome {
+        match event {
             Event::Settings(text) => {
-                self.settings.replace(text);
-                self.with_cells(Cell::replay);
+                if let Some(settings) = Settings::replaced(text) {
+                    self.settings = Arc::new(settings);
+                    self.with_cells(Cell::replay);
+                }
             }
             Event::Enrolled(enrolment) => self.enrol(enrolment),
             Event::Revoked(agent) => self.revoke(agent),
@@ -129,6 +154,7 @@ impl Fold {
                 let clock = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
                 agent.clock_ahead_millis = clock.or(agent.clock_ahead_millis);
                 let mirror = facts.mirror.clone();
+                self.note_heard(&signed.agent);
                 self.note_picture(&signed.agent, link.hash, facts);
                 if facts.is_picture_alone() {
                     return Outcome::default();
@@ -156,12 +182,9 @@ impl Fold {
 
     /// The next instant after [`Fold::at`] at which time alone may change something.
     pub fn next_deadline(&self) -> Option<UnixMillis> {
-        let cells = self.cells.values().flatten().filter_map(|((carrier, _), cell)| {
-            let policy = self.settings.policy_of_carrier(carrier)?;
-            cell.next_deadline(self.at, &policy.cell)
-        });
+        let cells = self.cell_deadlines.values().copied();
         let markets = self.markets.next_deadline(self.at, &self.settings);
-        cells.chain(markets).chain(self.docket.next_deadline()).min()
+        cells.chain(markets).chain(self.docket.next_deadline()).chain(self.silence.deadline).min()
     }
 
     /// The instant of the last entry.
@@ -233,6 +256,8 @@ impl Fold {
             url(&list).is_some_and(|new| old.as_ref().and_then(url) == Some(new))
         };
         self.cells.retain(|mirror, _| stays(mirror));
+        self.cell_deadlines.retain(|mirror, _| stays(mirror));
+        self.doubts.retain(stays);
         self.markets.put_list(&list, stays, self.at);
         self.docket.retain(stays);
         self.wishes.retain(stays);

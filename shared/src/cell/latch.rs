@@ -8,9 +8,9 @@ use super::word::Told;
 use super::{CellPolicy, Evidence, OwnerWord};
 use crate::words::{OwnerId, UnixMillis, Vicinity};
 
-/// A voice's clear verdicts count in the reversed test at most once in this part of `stale_after_secs`, which is three
-/// intervals: half an interval. Ten boxes of one owner are one voice here too.
-const COUNTED_PART: u64 = 6;
+/// A voice's clear verdicts count in the reversed test at most so often an interval. Ten boxes of one owner are one voice
+/// here too.
+const COUNTED_AN_INTERVAL: u64 = 2;
 
 /// The owners' words, and what the cell looks like after the last of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Latch {
         let counts = match told {
             Told::Blocked => !word.is_flagged(policy) || !tally.is_clear(policy),
             Told::Clear => {
-                let spacing = policy.stale_after_secs * 1_000 / COUNTED_PART;
+                let spacing = policy.interval_secs() * 1_000 / COUNTED_AN_INTERVAL;
                 let is_due = word.cleared_at.is_none_or(|last| self.at >= last.plus_millis(spacing));
                 word.cleared_at = if is_due { Some(self.at) } else { word.cleared_at };
                 is_due

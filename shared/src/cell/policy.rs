@@ -16,6 +16,9 @@ const WINDOW_SECS_MAX: u64 = 86_400;
 /// Largest score, in thousandths of a nat: the error it stands for is too small to be measured.
 const SCORE_MAX: i64 = 1_000_000;
 
+/// Intervals after which evidence is stale.
+pub(super) const STALE_INTERVALS: u64 = 3;
+
 /// A decimal of a policy, in thousandths: a probability, a factor, or a score in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Thousandths(pub i64);
@@ -90,7 +93,11 @@ pub struct CellPolicy {
     pub green_dwell_secs: u64,
     /// Evidence that arrives late takes its place if it is no older than this, beside the newest.
     pub window_secs: u64,
-    /// After this long without evidence an owner is silent.
+    /// Owners of a carrier who visit a mirror that waits in the pool.
+    pub standby_owners_max: u32,
+    /// How often they do.
+    pub standby_every_secs: u64,
+    /// After this long without evidence an owner is silent: three intervals.
     pub stale_after_secs: u64,
     /// How long a failed record waits for a control measured after it.
     pub control_wait_secs: u64,
@@ -100,6 +107,11 @@ impl CellPolicy {
     /// Whether owners of one vicinity are one voice on this kind of access.
     pub fn joins_vicinities(&self, access: Access) -> bool {
         self.one_voice_a_vicinity.contains(&access)
+    }
+
+    /// How often a mirror in use is measured.
+    pub fn interval_secs(&self) -> u64 {
+        self.stale_after_secs / STALE_INTERVALS
     }
 
     /// Every number out of its bounds, or against another.
@@ -117,6 +129,9 @@ impl CellPolicy {
         within("cell.green_dwell_secs", self.green_dwell_secs, 0, SECS_MAX);
         within("cell.stale_after_secs", self.stale_after_secs, 1, WINDOW_SECS_MAX);
         within("cell.window_secs", self.window_secs, stale_after_secs.min(WINDOW_SECS_MAX), WINDOW_SECS_MAX);
+        within("cell.standby_owners_max", self.standby_owners_max.into(), 1, 100);
+        // Visited less often, a standby would never be known to work.
+        within("cell.standby_every_secs", self.standby_every_secs, 1, stale_after_secs);
         within("cell.control_wait_secs", self.control_wait_secs, 1, stale_after_secs);
     }
 
@@ -189,6 +204,7 @@ mod tests {
         check("flag_score = 4.6", "flag_score = 8", "cell.flag_score is 8; it must be from 0.001 to 7.5");
         check("red_score_per_owner = 5.0", "red_score_per_owner = 7.6", "cell.red_score_per_owner");
         check("clear_score = 9.2", "clear_score = 0", "cell.clear_score");
+        check("standby_every_secs = 120", "standby_every_secs = 900", "cell.standby_every_secs");
         check("window_secs = 900", "window_secs = 100", "cell.window_secs");
         check("[\"fixed\"]", "[\"wired\"]", "wired");
     }

@@ -175,6 +175,8 @@ impl Fold {
         };
         waiting.until = until;
         let addresses = field_addresses(&waiting.measured.facts);
+        let first_failure = self.carrier_of_first_failure(&waiting, mirror);
+        let agent = waiting.measured.agent.clone();
         let queue = self.docket.waiting.entry(mirror.clone()).or_default();
         queue.push_back(waiting);
         if queue.len() > WAITING_MAX
@@ -184,6 +186,22 @@ impl Fold {
             self.observe(&oldest, mirror, verdict);
         }
         self.ask_controls(mirror, &addresses);
+        if let Some(carrier) = first_failure {
+            self.ask_around(mirror, &carrier, &agent);
+        }
+    }
+
+    /// The carrier of a field agent whose visit failed just now, where its owner's last word was none of a failure.
+    fn carrier_of_first_failure(&self, waiting: &Waiting, mirror: &MirrorId) -> Option<CarrierId> {
+        let enrolment = &self.agents.get(&waiting.measured.agent)?.enrolment;
+        let Station::Field { carrier, access } = &enrolment.station else { return None };
+        let policy = self.settings.policy_of_carrier(carrier)?;
+        let is_recent = waiting.measured.ended_at.plus_secs(policy.cell.stale_after_secs) > self.at;
+        let cell = self.cells.get(mirror).and_then(|cells| cells.get(&(carrier.clone(), *access)));
+        let last = cell.and_then(|cell| cell.last_outcome(&enrolment.owner));
+        let was_well =
+            last.is_none_or(|last| matches!(last, Outcome::Ok | Outcome::Impaired | Outcome::Refused));
+        (is_recent && was_well).then(|| carrier.clone())
     }
 
     /// Judges those who waited for a control that has come; where its own network is in doubt, another may still speak.
@@ -296,9 +314,10 @@ impl Fold {
         let owner: &OwnerId = &agent.enrolment.owner;
         let cells = self.cells.entry(mirror.clone()).or_default();
         let cell = cells.entry((carrier.clone(), *access)).or_default();
-        if cell.observe(owner, evidence, &policy.cell) == News::FirstBlocked {
+        let is_recent = evidence.at.plus_secs(policy.cell.stale_after_secs) > self.at;
+        if cell.observe(owner, evidence, &policy.cell) != News::Nothing && is_recent {
             let carrier = carrier.clone();
-            self.ask_carrier(mirror, &carrier, &waiting.measured.agent);
+            self.ask_around(mirror, &carrier, &waiting.measured.agent);
         }
     }
 

@@ -150,6 +150,7 @@ impl Fold {
             .collect();
         for key in &targets {
             self.step_market(key, &mut outcome);
+            self.pursue(&key.0, &key.1);
         }
         // What waits may go on: a standby has turned up, or another's rotation is done.
         let waiting: Vec<PlaceKey> = self.markets.rotations.keys().cloned().collect();
@@ -161,16 +162,24 @@ impl Fold {
     }
 
     fn settle_cells(&mut self, only: Option<&MirrorId>) {
-        let settle = |cells: &mut MirrorCells| {
+        let mut settle = |mirror: &MirrorId, cells: &mut MirrorCells| {
+            let mut earliest = None;
             for ((carrier, _), cell) in cells {
                 if let Some(policy) = self.settings.policy_of_carrier(carrier) {
                     cell.settle(self.at, &policy.cell);
+                    earliest = earliest.into_iter().chain(cell.next_deadline(self.at, &policy.cell)).min();
                 }
+            }
+            match earliest {
+                Some(at) => drop(self.cell_deadlines.insert(mirror.clone(), at)),
+                None => drop(self.cell_deadlines.remove(mirror)),
             }
         };
         match only {
-            Some(mirror) => self.cells.get_mut(mirror).into_iter().for_each(settle),
-            None => self.cells.values_mut().for_each(settle),
+            Some(mirror) => {
+                self.cells.get_mut(mirror).into_iter().for_each(|cells| settle(mirror, cells));
+            }
+            None => self.cells.iter_mut().for_each(|(mirror, cells)| settle(mirror, cells)),
         }
     }
 

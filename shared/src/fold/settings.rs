@@ -62,11 +62,9 @@ impl Settings {
         Ok(Self { text: text.clone(), catalogue, policies, fingerprints, networks })
     }
 
-    /// Puts checked data files in force. Files this version cannot read (a newer one wrote them) leave the old in force.
-    pub(super) fn replace(&mut self, text: &SettingsText) {
-        if let Ok(parsed) = Self::parse(text) {
-            *self = parsed;
-        }
+    /// Checked data files to put in force. Files this version cannot read (a newer one wrote them) leave the old in force.
+    pub(super) fn replaced(text: &SettingsText) -> Option<Self> {
+        Self::parse(text).ok()
     }
 
     pub(super) fn text(&self) -> &SettingsText {

@@ -1,6 +1,9 @@
 //! Whole stories through the fold: four Kazakh carriers of three owners, a control, one mirror.
 
+mod adaptive;
 mod controls;
+mod replay;
+mod silence;
 mod whereabouts;
 
 use super::*;
@@ -352,30 +355,6 @@ fn spooled_records_are_history_not_news() {
     }
     journal.round([Fine; 4], Fine);
     assert_eq!(actions(&fold(&journal.entries).1), [Action::Keep]);
-}
-
-#[test]
-fn a_first_failure_asks_the_control_and_a_first_block_the_carrier() {
-    let mut journal = Journal::new();
-    (0..2).for_each(|_| journal.round([Fine; 4], Fine));
-    let mut state = fold(&journal.entries).0;
-    assert_eq!(state.take_wishes(), []);
-    let known = journal.entries.len();
-    journal.now = journal.now.plus_secs(60);
-    journal.record("kz-kcell-1", facts(HelloDropped, journal.now));
-    let asked = |state: &mut Fold| -> Vec<String> {
-        state.take_wishes().iter().map(|wish| wish.agent.to_string()).collect()
-    };
-    state.apply(&journal.entries[known]);
-    assert_eq!(asked(&mut state), ["control-1"]);
-    journal.now = journal.now.plus_secs(1);
-    journal.record("control-1", facts(Fine, journal.now));
-    state.apply(&journal.entries[known + 1]);
-    assert_eq!(asked(&mut state), ["kz-kcell-0", "kz-kcell-2"], "the control was asked a moment ago");
-    journal.now = journal.now.plus_secs(1);
-    journal.record("kz-kcell-0", facts(HelloDropped, journal.now));
-    state.apply(&journal.entries[known + 2]);
-    assert_eq!(asked(&mut state), Vec::<String>::new(), "nobody is asked twice in a row");
 }
 
 #[test]

@@ -65,7 +65,9 @@ impl Fold {
             .filter(|((of_carrier, _), _)| of_carrier == carrier)
             .filter_map(|((_, access), cell)| Some(cell.view(*access, now, &policy?.cell)))
             .collect();
-        CarrierView::of(carrier.clone(), name.to_owned(), cells)
+        let mut view = CarrierView::of(carrier.clone(), name.to_owned(), cells);
+        view.shutdown_suspected_since = self.silence.carriers.get(carrier).copied();
+        view
     }
 
     /// The records an action rests on: of each owner the latest that speaks for it.

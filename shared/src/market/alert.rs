@@ -15,6 +15,8 @@ words!(
         PoolLow = "pool_low",
         /// Several agents of a carrier fell silent at once, while others speak.
         ShutdownSuspected = "shutdown_suspected",
+        /// They are heard again.
+        ShutdownOver = "shutdown_over",
         /// A burned mirror works again.
         Unblocked = "unblocked",
         /// Some owners or addresses see a block, for long, and too few to call the carrier red.

@@ -103,6 +103,7 @@ mod tests {
                     name: id.to_string(),
                     state,
                     cells: vec![],
+                    shutdown_suspected_since: None,
                 })
             })
             .collect();

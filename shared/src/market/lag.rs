@@ -100,7 +100,7 @@ mod tests {
                 .zip(states.chars())
                 .map(|(name, letter)| {
                     let state = if letter == 'R' { CellState::Red } else { CellState::Green };
-                    let view = CarrierView { carrier: id(name), name: String::new(), state, cells: vec![] };
+                    let view = CarrierView { state, ..CarrierView::of(id(name), String::new(), Vec::new()) };
                     CarrierInput::of_view(view)
                 })
                 .collect();

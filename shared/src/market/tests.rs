@@ -27,8 +27,10 @@ fn carriers(states: &str, confirmed_at: Option<UnixMillis>, policy: &Policy) -> 
         .iter()
         .zip(states.chars())
         .map(|(id, letter)| {
-            let (state, cells) = (state(letter), vec![]);
-            let view = CarrierView { carrier: id.clone(), name: id.to_string(), state, cells };
+            let view = CarrierView {
+                state: state(letter),
+                ..CarrierView::of(id.clone(), id.to_string(), Vec::new())
+            };
             CarrierInput { confirmed_at, ..CarrierInput::of_view(view) }
         })
         .collect()

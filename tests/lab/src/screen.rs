@@ -206,6 +206,7 @@ mod tests {
             name: "Kcell".into(),
             state: "red".into(),
             cells: vec![cell],
+            ..Default::default()
         }];
         let row = MarketRow {
             market: "kz".into(),
