@@ -432,6 +432,8 @@ pub struct QuicHandshake {
     pub first_received: Vec<u8>,
     /// Versions a Version Negotiation packet offered (RFC 9000, 17.2.1).
     pub versions_offered: Vec<u32>,
+    /// JA4 of our own hello, as by which a box that opens the Initial packet knows us; empty in records of older agents.
+    pub ja4: String,
 }
 
 /// How a QUIC handshake ended.

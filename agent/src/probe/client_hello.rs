@@ -22,6 +22,13 @@ const NO_DIGEST: &str = "000000000000";
 /// The largest count that two digits hold.
 const COUNT_MAX: usize = 99;
 
+/// Over what a hello is sent: the first letter of its JA4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    Tcp,
+    Quic,
+}
+
 /// What a ClientHello offers, GREASE values (RFC 8701) left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientHello {
@@ -44,7 +51,12 @@ impl ClientHello {
         while let Some([HANDSHAKE_RECORD, _, _]) = records.take(3) {
             messages.extend_from_slice(records.list_16()?.0);
         }
-        let mut message = Reader(&messages);
+        Self::read_message(&messages)
+    }
+
+    /// Reads the handshake message alone, as QUIC carries it; `None` where it is no whole ClientHello.
+    pub fn read_message(message: &[u8]) -> Option<Self> {
+        let mut message = Reader(message);
         let [CLIENT_HELLO, a, b, c] = *message.take(4)? else { return None };
         let body = message.take(u32::from_be_bytes([0, a, b, c]) as usize)?;
         Self::read_body(Reader(body))
@@ -55,8 +67,8 @@ impl ClientHello {
         self.server_name.as_deref()
     }
 
-    /// JA4 of a hello sent over TCP (github.com/FoxIO-LLC/ja4, technical_details/JA4.md).
-    pub fn ja4(&self) -> String {
+    /// JA4 (github.com/FoxIO-LLC/ja4, technical_details/JA4.md).
+    pub fn ja4(&self, over: Over) -> String {
         let mut ciphers = self.cipher_suites.clone();
         ciphers.sort_unstable();
         let mut extensions = self.extensions.clone();
@@ -67,7 +79,11 @@ impl ClientHello {
             second = format!("{second}_{}", hex_list(&self.signature_algorithms));
         }
         format!(
-            "t{}{}{:02}{:02}{}_{}_{}",
+            "{}{}{}{:02}{:02}{}_{}_{}",
+            match over {
+                Over::Tcp => 't',
+                Over::Quic => 'q',
+            },
             self.version(),
             if self.extensions.contains(&SERVER_NAME) { 'd' } else { 'i' },
             self.cipher_suites.len().min(COUNT_MAX),
@@ -248,14 +264,16 @@ mod tests {
     fn the_published_example_has_its_published_name() {
         for record_len in [64, 16_384] {
             let hello = ClientHello::read(&published(record_len)).unwrap();
-            assert_eq!(hello.ja4(), "t13d1516h2_8daaf6152771_e5627efa2ab1");
+            assert_eq!(hello.ja4(Over::Tcp), "t13d1516h2_8daaf6152771_e5627efa2ab1");
             assert_eq!(hello.server_name(), Some("www.example.org"));
         }
     }
 
     #[test]
     fn what_is_missing_has_its_own_signs() {
-        let check = |bytes: Vec<u8>, expected| assert_eq!(ClientHello::read(&bytes).unwrap().ja4(), expected);
+        let check = |bytes: Vec<u8>, expected| {
+            assert_eq!(ClientHello::read(&bytes).unwrap().ja4(Over::Tcp), expected);
+        };
         check(flight(&[], &[], 999), "t12i000000_000000000000_000000000000");
         // The digests are those of `printf 1301 | sha256sum` and `printf 000a | sha256sum`.
         let alpn = |protocol: &[u8]| list_16(&[&[protocol.len() as u8][..], protocol].concat());

@@ -206,6 +206,7 @@ mod tests {
             datagrams_received: 1,
             first_received: vec![1; 32],
             versions_offered: vec![1; 16],
+            ja4: "q".repeat(36),
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use zerkalo_core::record::{Arm, BODY_LEN_MAX, QuicHandshake, QuicOutcome};
 
 use super::chain::{ChainRecorder, Trust};
+use super::client_hello::{ClientHello, Over};
 use super::clock::StepClock;
 use super::quic_socket::CountingSocket;
 use super::tls::HelloShape;
@@ -73,8 +74,13 @@ pub async fn handshake(
         datagrams_received: 0,
         first_received: Vec::new(),
         versions_offered: Vec::new(),
+        ja4: String::new(),
     };
-    let (endpoint, socket) = match prepare(hello.address, trust, recorder.clone()) {
+    let prepared = client_config(trust, recorder.clone()).and_then(|tls| {
+        step.ja4 = ja4(&tls, hello.host).unwrap_or_default();
+        prepare(hello.address, tls)
+    });
+    let (endpoint, socket) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return (QuicHandshake { outcome: QuicOutcome::Failed(error), ..step }, None),
     };
@@ -122,11 +128,18 @@ pub fn advertised_port(alt_svc: &str) -> Option<u16> {
     })
 }
 
-fn prepare(
-    address: SocketAddr,
-    trust: &Trust,
-    recorder: Arc<ChainRecorder>,
-) -> Result<(ClosingEndpoint, Arc<CountingSocket>), String> {
+/// What a box that opens our Initial packet sees: on the wire it lies under keys, so a twin of the hello is read instead,
+/// made by the same configuration. What differs between two of them, JA4 leaves out.
+fn ja4(tls: &Arc<rustls::ClientConfig>, host: &str) -> Option<String> {
+    let name = rustls::pki_types::ServerName::try_from(host.to_owned()).ok()?;
+    let version = rustls::quic::Version::V1;
+    let mut twin = rustls::quic::ClientConnection::new(Arc::clone(tls), version, name, Vec::new()).ok()?;
+    let mut message = Vec::new();
+    twin.write_hs(&mut message);
+    ClientHello::read_message(&message).map(|hello| hello.ja4(Over::Quic))
+}
+
+fn client_config(trust: &Trust, recorder: Arc<ChainRecorder>) -> Result<Arc<rustls::ClientConfig>, String> {
     let kx_groups = HelloShape::PostQuantum.groups();
     let provider = CryptoProvider { kx_groups, ..(*trust.provider()).clone() };
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
@@ -136,6 +149,13 @@ fn prepare(
         .with_custom_certificate_verifier(recorder)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h3".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+fn prepare(
+    address: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<(ClosingEndpoint, Arc<CountingSocket>), String> {
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

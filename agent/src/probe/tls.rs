@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use zerkalo_core::record::{Arm, ChainFault, Ech, TlsHandshake, TlsOutcome};
 
 use super::chain::{ChainRecorder, Trust};
-use super::client_hello::ClientHello;
+use super::client_hello::{ClientHello, Over};
 use super::clock::StepClock;
 use super::ech::{self, EchOffer};
 use super::tap::{End, Tap, Tapped};
@@ -121,7 +121,7 @@ pub async fn handshake_with(
     let (chain, chain_fault) =
         recorder.seen().map_or((Vec::new(), None), |(chain, fault)| (chain, Some(fault)));
     let step = TlsHandshake {
-        ja4: ClientHello::read(&tap.take_first_flight()).map_or_else(String::new, |sent| sent.ja4()),
+        ja4: ClientHello::read(&tap.take_first_flight()).map_or_else(String::new, |sent| sent.ja4(Over::Tcp)),
         ech,
         arm: hello.arm,
         address: hello.address,

@@ -177,6 +177,8 @@ async fn a_handshake_that_completes_names_its_protocol_and_its_chain() {
     assert!(step.datagrams_received >= 1 && step.first_received.len() == 32, "{step:?}");
     assert!(step.first_received[0] & 0x80 != 0 && step.first_received[1..5] == [0, 0, 0, 1]);
     assert!(step.versions_offered.is_empty());
+    // TLS 1.3 with a name, three ciphers, h3.
+    assert!(step.ja4.starts_with("q13d03") && step.ja4.contains("h3_"), "{}", step.ja4);
 }
 
 #[tokio::test]

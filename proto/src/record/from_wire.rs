@@ -303,6 +303,7 @@ fn quic(handshake: wire::QuicHandshake) -> Decoded<core::QuicHandshake> {
         datagrams_received: handshake.datagrams_received,
         first_received: handshake.first_received,
         versions_offered: handshake.versions_offered,
+        ja4: handshake.ja4,
         address: parsed("quic.address", &handshake.address)?,
         sni: handshake.sni,
         span: span(handshake.span),

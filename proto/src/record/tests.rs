@@ -94,6 +94,7 @@ fn full() -> ProbeRecord {
         datagrams_received: 3,
         first_received: vec![0xc0, 0],
         versions_offered: vec![1],
+        ja4: "q13d0310h3_x_y".into(),
         address,
         sni: "mirror.example".into(),
         span,

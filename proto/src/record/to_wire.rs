@@ -260,6 +260,7 @@ fn quic(handshake: &core::QuicHandshake) -> wire::QuicHandshake {
         datagrams_received: handshake.datagrams_received,
         first_received: handshake.first_received.clone(),
         versions_offered: handshake.versions_offered.clone(),
+        ja4: handshake.ja4.clone(),
         address: handshake.address.to_string(),
         sni: handshake.sni.clone(),
         span: span(handshake.span),

@@ -17,6 +17,7 @@ fn quic(arm: Arm, outcome: QuicOutcome) -> QuicHandshake {
         datagrams_received: u32::from(!is_silent),
         first_received: vec![],
         versions_offered: vec![],
+        ja4: String::new(),
     }
 }
 
