@@ -1,7 +1,7 @@
 //! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -143,6 +143,10 @@ struct ProbeArgs {
     /// Text that only the real page holds.
     #[arg(long, value_name = "TEXT", value_parser = parse_canary)]
     canary: Option<String>,
+    /// Go to this address too, under the URL's own name, as a control does where another agent got it; may be given several
+    /// times, up to eight.
+    #[arg(long, value_name = "IP")]
+    field_address: Vec<IpAddr>,
     /// Show a neutral name to the address before the mirror's own: for an address that nobody here tried for three
     /// minutes. Boxes may punish an address once they saw a name they look for; then a neutral name after it fails too.
     #[arg(long)]
@@ -267,7 +271,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         control_address: args.control_address,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },
         ech: EchLook::Allowed,
-        field_addresses: Vec::new(),
+        field_addresses: args.field_address,
     };
     let mut record = measure(&settings, &assignment, wall_clock()).await.record;
     if args.hops {

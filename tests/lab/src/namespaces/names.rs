@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::addresses::{
-    BOGON, BOGON_V6, ECH_PUBLIC_NAME, KNOWN_STUB, MIRROR, ORIGIN, TELLING_STUB, Truth, UNKNOWN_STUB,
+    BOGON, BOGON_V6, ECH_PUBLIC_NAME, KNOWN_STUB, MIRROR, ORIGIN, SECOND, TELLING_STUB, Truth, UNKNOWN_STUB,
     WITH_ECH, truth,
 };
 
@@ -47,13 +47,15 @@ pub enum Lie {
     FalseAaaa,
     /// The true address first, a false one second.
     SecondFalse,
+    /// Another true address of the mirror, as nearby caches have them.
+    OtherOwn,
     /// A false answer, then the true one: an injection that won its race.
     Race,
 }
 
 impl Lie {
     /// Every way to lie.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::None,
         Self::Nxdomain,
         Self::Refused,
@@ -66,6 +68,7 @@ impl Lie {
         Self::TellingStub,
         Self::FalseAaaa,
         Self::SecondFalse,
+        Self::OtherOwn,
         Self::Race,
     ];
 
@@ -192,6 +195,7 @@ fn false_replies(lie: Lie) -> Vec<Reply> {
         Lie::KnownStub => Reply::addresses(vec![KNOWN_STUB.into()]),
         Lie::TellingStub => Reply::addresses(vec![TELLING_STUB.into()]),
         Lie::FalseAaaa => Reply::addresses(origin().into_iter().chain([BOGON_V6.into()]).collect()),
+        Lie::OtherOwn => Reply::addresses(SECOND.parse().into_iter().collect()),
         Lie::SecondFalse => Reply::addresses(origin().into_iter().chain([BOGON.into()]).collect()),
     };
     vec![reply]

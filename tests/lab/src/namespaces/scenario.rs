@@ -42,6 +42,8 @@ pub enum Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     Present,
+    /// It looks after the subscriber, and goes to the addresses the subscriber got too, as a collector asks it to.
+    Follows,
     Absent,
 }
 
@@ -181,6 +183,11 @@ impl Visit {
     /// The operator does not say which addresses are the mirror's.
     pub fn with_unstated_addresses(self) -> Self {
         Self { addresses: Addresses::Unstated, ..self }
+    }
+
+    /// The control goes to the subscriber's addresses too.
+    pub fn followed(self) -> Self {
+        Self { control: Control::Follows, ..self }
     }
 
     /// Nobody outside looks.

@@ -1,12 +1,13 @@
 //! One visit: the shipped agent runs as subscriber and as control, at the same time, and the rules judge the two records.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use zerkalo_core::fingerprint::Fingerprints;
-use zerkalo_core::judge::{Case, judge};
+use zerkalo_core::judge::{Case, field_addresses, judge};
 use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{Mirror, Sha256, TargetUrl};
 use zerkalo_core::verdict::Verdict;
@@ -42,8 +43,8 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
     let before = line_bytes(topology)?;
     let control = async {
         match visit.control {
-            Control::Absent => Ok(None),
-            Control::Present => look(topology, Place::Control, visit).await.map(Some),
+            Control::Absent | Control::Follows => Ok(None),
+            Control::Present => look(topology, Place::Control, visit, &[]).await.map(Some),
         }
     };
     let later = async {
@@ -53,9 +54,13 @@ pub async fn visit(topology: &Topology, key_pin: Sha256, visit: &Visit) -> Resul
         }
         anyhow::Ok(())
     };
-    let (record, control, later) = tokio::join!(look(topology, Place::Subscriber, visit), control, later);
-    let (record, control) = (record?, control?);
+    let (record, control, later) =
+        tokio::join!(look(topology, Place::Subscriber, visit, &[]), control, later);
+    let (record, mut control) = (record?, control?);
     later?;
+    if visit.control == Control::Follows {
+        control = Some(look(topology, Place::Control, visit, &field_addresses(&record)).await?);
+    }
     let bytes = line_bytes(topology)?.saturating_sub(before);
     let mirror = mirror(visit, key_pin)?;
     let control =
@@ -94,11 +99,12 @@ fn mirror(visit: &Visit, key_pin: Sha256) -> Result<Mirror> {
     })
 }
 
-async fn look(topology: &Topology, place: Place, visit: &Visit) -> Result<ProbeRecord> {
+async fn look(topology: &Topology, place: Place, visit: &Visit, also: &[IpAddr]) -> Result<ProbeRecord> {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", topology.namespace(place).name()]).arg(program("zerkalo-agent")?);
     command.args(["probe", &visit.url, "--json", "--allow-special-ranges", "--canary", CANARY]);
     command.args(["--timeout", &visit.timeout_secs.to_string()]).arg("--ca-file").arg(topology.root_pem());
+    command.args(also.iter().map(|address| format!("--field-address={address}")));
     let is_of_control = |option: &&String| option.as_str() == NEUTRAL_FIRST;
     match place {
         Place::Subscriber => command.args(&visit.options),

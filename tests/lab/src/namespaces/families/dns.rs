@@ -2,12 +2,12 @@
 
 use zerkalo_core::verdict::Mechanism::{
     DnsInjectionBlockpage, DnsInjectionBogon, DnsInjectionOther, DnsNxdomain, DnsRefused, DnsServfail,
-    DnsTimeout, TlsTimeout,
+    DnsTimeout, TcpTimeout, TlsTimeout,
 };
-use zerkalo_core::verdict::Trigger::{Name, Sni};
+use zerkalo_core::verdict::Trigger::{Ip, Name, Sni};
 
 use super::{Entry, named};
-use crate::namespaces::addresses::{MIRROR, ORIGIN, PUBLIC_RESOLVER};
+use crate::namespaces::addresses::{MIRROR, ORIGIN, PUBLIC_RESOLVER, SECOND};
 use crate::namespaces::names::Lie;
 use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked};
 
@@ -24,6 +24,7 @@ pub(super) const ALL: &[Entry] = named![
     injection_with_the_true_answer_second,
     only_aaaa_is_false,
     only_the_second_address_is_false,
+    another_own_address_dropped,
     udp_led_to_a_lying_resolver,
     udp_led_to_a_lying_resolver_and_the_address_dropped,
     udp_led_to_a_lying_resolver_and_other_roads_closed,
@@ -45,6 +46,15 @@ fn refused() -> Scenario {
 /// The carrier's resolver fails on the name (A1).
 fn servfail() -> Scenario {
     Scenario::of(Visit::mirror().lied_to(Lie::Servfail), blocked(DnsServfail, Name))
+}
+
+/// The carrier's resolver gives another address than the world's, as with nearby caches, and that one is dropped. Only who
+/// goes there tells that it is the mirror's. In the twin it is not dropped.
+fn another_own_address_dropped() -> Scenario {
+    let visit = Visit::mirror().lied_to(Lie::OtherOwn).with_unstated_addresses().followed();
+    let drop = format!("iptables-legacy -A FORWARD -d {SECOND} -j DROP");
+    let expected = blocked(TcpTimeout, Ip).because("the control met the mirror at the very same address");
+    Scenario::of(visit.clone().meets(drop), expected).twin(visit, OK)
 }
 
 /// The carrier's resolver says nothing about the name (A1).
