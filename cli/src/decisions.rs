@@ -1,14 +1,25 @@
 //! `zerkalo decisions`: the log of what each market should do, and what a decision rests on.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
+use zerkalo_core::fold::Fold;
+use zerkalo_core::journal::Event;
 use zerkalo_core::market::Decision;
+use zerkalo_core::record::ProbeRecord;
+use zerkalo_core::target::Sha256;
 use zerkalo_core::verdict::Verdict;
 use zerkalo_core::words::MarketId;
+use zerkalo_proto::operator::{decision_to_wire, evidence_to_wire};
 use zerkalo_proto::operator_v1 as wire;
 
 use crate::client::{Service, answer};
+use crate::journal::read_journal;
+use crate::packets::steps;
 use crate::table::{Format, LogFormat, draw, instant, print, print_json};
 
 /// Most decisions asked for at once: the newest.
@@ -28,13 +39,31 @@ pub enum Decisions {
         #[arg(short = 'o', long = "output", value_enum, default_value_t = LogFormat::Table)]
         format: LogFormat,
     },
-    /// Show a decision with everything it rests on.
-    Explain {
-        /// As `zerkalo decisions ls` shows it.
-        id: String,
-        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
+    /// Show a decision with everything it rests on; with --journal down to the packets, without a collector.
+    Explain(Explain),
+}
+
+/// The decision to explain.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// As `zerkalo decisions ls` shows it.
+    id: String,
+    /// A collector's DIR/journal: fold it again and show what each record measured, step by step.
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
+    /// Of the reasons.
+    #[arg(long, value_enum, default_value_t = Language::En)]
+    language: Language,
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+/// A language that reasons are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Language {
+    En,
+    Ru,
+    Kk,
 }
 
 /// Carries out one question about decisions.
@@ -46,12 +75,41 @@ pub async fn decisions(service: &mut Service, command: Decisions) -> Result<()> 
             let found = answer("list the decisions", service.list_decisions(request)).await?.decisions;
             print_log(&found.into_iter().map(|decision| decision.json).collect::<Vec<_>>(), format)
         }
-        Decisions::Explain { id, format } => {
-            let request = wire::ExplainDecisionRequest { id };
+        Decisions::Explain(args) => {
+            let request = wire::ExplainDecisionRequest { id: args.id.clone() };
             let found = answer("explain the decision", service.explain_decision(request)).await?;
-            explain(found, format)
+            explain(found, &args, &BTreeMap::new())
         }
     }
+}
+
+/// Folds a journal up to the decision, and reads the records it rests on from there too.
+pub fn explain_offline(args: &Explain) -> Result<()> {
+    let journal = args.journal.as_deref().context("no journal is named")?;
+    let (mut fold, mut found) = (Fold::new(), None);
+    read_journal(journal, |entry| {
+        found = fold.apply(&entry).decisions.into_iter().find(|decision| decision.id == args.id);
+        Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    let Some(decision) = found else {
+        bail!("the journal makes no decision {:?}; `zerkalo replay` prints those it makes", args.id);
+    };
+    let controls = decision.evidence.iter().filter_map(|item| item.verdict.control);
+    let wanted: BTreeSet<Sha256> = decision.evidence.iter().map(|item| item.record).chain(controls).collect();
+    let mut records = BTreeMap::new();
+    read_journal(journal, |entry| {
+        if let Event::Record { signed, facts } = entry.event {
+            let hash = signed.link().hash;
+            if wanted.contains(&hash) {
+                records.insert(hash.to_string(), *facts);
+            }
+        }
+        let is_whole = records.len() == wanted.len();
+        Ok(if is_whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    let evidence = decision.evidence.iter().map(evidence_to_wire).collect();
+    let logged = Some(decision_to_wire(&decision, decision.to_json()));
+    explain(wire::ExplainDecisionResponse { decision: logged, evidence }, args, &records)
 }
 
 /// Prints logged decisions: JSON exactly as logged, or a table.
@@ -86,7 +144,11 @@ fn row(decision: &Decision) -> [String; 6] {
     ]
 }
 
-fn explain(found: wire::ExplainDecisionResponse, format: Format) -> Result<()> {
+fn explain(
+    found: wire::ExplainDecisionResponse,
+    args: &Explain,
+    records: &BTreeMap<String, ProbeRecord>,
+) -> Result<()> {
     let Some(logged) = found.decision else {
         bail!("the collector explained no decision; upgrade it, it is older than this program");
     };
@@ -98,17 +160,20 @@ fn explain(found: wire::ExplainDecisionResponse, format: Format) -> Result<()> {
                 .with_context(|| format!("the verdict on record {} cannot be read", item.record))
         })
         .collect::<Result<Vec<Verdict>>>()?;
-    match format {
+    match args.format {
         Format::Json => {
             let decision: serde_json::Value = serde_json::from_str(&logged.json)
                 .context("the collector sent a decision that is no JSON; its log says more")?;
-            let evidence: Vec<_> = found.evidence.iter().zip(&verdicts).map(evidence_json).collect();
+            let evidence = found.evidence.iter().zip(&verdicts);
+            let evidence: Vec<_> =
+                evidence.map(|(item, verdict)| evidence_json(item, verdict, records)).collect();
             print_json(&json!({ "decision": decision, "evidence": evidence }))?;
         }
         Format::Table => {
-            let mut text = heading(&parse(&logged.json)?);
+            let mut text = heading(&parse(&logged.json)?, args.language);
             for (item, verdict) in found.evidence.iter().zip(&verdicts) {
                 text += &evidence_text(item, verdict);
+                text += &measured(item, verdict, records);
             }
             print(&text)?;
         }
@@ -116,7 +181,20 @@ fn explain(found: wire::ExplainDecisionResponse, format: Format) -> Result<()> {
     Ok(())
 }
 
-fn heading(decision: &Decision) -> String {
+/// What the record and its control measured, where they are at hand.
+fn measured(item: &wire::Evidence, verdict: &Verdict, records: &BTreeMap<String, ProbeRecord>) -> String {
+    let control = verdict.control.map(|hash| hash.to_string());
+    let named = [("measured", Some(&item.record)), ("the control measured", control.as_ref())];
+    let mut text = String::new();
+    for (what, hash) in named {
+        let Some((hash, facts)) = hash.and_then(|hash| Some((hash, records.get(hash)?))) else { continue };
+        text += &format!("    {what} (record {hash})\n");
+        text.extend(steps(facts).iter().map(|step| format!("      {step}\n")));
+    }
+    text
+}
+
+fn heading(decision: &Decision, language: Language) -> String {
     let previous = decision.previous.map_or("none", |action| action.as_str());
     let mut text = format!(
         "decision {} of {}\nmarket {}, mirror {} ({}): {} (before: {previous})\nrules {}, policy {}\n\nreasons\n",
@@ -129,9 +207,15 @@ fn heading(decision: &Decision) -> String {
         decision.rules_version,
         decision.policy_version,
     );
-    for reason in &decision.reasons {
+    let reasons = match language {
+        Language::En => &decision.reasons,
+        Language::Ru => &decision.texts.ru,
+        Language::Kk => &decision.texts.kk,
+    };
+    for reason in reasons {
         text += &format!("  - {reason}\n");
     }
+    text += &standing(decision, language);
     text += "\ncarriers\n";
     for carrier in &decision.carriers {
         text += &format!("  {}: {}\n", carrier.name, carrier.state.as_str());
@@ -151,6 +235,29 @@ fn heading(decision: &Decision) -> String {
         }
     }
     text + "\nevidence\n"
+}
+
+/// What is made of the decision, and what it was made of.
+fn standing(decision: &Decision, language: Language) -> String {
+    let mut text = String::new();
+    if let Some(advice) = &decision.advice {
+        let advice = match language {
+            Language::En => &advice.en,
+            Language::Ru => &advice.ru,
+            Language::Kk => &advice.kk,
+        };
+        text += &format!("\nadvice\n  {advice}\n");
+    }
+    text += &format!("\neffect {}", decision.effect);
+    if let Some(one) = &decision.replacement {
+        text += &format!(", replaced by {} ({})", one.mirror, one.url);
+    }
+    if let Some(waited) = &decision.carries_out {
+        text += &format!(", carries out {waited}");
+    }
+    let late_secs = decision.at.since_millis(decision.possible_at) / 1_000;
+    text += &format!("\npossible at {}, taken {late_secs} s later\n", decision.possible_at);
+    text + &format!("input sha256 {}, journal entry {}\n", decision.input_sha256, decision.journal_position)
 }
 
 fn evidence_text(item: &wire::Evidence, verdict: &Verdict) -> String {
@@ -176,7 +283,12 @@ fn evidence_text(item: &wire::Evidence, verdict: &Verdict) -> String {
     text + &format!("    record {}\n", item.record)
 }
 
-fn evidence_json((item, verdict): (&wire::Evidence, &Verdict)) -> serde_json::Value {
+fn evidence_json(
+    item: &wire::Evidence,
+    verdict: &Verdict,
+    records: &BTreeMap<String, ProbeRecord>,
+) -> serde_json::Value {
+    let of = |hash: &str| records.get(hash).map(steps);
     json!({
         "record": item.record,
         "agent": item.agent,
@@ -185,5 +297,7 @@ fn evidence_json((item, verdict): (&wire::Evidence, &Verdict)) -> serde_json::Va
         "access": item.access,
         "at": item.at_millis,
         "verdict": verdict,
+        "measured": of(&item.record),
+        "control_measured": verdict.control.and_then(|hash| of(&hash.to_string())),
     })
 }

@@ -19,6 +19,9 @@ mod orders;
 mod outbox;
 mod alerts;
 mod signal;
+mod packets;
+mod policy;
+mod forecast;
 mod mitm;
 mod pictures;
 mod judge;
@@ -83,6 +86,11 @@ enum Command {
     /// Tokens for redirectors and trackers that ask which mirror is live.
     #[command(subcommand)]
     Signal(signal::Signal),
+    /// How a market decides: check its policy, without a collector.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// How long mirrors live, and how many domains the month needs, by a journal, without a collector.
+    Forecast(forecast::ForecastArgs),
     /// Who was seen breaking TLS open.
     #[command(subcommand)]
     Mitm(mitm::Mitm),
@@ -113,6 +121,11 @@ fn main() -> ExitCode {
         Command::Fingerprints(command) => fingerprints::fingerprints(&command),
         Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
         Command::Export(args) => export::export_journal(&args),
+        Command::Policy(command) => policy::policy(&command),
+        Command::Forecast(args) => forecast::forecast(&args),
+        Command::Decisions(decisions::Decisions::Explain(args)) if args.journal.is_some() => {
+            decisions::explain_offline(&args)
+        }
         asking => ask(config, asking),
     };
     match done {
@@ -164,6 +177,8 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Fingerprints(command) => fingerprints::fingerprints(&command),
             Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
             Command::Export(args) => export::export_journal(&args),
+            Command::Policy(command) => policy::policy(&command),
+            Command::Forecast(args) => forecast::forecast(&args),
         }
     })
 }

@@ -41,6 +41,51 @@ fn a_journal_replays_to_the_same_bytes_as_the_fold_logs() {
 }
 
 #[test]
+fn a_decision_is_explained_from_the_journal_down_to_the_packets() {
+    let dir = TempDir::new().unwrap();
+    let journal = dir.path().join("journal");
+    std::fs::create_dir(&journal).unwrap();
+    put(&journal, "00000001.zkj", &segment(&story()));
+    let explain = |args: &[&str]| {
+        let command = ["decisions", "explain", "kz-000001", "--journal", "journal"];
+        stdout(&zerkalo(&dir, &[&command, args].concat()))
+    };
+    let text = explain(&[]);
+    for part in [
+        "keep (before: none)",
+        "the mirror works on",
+        "input sha256",
+        "effect act",
+        "measured (record ",
+        "http https://",
+    ] {
+        assert!(text.contains(part), "{part:?} in\n{text}");
+    }
+    assert!(explain(&["--language", "ru"]).contains("зеркало работает у"));
+    assert!(explain(&["--language", "kk"]).contains("желісінде жұмыс істейді"));
+    let json: serde_json::Value = serde_json::from_str(&explain(&["-o", "json"])).unwrap();
+    assert!(json["evidence"][0]["measured"].as_array().is_some_and(|steps| !steps.is_empty()), "{json}");
+    let missing = ["decisions", "explain", "kz-000999", "--journal", "journal"];
+    check(&dir, &missing, 1, &["kz-000999", "zerkalo replay"]);
+}
+
+#[test]
+fn a_forecast_of_a_young_journal_says_that_it_knows_too_little() {
+    let dir = TempDir::new().unwrap();
+    let journal = dir.path().join("journal");
+    std::fs::create_dir(&journal).unwrap();
+    put(&journal, "00000001.zkj", &segment(&story()));
+    let text = stdout(&zerkalo(&dir, &["forecast", "--journal", "journal", "--market", "kz"]));
+    for part in ["1 lives seen, 0 ended", "1 serving, 0 standing by", "too few to forecast", "m1"] {
+        assert!(text.contains(part), "{part:?} in\n{text}");
+    }
+    let json = stdout(&zerkalo(&dir, &["forecast", "--journal", "journal", "-o", "json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json[1]["market"], &json[1]["needed"]), (&"kz".into(), &serde_json::Value::Null));
+    check(&dir, &["forecast", "--journal", "journal", "--market", "xx"], 1, &["market xx has no policy"]);
+}
+
+#[test]
 fn a_torn_tail_is_passed_over_and_damage_is_not() {
     let dir = TempDir::new().unwrap();
     let journal = dir.path().join("journal");

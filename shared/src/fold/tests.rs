@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod controls;
+mod pools;
 mod replay;
 mod silence;
 mod whereabouts;
