@@ -27,6 +27,7 @@ mod pictures;
 mod judge;
 mod journal;
 mod replay;
+mod simulate;
 mod fingerprints;
 mod certificate;
 mod ooni;
@@ -103,6 +104,8 @@ enum Command {
     Judge(judge::JudgeArgs),
     /// Fold a journal again and print its decisions, without a collector.
     Replay(replay::ReplayArgs),
+    /// How soon a block is seen, and how seldom nothing is taken for one: by simulation.
+    Simulate(simulate::SimulateArgs),
     /// What known blocking looks like: import public lists, try rows.
     #[command(subcommand)]
     Fingerprints(fingerprints::FingerprintsCommand),
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Judge(args) => judge::judge_files(&args),
         Command::Replay(args) => replay::replay(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Fingerprints(command) => fingerprints::fingerprints(&command),
         Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
         Command::Export(args) => export::export_journal(&args),
@@ -174,6 +178,7 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Pictures(command) => pictures::pictures(service, command).await,
             Command::Judge(args) => judge::judge_files(&args),
             Command::Replay(args) => replay::replay(&args),
+            Command::Simulate(args) => simulate::simulate(&args),
             Command::Fingerprints(command) => fingerprints::fingerprints(&command),
             Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
             Command::Export(args) => export::export_journal(&args),

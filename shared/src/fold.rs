@@ -16,6 +16,7 @@ mod view;
 mod whereabouts;
 mod wishes;
 
+pub use judging::JudgedVisit;
 pub use pictures::{NamedPicture, PICTURES_AN_HOUR_MAX};
 pub use settings::{SettingsError, check_settings, default_settings};
 pub use view::{Matrix, MatrixRow};
@@ -87,6 +88,8 @@ pub struct Fold {
     wishes: Wishes,
     ledger: Ledger,
     pictures: Pictures,
+    /// What became of visits, where somebody watches.
+    judged: Option<Vec<JudgedVisit>>,
 }
 
 impl Default for Fold {
@@ -117,6 +120,7 @@ impl Fold {
             wishes: Wishes::default(),
             ledger: Ledger::default(),
             pictures: Pictures::default(),
+            judged: None,
         }
     }
 

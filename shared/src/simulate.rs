@@ -6,14 +6,18 @@
 mod agents;
 mod chance;
 mod desk;
+mod fit;
 mod noise;
 mod queue;
 mod report;
 mod run;
 mod scenario;
 mod world;
+#[cfg(test)]
+mod tests;
 
 pub use desk::Turn;
+pub use fit::{Basis, Fitted, fit};
 pub use noise::{Noise, NoiseError, Spell, Spread};
 pub use report::{Delays, QuietReport, Rate, ScenarioReport, repeat, summarize, summarize_quiet};
 pub use run::{Setup, Story, play};

@@ -19,7 +19,7 @@ use crate::ledger::Scene;
 use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
-use crate::words::{Access, AgentId, CarrierId, Country, MirrorId, OwnerId, Station, UnixMillis};
+use crate::words::{Access, AgentId, CarrierId, Country, MarketId, MirrorId, OwnerId, Station, UnixMillis};
 
 /// Control records kept for each mirror: some minutes of several controls.
 const CONTROLS_MAX: usize = 16;
@@ -44,6 +44,19 @@ struct Measured {
 struct Waiting {
     measured: Measured,
     until: UnixMillis,
+}
+
+/// What became of one visit, for who watches verdicts go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedVisit {
+    pub agent: AgentId,
+    pub market: MarketId,
+    pub carrier: CarrierId,
+    pub mirror: MirrorId,
+    /// When it ended.
+    pub at: UnixMillis,
+    pub outcome: Outcome,
+    pub duration_millis: u64,
 }
 
 /// Records that wait, and the controls they wait for.
@@ -100,6 +113,16 @@ impl Docket {
 type Rank = (Standing, bool, usize, UnixMillis);
 
 impl Fold {
+    /// Keeps what becomes of each visit from now on, until it is taken.
+    pub fn keep_verdicts(&mut self) {
+        self.judged.get_or_insert_default();
+    }
+
+    /// The visits judged since the last call, where they are kept.
+    pub fn take_verdicts(&mut self) -> Vec<JudgedVisit> {
+        self.judged.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Takes an admitted record in.
     pub(super) fn judge_record(&mut self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) {
         let Some(mirror) = facts.mirror.clone() else { return };
@@ -311,6 +334,17 @@ impl Fold {
             vicinity: agent.whereabouts.vicinity.filter(|_| policy.cell.joins_vicinities(*access)),
             addresses,
         };
+        if let Some(judged) = &mut self.judged {
+            judged.push(JudgedVisit {
+                agent: evidence.agent.clone(),
+                market: policy.market.clone(),
+                carrier: carrier.clone(),
+                mirror: mirror.clone(),
+                at: evidence.at,
+                outcome: evidence.verdict.outcome,
+                duration_millis: waiting.measured.facts.duration_micros / 1_000,
+            });
+        }
         let owner: &OwnerId = &agent.enrolment.owner;
         let cells = self.cells.entry(mirror.clone()).or_default();
         let cell = cells.entry((carrier.clone(), *access)).or_default();

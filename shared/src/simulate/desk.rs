@@ -49,6 +49,7 @@ pub(super) struct Desk<'a> {
     owners: usize,
     cells: Vec<Cell>,
     states: Vec<CellState>,
+    newest: Vec<UnixMillis>,
     market: MarketMirror,
     waiting: Vec<(Visit, UnixMillis)>,
     /// When the control's last visits began, and whether they worked.
@@ -67,6 +68,7 @@ impl<'a> Desk<'a> {
             owners: owners as usize,
             cells: vec![Cell::default(); carriers],
             states: vec![CellState::Insufficient; carriers],
+            newest: vec![UnixMillis::default(); carriers],
             market: MarketMirror::default(),
             waiting: Vec::new(),
             controls: Vec::new(),
@@ -124,6 +126,11 @@ impl<'a> Desk<'a> {
         self.controls.iter().find(|(began, _)| *began >= visit.began).map(|(_, works)| *works)
     }
 
+    /// The newest instant that a carrier's cell has heard of.
+    pub(super) fn newest(&self, carrier: usize) -> UnixMillis {
+        self.newest[carrier]
+    }
+
     /// Gives a verdict to its cell.
     pub(super) fn observe(&mut self, visit: Visit, who: (&AgentId, &OwnerId), outcome: Outcome) -> Heard {
         self.records += 1;
@@ -137,18 +144,22 @@ impl<'a> Desk<'a> {
             vicinity: None,
             addresses: None,
         };
-        let cell = &mut self.cells[visit.agent / self.owners];
+        let carrier = visit.agent / self.owners;
+        self.newest[carrier] = self.newest[carrier].max(visit.ended);
+        let cell = &mut self.cells[carrier];
         Heard { agent: visit.agent, news: cell.observe(who.1, evidence, &self.policy.cell) }
     }
 
-    /// Moves one carrier's cell to the present; tells whether it looks different.
+    /// Moves one carrier's cell to the present; tells whether it looks so different that a market may care: one that keeps
+    /// does not care whether a carrier is green or under suspicion.
     pub(super) fn settle(&mut self, carrier: usize, now: UnixMillis) -> bool {
         let cell = &mut self.cells[carrier];
         cell.settle(now, &self.policy.cell);
         let state = cell.state(now, &self.policy.cell);
         let before = std::mem::replace(&mut self.states[carrier], state);
         self.reds += u64::from(state == CellState::Red && before != CellState::Red);
-        state != before
+        let is_fine = |state| matches!(state, CellState::Green | CellState::Suspect);
+        state != before && !(is_fine(state) && is_fine(before))
     }
 
     /// Whether evidence that repeats what is known could change nothing: the market keeps, and nobody is in doubt.

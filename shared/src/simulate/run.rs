@@ -362,6 +362,9 @@ impl<'a> Run<'a> {
         let Some((began, _)) = sleeper.slept_until(begun_before) else { return };
         let ended = began.plus_millis(SLEEPER_VISIT_MILLIS);
         if ended > self.heard[agent] {
+            // Not before what the cell knows already, which would make it go over its window again: when exactly a visit
+            // went well matters to nothing but its freshness.
+            let ended = ended.max(self.desk.newest(agent / self.setup.owners as usize)).min(self.now);
             let visit = Visit { agent, began, ended, met: Met::Ok };
             self.desk.observe(visit, (&sleeper.id, &sleeper.owner), Outcome::Ok);
             self.heard[agent] = ended;

@@ -68,8 +68,9 @@ impl Scenario {
     pub(super) fn watched_millis(self) -> u64 {
         match self {
             Scenario::Quiet => 30 * 86_400_000,
-            Scenario::Dishonest | Scenario::FalseCarrier => 24 * 3_600_000,
-            Scenario::Whitelist | Scenario::LeaderFirst => 2 * 3_600_000,
+            Scenario::Dishonest | Scenario::FalseCarrier | Scenario::Whitelist | Scenario::LeaderFirst => {
+                2 * 3_600_000
+            }
             _ => 3_600_000,
         }
     }
