@@ -19,8 +19,6 @@ words!(
         ShutdownOver = "shutdown_over",
         /// A burned mirror works again.
         Unblocked = "unblocked",
-        /// Some owners or addresses see a block, for long, and too few to call the carrier red.
-        PartialBlock = "partial_block",
         /// A decision waits for people.
         ApprovalNeeded = "approval_needed",
     }
