@@ -51,6 +51,8 @@ torture: ## 1,000 power cuts of each store (root) and 2,000 kills; half an hour
 	cargo build --workspace --bins --features $(FEATURES)
 	target/debug/zerkalo-torture power spool $(ARGS)
 	target/debug/zerkalo-torture power collector $(ARGS)
+	target/debug/zerkalo-torture fail spool
+	target/debug/zerkalo-torture fail collector
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
 
 lint: ## format, clippy, docs, licences, protos: the gate without its tests

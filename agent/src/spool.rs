@@ -71,7 +71,8 @@ pub enum SpoolError {
 pub enum Resumed {
     /// In the same epoch, after this sequence.
     After(u64),
-    /// In a new epoch: the collector has lost what was acknowledged and is kept here no more.
+    /// In a new epoch: the collector has lost what was acknowledged. All that is kept here and was not there is sent
+    /// again.
     CollectorBehind,
     /// In a new epoch: the collector has records under this name which are not here. Once, that is a spool that lost
     /// its end; twice in one process, it is a second box.
@@ -87,6 +88,8 @@ pub struct Spool {
     limits: Limits,
     /// `None` after a failure: opened anew by the next use, for a failed store refuses everything after.
     store: Option<Store>,
+    /// The disk failed the store's file: what can be read of it goes into a new one before anything else.
+    is_dead: bool,
     head: ChainLink,
     /// Sequence of the head's epoch up to which the collector has everything.
     acked: u64,
@@ -110,11 +113,13 @@ impl Spool {
             key,
             limits,
             store: None,
+            is_dead: false,
             head: ChainLink::start(1),
             acked: 0,
             records: 0,
             bytes: 0,
         };
+        spool.finish_renewal()?;
         match spool.load() {
             Err(SpoolError::Store(damage)) if damage.is_corrupt() => {
                 let aside = dir.with_extension(format!("damaged-{}", now.0));
@@ -203,28 +208,60 @@ impl Spool {
             && collector.sequence <= self.head.sequence
             && self.joins(collector)?;
         if follows {
+            self.take_back_acks_after(collector.sequence)?;
             self.ack(collector.epoch, collector.sequence, now)?;
             return Ok(Resumed::After(collector.sequence));
         }
-        if collector.epoch < self.head.epoch && self.joins(ChainLink::start(self.head.epoch))? {
+        // Where older epochs are kept too, a collector that lost them gets them with the rest.
+        let begins_here = collector.epoch < self.head.epoch && !self.keeps_between(collector)?;
+        if begins_here && self.joins(ChainLink::start(self.head.epoch))? {
+            self.take_back_acks_after(0)?;
             return Ok(Resumed::After(0));
         }
+        let epoch = collector.epoch.max(self.head.epoch) + 1;
         let is_behind = (collector.epoch, collector.sequence) < (self.head.epoch, self.acked);
-        self.begin_epoch(collector.epoch.max(self.head.epoch) + 1, now)?;
-        Ok(if is_behind { Resumed::CollectorBehind } else { Resumed::CollectorAhead })
+        if is_behind {
+            self.sign_anew(epoch, key_of(collector.epoch, collector.sequence + 1), now)?;
+            return Ok(Resumed::CollectorBehind);
+        }
+        self.begin_epoch(epoch, now)?;
+        Ok(Resumed::CollectorAhead)
+    }
+
+    /// Whether acknowledged records of older epochs than the head's are kept here that came after `link`.
+    fn keeps_between(&mut self, link: ChainLink) -> Result<bool, SpoolError> {
+        let end = key_of(self.head.epoch, 0);
+        let next = self.store()?.scan(RECORDS, &key_of(link.epoch, link.sequence + 1)).next().transpose()?;
+        Ok(next.is_some_and(|(key, _)| key[..] < end[..]))
+    }
+
+    /// A collector set back to an older copy of its journal has lost what it acknowledged: that waits again, and is not
+    /// forgotten meanwhile.
+    fn take_back_acks_after(&mut self, sequence: u64) -> Result<(), SpoolError> {
+        if sequence >= self.acked {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.put(META, ACKED, &sequence.to_be_bytes());
+        self.commit(batch)?;
+        self.acked = sequence;
+        Ok(())
     }
 
     /// Signs everything unacknowledged anew under `epoch`, which must be higher than any before.
     pub fn begin_epoch(&mut self, epoch: u64, now: UnixMillis) -> Result<(), SpoolError> {
-        let (old, mut link, mut sequence) = (self.head.epoch, ChainLink::start(epoch), self.acked);
+        self.sign_anew(epoch, key_of(self.head.epoch, self.acked + 1), now)
+    }
+
+    /// Signs everything from the key `start` on anew under `epoch`.
+    fn sign_anew(&mut self, epoch: u64, start: [u8; 16], now: UnixMillis) -> Result<(), SpoolError> {
+        let (mut link, mut cursor) = (ChainLink::start(epoch), start.to_vec());
         loop {
-            let bodies = self.after(sequence, COMMIT_RECORDS_MAX, usize::MAX)?;
-            if bodies.is_empty() {
-                break;
-            }
+            let records = self.records_between(&cursor, epoch)?;
+            let Some((last, _)) = records.last() else { break };
+            cursor = [last, &[0][..]].concat();
             let mut batch = Batch::default();
-            for record in bodies {
-                sequence = record.sequence;
+            for (_, record) in records {
                 let record = SignedRecord::sign(&self.agent, link, record.body, &self.key);
                 batch.put(RECORDS, &key_of(epoch, record.sequence), &to_stored(&record, now));
                 link = record.link();
@@ -232,20 +269,40 @@ impl Spool {
             // Until the head moves these are drafts: `load` removes them after a crash.
             self.commit(batch)?;
         }
-        let from = self.acked + 1;
         let mut batch = Batch::default();
         batch.put(META, HEAD, &head_bytes(link));
         batch.put(META, ACKED, &0u64.to_be_bytes());
         self.commit(batch)?;
-        for first in (from..=sequence).step_by(COMMIT_RECORDS_MAX) {
-            let mut batch = Batch::default();
-            for gone in first..=sequence.min(first + COMMIT_RECORDS_MAX as u64 - 1) {
-                batch.delete(RECORDS, &key_of(old, gone));
+        (self.head, self.acked) = (link, 0);
+        loop {
+            let records = self.records_between(&start, epoch)?;
+            if records.is_empty() {
+                return Ok(());
             }
+            let mut batch = Batch::default();
+            records.iter().for_each(|(key, _)| batch.delete(RECORDS, key));
             self.commit(batch)?;
         }
-        (self.head, self.acked) = (link, 0);
-        Ok(())
+    }
+
+    /// Some records from `start` on, of epochs below `epoch`, with their keys.
+    fn records_between(
+        &mut self,
+        start: &[u8],
+        epoch: u64,
+    ) -> Result<Vec<(Vec<u8>, SignedRecord)>, SpoolError> {
+        let (agent, end) = (self.agent.clone(), key_of(epoch, 0));
+        let mut found = Vec::new();
+        for entry in self.store()?.scan(RECORDS, start).take(COMMIT_RECORDS_MAX) {
+            let (key, value) = entry?;
+            if key[..] >= end[..] {
+                break;
+            }
+            if let Some((record, _)) = from_stored(&agent, &key, &value) {
+                found.push((key, record));
+            }
+        }
+        Ok(found)
     }
 
     /// Whether the chain here goes on from `link`, a place at or before the head of the head's epoch.
@@ -280,6 +337,9 @@ impl Spool {
 
     /// The store, opened anew if it failed before.
     fn store(&mut self) -> Result<&Store, SpoolError> {
+        if self.is_dead {
+            self.renew()?;
+        }
         if self.store.is_none() {
             self.load()?;
         }
@@ -290,16 +350,47 @@ impl Spool {
         let store = self.store.as_ref().expect("every caller has opened the store");
         store.commit(batch).map_err(|error| {
             self.store = None;
-            match error.is_full() {
-                true => SpoolError::DiskFull { dir: self.dir.clone(), source: error },
-                false => SpoolError::Store(error),
+            if error.is_full() {
+                return SpoolError::DiskFull { dir: self.dir.clone(), source: error };
             }
+            // The kernel may have dropped the pages and forgotten the failure: this file proves nothing any more.
+            self.is_dead = true;
+            SpoolError::Store(error)
         })
+    }
+
+    /// Copies a store that its disk failed into a new file, and goes on with that one. The old one is kept aside until
+    /// the next such failure.
+    fn renew(&mut self) -> Result<(), SpoolError> {
+        let [next, failed] = ["next", "failed"].map(|name| self.dir.with_extension(name));
+        let move_failed = |dir: &Path| {
+            let dir = dir.to_owned();
+            move |source| SpoolError::MoveAside { dir, source }
+        };
+        remove_dir(&next).map_err(move_failed(&next))?;
+        Store::reopen(&self.dir)?.copy_to(&next, &[RECORDS, META])?;
+        remove_dir(&failed).map_err(move_failed(&failed))?;
+        std::fs::rename(&self.dir, &failed).map_err(move_failed(&self.dir))?;
+        self.finish_renewal()?;
+        self.is_dead = false;
+        Ok(())
+    }
+
+    /// Puts a finished copy in place: the old store is out of the way already.
+    fn finish_renewal(&self) -> Result<(), SpoolError> {
+        let next = self.dir.with_extension("next");
+        if self.dir.exists() || !next.exists() {
+            return Ok(());
+        }
+        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        std::fs::rename(&next, &self.dir)
+            .and_then(|()| std::fs::File::open(parent)?.sync_all())
+            .map_err(|source| SpoolError::MoveAside { dir: next, source })
     }
 
     /// Opens the store and reads where the chain stands; removes drafts of an epoch that never began.
     fn load(&mut self) -> Result<(), SpoolError> {
-        let store = Store::open(&self.dir)?;
+        let store = Store::reopen(&self.dir)?;
         store.check()?;
         let head = store.read(META, HEAD)?.and_then(|bytes| head_of(&bytes)).unwrap_or(ChainLink::start(1));
         let acked =
@@ -321,6 +412,13 @@ impl Spool {
         (self.head, self.acked) = (head, acked.unwrap_or(0).min(head.sequence));
         (self.records, self.bytes, self.store) = (records, bytes, Some(store));
         Ok(())
+    }
+}
+
+fn remove_dir(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! The tail a crash tore off was never acknowledged and is passed over; damage anywhere else ends the reading.
 
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use zerkalo_core::journal::{Found, JournalEntry, MAGIC, read_frame};
+use zerkalo_core::journal::{Found, JournalEntry, MAGIC, MARK_LEN, heir_of, read_frame};
 use zerkalo_proto::journal::decode;
 
 /// How the names of segments end.
@@ -21,8 +22,8 @@ pub fn read_journal(
 ) -> Result<()> {
     let segments = segments(journal)?;
     for (number, path) in segments.iter().enumerate() {
-        let is_last = number + 1 == segments.len();
-        if read_segment(path, is_last, &mut take)?.is_break() {
+        let heir = segments.get(number + 1).map(|heir| begin_of(heir)).transpose()?;
+        if read_segment(path, heir.as_deref(), &mut take)?.is_break() {
             break;
         }
     }
@@ -66,9 +67,19 @@ fn number_of(segment: &Path) -> Option<u64> {
     segment.file_stem()?.to_str()?.parse().ok()
 }
 
+/// The first bytes of a segment: what it says of the one before.
+fn begin_of(path: &Path) -> Result<Vec<u8>> {
+    let place = || format!("cannot read the segment {}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(place)?;
+    file.take((MAGIC.len() + MARK_LEN) as u64).read_to_end(&mut bytes).with_context(place)?;
+    Ok(bytes)
+}
+
+/// `heir` is how the segment after this one begins.
 fn read_segment(
     path: &Path,
-    is_last: bool,
+    heir: Option<&[u8]>,
     take: &mut impl FnMut(JournalEntry) -> Result<ControlFlow<()>>,
 ) -> Result<ControlFlow<()>> {
     let place = || format!("cannot read the segment {}", path.display());
@@ -76,7 +87,19 @@ fn read_segment(
     if len > SEGMENT_LEN_MAX {
         bail!("{} has {len} bytes; no segment is larger than {SEGMENT_LEN_MAX}", path.display());
     }
-    let bytes = std::fs::read(path).with_context(place)?;
+    let mut bytes = std::fs::read(path).with_context(place)?;
+    let is_last = heir.is_none();
+    if let Some(counts) = heir.and_then(heir_of) {
+        // What lies behind was written to a failing disk and never acknowledged.
+        bytes.truncate(usize::try_from(counts).unwrap_or(usize::MAX));
+        if (bytes.len() as u64) < counts {
+            bail!(
+                "{} has {} bytes, but {counts} were synced; restore this segment from a backup",
+                path.display(),
+                bytes.len()
+            );
+        }
+    }
     if !bytes.starts_with(MAGIC) {
         if is_last && MAGIC.starts_with(&bytes) {
             eprintln!("note: {} was begun and never written to", path.display());
@@ -96,6 +119,7 @@ fn read_segment(
                 }
                 offset = next;
             }
+            Found::Mark { next } => offset = next,
             Found::End => return Ok(ControlFlow::Continue(())),
             Found::Torn if is_last => {
                 eprintln!(

@@ -1,20 +1,27 @@
 //! The journal on disk: append-only segment files, synced before anything is acknowledged.
 //!
 //! Segments are `00000001.zkj`, `00000002.zkj` and so on; their content is described in zerkalo-core, journal.rs, and
-//! encoded by zerkalo-proto. Only whole, synced entries are ever reported as written. A torn end of the last segment is
-//! what a crash leaves: it is saved beside the segment as `00000001.torn-OFFSET` and cut off. Damage anywhere else is
-//! refused, for it would be silent loss.
+//! encoded by zerkalo-proto. Only whole, synced entries are ever reported as written. Entries written together are a group;
+//! its mark says that all before it was synced. What is not whole of the last group is what a crash leaves: it is saved
+//! beside the segment as `00000001.torn-OFFSET` and cut off. Damage anywhere else is refused, for it would be silent loss.
+//!
+//! A disk that failed to write or sync a segment is never asked again about that file: the group goes into a new segment,
+//! whose first mark says how much of the old one counts.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use zerkalo_core::journal::{Found, JournalEntry, MAGIC, PAYLOAD_LEN_MAX, frame, read_frame};
+use zerkalo_core::journal::{
+    Found, JournalEntry, MAGIC, MARK_LEN, PAYLOAD_LEN_MAX, frame, heir_of, mark_group, mark_heir, read_frame,
+};
 
 /// A segment that has reached this length gets no more entries: small enough to read whole, and to prune by.
 pub const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;
 const EXTENSION: &str = "zkj";
+/// Bytes before the first group of a segment.
+const BEGIN_LEN: u64 = (MAGIC.len() + MARK_LEN) as u64;
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -44,16 +51,14 @@ pub enum JournalError {
     #[error("an entry of {len} bytes is beyond the journal's limit of {PAYLOAD_LEN_MAX}")]
     TooLarge { len: usize },
     #[error(
-        "{path} could not be synced, so the disk may have dropped what was written; nothing unsynced was acknowledged. \
-         Check the disk, then start again"
+        "{path} could not be synced, nor could a new segment after it: the disk is failing. Nothing unsynced was \
+         acknowledged. Check the disk, then start again"
     )]
     Sync {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("the journal failed before and takes no more entries; start again")]
-    Broken,
 }
 
 /// The journal of one collector, open for appending.
@@ -67,7 +72,8 @@ pub struct Journal {
     /// Length of the last segment up to which everything is synced.
     synced_len: u64,
     segment_len_max: u64,
-    broken: bool,
+    /// The disk failed this segment: the next group begins another.
+    is_dead: bool,
 }
 
 impl Journal {
@@ -84,98 +90,149 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         std::fs::create_dir_all(dir).map_err(io_error("make", dir))?;
         let lock = lock(dir)?;
-        let numbers = segments(dir)?;
-        for (number, last) in numbers.iter().zip((0..numbers.len()).rev()) {
+        let mut numbers = segments(dir)?;
+        // A segment whose beginning never reached the disk holds nothing.
+        while numbers.len() > 1 && remove_unbegun(dir, numbers[numbers.len() - 1])? {
+            numbers.pop();
+        }
+        let Some((last, before)) = numbers.split_last() else {
+            let file = create_segment(dir, 1, 0)?;
+            let synced_len = BEGIN_LEN;
+            return Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+                file,
+                number: 1,
+                synced_len,
+                segment_len_max,
+                is_dead: false,
+            });
+        };
+        for number in before {
             let path = segment_path(dir, *number);
-            if last == 0 {
-                let (file, synced_len) = open_last(&path, &mut visit)?;
-                return Ok(Self {
-                    dir: dir.to_owned(),
-                    _lock: lock,
-                    file,
-                    number: *number,
-                    synced_len,
-                    segment_len_max,
-                    broken: false,
-                });
-            }
-            let (bytes, end) = read_segment(&path, &mut visit)?;
-            if end < bytes.len() {
-                return Err(JournalError::Corrupt {
-                    path,
-                    offset: end,
-                    what: "a frame cut short".to_owned(),
-                });
+            let counts = heir_of(&begin_of(&segment_path(dir, number + 1))?);
+            let segment = read_segment(&path, counts, &mut visit)?;
+            if segment.end < segment.bytes.len() {
+                let what = "a frame cut short".to_owned();
+                return Err(JournalError::Corrupt { path, offset: segment.end, what });
             }
         }
-        let file = create_segment(dir, 1)?;
+        let path = segment_path(dir, *last);
+        let (file, synced_len) = open_last(&path, &mut visit)?;
+        // Without its first mark a segment is of an older version, or its beginning was torn: no group goes into it.
+        let is_dead = heir_of(&begin_of(&path)?).is_none();
         Ok(Self {
             dir: dir.to_owned(),
             _lock: lock,
             file,
-            number: 1,
-            synced_len: MAGIC.len() as u64,
+            number: *last,
+            synced_len,
             segment_len_max,
-            broken: false,
+            is_dead,
         })
     }
 
-    /// Writes entries and syncs them; when this returns, they are on the disk. Gives the bytes written. On a full disk
-    /// none of them is in the journal and it can be tried again.
+    /// Writes entries as a group and syncs it; when this returns, it is on the disk. Gives the bytes written. On a full
+    /// disk none of them is in the journal and it can be tried again. On a failing one a new segment is tried, once.
     pub fn append(&mut self, entries: &[JournalEntry]) -> Result<u64, JournalError> {
-        if self.broken {
-            return Err(JournalError::Broken);
-        }
-        let mut bytes = Vec::new();
+        let mut frames = Vec::new();
         for entry in entries {
             let payload = zerkalo_proto::journal::encode(entry);
             if payload.len() > PAYLOAD_LEN_MAX {
                 return Err(JournalError::TooLarge { len: payload.len() });
             }
-            frame(&payload, &mut bytes);
+            frame(&payload, &mut frames);
         }
-        if bytes.is_empty() {
+        if frames.is_empty() {
             return Ok(0);
         }
-        if self.synced_len >= self.segment_len_max {
+        if self.is_dead || self.synced_len >= self.segment_len_max {
             self.rotate()?;
         }
-        if let Err(source) = self.file.write_all_at(&bytes, self.synced_len) {
-            return Err(self.undo_write(source));
+        match self.write(&frames) {
+            Err(JournalError::Sync { path, source }) => {
+                tracing::error!(
+                    file = %path.display(), %source, counts = self.synced_len,
+                    "the disk failed to keep a group; it goes into a new segment: check the disk"
+                );
+                self.rotate()?;
+                self.write(&frames)
+            }
+            written => written,
+        }
+    }
+
+    /// Writes a group behind what is synced, and syncs it.
+    fn write(&mut self, frames: &[u8]) -> Result<u64, JournalError> {
+        let mut group = Vec::with_capacity(MARK_LEN + frames.len());
+        mark_group(self.synced_len, &mut group);
+        group.extend_from_slice(frames);
+        let failed = |source| JournalError::Sync { path: segment_path(&self.dir, self.number), source };
+        match self.file.write_all_at(&group, self.synced_len) {
+            Ok(()) => {}
+            Err(source) if is_full(&source) && self.file.set_len(self.synced_len).is_ok() => {
+                return Err(JournalError::Full { path: self.path(), source });
+            }
+            Err(source) => {
+                self.is_dead = true;
+                return Err(failed(source));
+            }
         }
         if let Err(source) = self.file.sync_data() {
             // The kernel may have dropped the pages and forgotten the failure: trying again would prove nothing.
-            self.broken = true;
-            return Err(JournalError::Sync { path: self.path(), source });
+            self.is_dead = true;
+            return Err(failed(source));
         }
-        self.synced_len += bytes.len() as u64;
-        Ok(bytes.len() as u64)
+        self.synced_len += group.len() as u64;
+        Ok(group.len() as u64)
     }
 
     fn rotate(&mut self) -> Result<(), JournalError> {
-        self.file = create_segment(&self.dir, self.number + 1)?;
+        self.file = create_segment(&self.dir, self.number + 1, self.synced_len)?;
         self.number += 1;
-        self.synced_len = MAGIC.len() as u64;
+        self.synced_len = BEGIN_LEN;
+        self.is_dead = false;
         Ok(())
-    }
-
-    /// Takes back a write that failed half-way.
-    fn undo_write(&mut self, source: io::Error) -> JournalError {
-        let path = self.path();
-        if let Err(source) = self.file.set_len(self.synced_len) {
-            self.broken = true;
-            return JournalError::Io { what: "truncate", path, source };
-        }
-        if is_full(&source) {
-            return JournalError::Full { path, source };
-        }
-        self.broken = true;
-        JournalError::Io { what: "write", path, source }
     }
 
     fn path(&self) -> PathBuf {
         segment_path(&self.dir, self.number)
     }
+}
+
+impl Drop for Journal {
+    /// Marks the last group as synced, so that damage to it is told from a torn end.
+    fn drop(&mut self) {
+        let mut mark = Vec::new();
+        mark_group(self.synced_len, &mut mark);
+        if !self.is_dead {
+            // Without it the last group is believed less, and nothing else.
+            let _ = self.file.write_all_at(&mark, self.synced_len);
+        }
+    }
+}
+
+/// Hands every entry in `dir` to `visit` and every segment's length to `passed`; takes no lock and changes nothing, so
+/// that a collector may serve from it meanwhile. Gives the bytes of a torn end.
+pub fn read(
+    dir: &Path,
+    mut visit: impl FnMut(JournalEntry),
+    mut passed: impl FnMut(u64),
+) -> Result<u64, JournalError> {
+    let numbers = segments(dir)?;
+    let mut torn = 0;
+    for number in &numbers {
+        let path = segment_path(dir, *number);
+        let is_last = numbers.last() == Some(number);
+        let counts = if is_last { None } else { heir_of(&begin_of(&segment_path(dir, number + 1))?) };
+        let Segment { bytes, end, .. } = read_segment(&path, counts, &mut visit)?;
+        torn = (bytes.len() - end) as u64;
+        if torn > 0 && !is_last {
+            return Err(JournalError::Corrupt { path, offset: end, what: "a frame cut short".to_owned() });
+        }
+        passed(bytes.len() as u64);
+    }
+    Ok(torn)
 }
 
 /// Whether a write failed for want of room.
@@ -224,12 +281,36 @@ fn segments(dir: &Path) -> Result<Vec<u64>, JournalError> {
     }
 }
 
-/// Makes an empty segment that survives a power cut, or leaves nothing behind.
-fn create_segment(dir: &Path, number: u64) -> Result<File, JournalError> {
+/// How a segment begins.
+fn begin_of(path: &Path) -> Result<Vec<u8>, JournalError> {
+    let mut begin = Vec::new();
+    let file = File::open(path).map_err(io_error("open", path))?;
+    file.take(BEGIN_LEN).read_to_end(&mut begin).map_err(io_error("read", path))?;
+    Ok(begin)
+}
+
+/// Removes a segment that is no more than a beginning, and not a whole one: nothing was ever written behind it.
+fn remove_unbegun(dir: &Path, number: u64) -> Result<bool, JournalError> {
     let path = segment_path(dir, number);
+    let len = std::fs::metadata(&path).map_err(io_error("read", &path))?.len();
+    let begin = begin_of(&path)?;
+    // Eight bytes alone are an empty segment of an older version.
+    if len > BEGIN_LEN || begin == MAGIC || heir_of(&begin).is_some() {
+        return Ok(false);
+    }
+    std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))?;
+    Ok(true)
+}
+
+/// Makes an empty segment that survives a power cut, or leaves nothing behind. Of the one before, `counts` bytes count.
+fn create_segment(dir: &Path, number: u64, counts: u64) -> Result<File, JournalError> {
+    let path = segment_path(dir, number);
+    let mut begin = MAGIC.to_vec();
+    mark_heir(counts, &mut begin);
     let create = || {
         let file = File::options().create(true).truncate(true).write(true).open(&path)?;
-        file.write_all_at(MAGIC, 0)?;
+        file.write_all_at(&begin, 0)?;
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
         Ok(file)
@@ -247,7 +328,7 @@ fn create_segment(dir: &Path, number: u64) -> Result<File, JournalError> {
 
 /// Reads the last segment, cuts off what a crash left, and gives its length.
 fn open_last(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(File, u64), JournalError> {
-    let (bytes, end) = read_segment(path, visit)?;
+    let Segment { bytes, end, last_group } = read_segment(path, None, visit)?;
     let file = File::options().write(true).open(path).map_err(io_error("open", path))?;
     if end < bytes.len() || bytes.len() < MAGIC.len() {
         let saved = save_torn(path, end, &bytes[end..])?;
@@ -261,7 +342,10 @@ fn open_last(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(File,
     if end < MAGIC.len() {
         file.write_all_at(MAGIC, 0).map_err(io_error("write", path))?;
     }
-    // What is read back may never have been synced; it is built upon from here on, so it must stay.
+    // The last group may be in the kernel's memory alone, after a sync that failed: it is built upon from here on, so it
+    // is written anew.
+    file.write_all_at(&bytes[last_group.min(end)..end], last_group as u64)
+        .map_err(io_error("write", path))?;
     file.sync_all().map_err(|source| JournalError::Sync { path: path.to_owned(), source })?;
     Ok((file, end.max(MAGIC.len()) as u64))
 }
@@ -301,19 +385,36 @@ fn save_torn(segment: &Path, offset: usize, torn: &[u8]) -> Result<Option<PathBu
     Ok(None)
 }
 
-/// Hands every entry of a segment to `visit`; gives the bytes and the offset behind the last whole frame.
-fn read_segment(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(Vec<u8>, usize), JournalError> {
-    let mut bytes = Vec::new();
-    let mut file = File::open(path).map_err(io_error("open", path))?;
-    file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
+/// A segment read.
+struct Segment {
+    bytes: Vec<u8>,
+    /// Behind the last whole frame.
+    end: usize,
+    /// Where the last group begins; where there are no groups, the end.
+    last_group: usize,
+}
+
+/// Hands every entry of a segment to `visit`. Only the first `counts` bytes count, where the next segment says so.
+fn read_segment(
+    path: &Path,
+    counts: Option<u64>,
+    visit: &mut impl FnMut(JournalEntry),
+) -> Result<Segment, JournalError> {
+    let mut bytes = std::fs::read(path).map_err(io_error("read", path))?;
     let corrupt = |offset, what: String| JournalError::Corrupt { path: path.to_owned(), offset, what };
+    if let Some(counts) = counts.and_then(|counts| usize::try_from(counts).ok()) {
+        if bytes.len() < counts {
+            return Err(corrupt(bytes.len(), format!("{counts} bytes of it were synced")));
+        }
+        bytes.truncate(counts);
+    }
     if bytes.len() < MAGIC.len() && (MAGIC.starts_with(&bytes) || bytes.iter().all(|byte| *byte == 0)) {
-        return Ok((bytes, 0));
+        return Ok(Segment { bytes, end: 0, last_group: 0 });
     }
     if !bytes.starts_with(MAGIC) {
         return Err(corrupt(0, "it does not begin as a journal segment of this version".to_owned()));
     }
-    let mut offset = MAGIC.len();
+    let (mut offset, mut last_group) = (MAGIC.len(), None);
     loop {
         match read_frame(&bytes, offset) {
             Found::Frame { payload, next } => {
@@ -322,7 +423,13 @@ fn read_segment(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(Ve
                 visit(entry);
                 offset = next;
             }
-            Found::End | Found::Torn => return Ok((bytes, offset)),
+            Found::Mark { next } => {
+                last_group = Some(offset);
+                offset = next;
+            }
+            Found::End | Found::Torn => {
+                return Ok(Segment { bytes, end: offset, last_group: last_group.unwrap_or(offset) });
+            }
             Found::Corrupt => {
                 return Err(corrupt(offset, "a frame's length or checksum is wrong".to_owned()));
             }
@@ -331,122 +438,4 @@ fn read_segment(path: &Path, visit: &mut impl FnMut(JournalEntry)) -> Result<(Ve
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use zerkalo_core::journal::Event;
-    use zerkalo_core::words::UnixMillis;
-
-    fn tick(at: u64) -> JournalEntry {
-        JournalEntry { at: UnixMillis(at), event: Event::Tick }
-    }
-
-    fn open(dir: &Path, segment_len_max: u64) -> (Journal, Vec<u64>) {
-        let mut seen = Vec::new();
-        let journal = Journal::open_with(dir, segment_len_max, |entry| seen.push(entry.at.0)).unwrap();
-        (journal, seen)
-    }
-
-    #[test]
-    fn entries_come_back_in_order_over_many_segments() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut journal, seen) = open(dir.path(), 40);
-        assert!(seen.is_empty());
-        for at in 1..=20 {
-            journal.append(&[tick(at)]).unwrap();
-        }
-        drop(journal);
-        assert!(segments(dir.path()).unwrap().len() > 3);
-        let (_journal, seen) = open(dir.path(), 40);
-        assert_eq!(seen, (1..=20).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_second_collector_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = open(dir.path(), SEGMENT_LEN_MAX);
-        let error = Journal::open(dir.path(), |_| {}).unwrap_err();
-        assert!(matches!(error, JournalError::InUse { .. }), "{error}");
-    }
-
-    #[test]
-    fn every_cut_of_the_last_segment_leaves_a_journal_that_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = open(dir.path(), SEGMENT_LEN_MAX);
-        journal.append(&[tick(1), tick(2)]).unwrap();
-        drop(journal);
-        let path = segment_path(dir.path(), 1);
-        let whole = std::fs::read(&path).unwrap();
-        for cut in 0..whole.len() {
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            let (mut journal, seen) = open(dir.path(), SEGMENT_LEN_MAX);
-            assert!([&[][..], &[1], &[1, 2]].contains(&&seen[..]), "{seen:?}");
-            journal.append(&[tick(9)]).unwrap();
-            drop(journal);
-            assert_eq!(open(dir.path(), SEGMENT_LEN_MAX).1, [&seen[..], &[9]].concat());
-        }
-    }
-
-    #[test]
-    fn a_flipped_length_in_the_last_segment_loses_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = open(dir.path(), SEGMENT_LEN_MAX);
-        journal.append(&[tick(1), tick(2), tick(3)]).unwrap();
-        drop(journal);
-        let path = segment_path(dir.path(), 1);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[MAGIC.len() + 2] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        let error = Journal::open(dir.path(), |_| {}).unwrap_err();
-        assert!(matches!(error, JournalError::Corrupt { offset: 8, .. }), "{error}");
-        assert_eq!(std::fs::read(&path).unwrap(), bytes);
-    }
-
-    #[test]
-    fn a_torn_end_is_saved_beside_its_segment_and_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), SEGMENT_LEN_MAX));
-        let path = segment_path(dir.path(), 1);
-        let tear = |torn: &[u8]| {
-            std::fs::write(&path, [&MAGIC[..], torn].concat()).unwrap();
-            drop(open(dir.path(), SEGMENT_LEN_MAX));
-            assert_eq!(std::fs::read(&path).unwrap(), MAGIC);
-        };
-        let saved = |name: &str| std::fs::read(dir.path().join(name)).ok();
-        tear(&[0, 0, 0, 9, 1]);
-        tear(&[0, 0, 0, 9, 1]);
-        assert_eq!(saved("00000001.torn-8"), Some(vec![0, 0, 0, 9, 1]));
-        assert_eq!(saved("00000001.torn-8-2"), None);
-        tear(&[0, 0, 0, 9, 2]);
-        assert_eq!(saved("00000001.torn-8"), Some(vec![0, 0, 0, 9, 1]));
-        assert_eq!(saved("00000001.torn-8-2"), Some(vec![0, 0, 0, 9, 2]));
-        tear(&[0; 16]);
-        assert_eq!(saved("00000001.torn-8-3"), None);
-    }
-
-    #[test]
-    fn damage_in_the_middle_is_refused_with_file_and_offset_and_nothing_changes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = open(dir.path(), 40);
-        for at in 1..=9 {
-            journal.append(&[tick(at)]).unwrap();
-        }
-        drop(journal);
-        let check = |number: u64, change: &dyn Fn(&mut Vec<u8>), part: &str| {
-            let path = segment_path(dir.path(), number);
-            let whole = std::fs::read(&path).unwrap();
-            let mut bytes = whole.clone();
-            change(&mut bytes);
-            std::fs::write(&path, &bytes).unwrap();
-            let error = Journal::open_with(dir.path(), 40, |_| {}).unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains(path.to_str().unwrap()), "{error}");
-            assert_eq!(std::fs::read(&path).unwrap(), bytes);
-            std::fs::write(&path, whole).unwrap();
-        };
-        check(1, &|bytes| bytes[17] ^= 1, "byte 8");
-        check(1, &|bytes| bytes.truncate(21), "cut short");
-        check(2, &|bytes| bytes[0] ^= 1, "byte 0");
-        std::fs::remove_file(segment_path(dir.path(), 2)).unwrap();
-        let error = Journal::open(dir.path(), |_| {}).unwrap_err().to_string();
-        assert!(error.contains("00000002.zkj is missing"), "{error}");
-    }
-}
+mod tests;

@@ -22,3 +22,5 @@ pub mod operator;
 pub mod metrics;
 pub mod stop;
 pub mod serve;
+pub mod backup;
+pub mod verify;

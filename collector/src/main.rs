@@ -1,4 +1,4 @@
-//! The collector's command line: `init` and `serve`. Everything else is in the library.
+//! The collector's command line: `init`, `serve`, `backup`, `restore`, `verify`. Everything else is in the library.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -9,11 +9,13 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
+use zerkalo_collector::backup;
 use zerkalo_collector::config::{Config, LogFormat};
 use zerkalo_collector::engine::FutureJournal;
 use zerkalo_collector::init::{InitOptions, init};
 use zerkalo_collector::people;
 use zerkalo_collector::serve;
+use zerkalo_collector::verify;
 
 /// Verifies, stores and judges what agents measure, decides by market, tells the operator.
 #[derive(Parser)]
@@ -44,6 +46,12 @@ enum Command {
     /// Who may ask as an operator, each under a name of their own
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Copies DIR to the new directory TO, while it is served or not; without pictures and the operator's secrets
+    Backup { dir: PathBuf, to: PathBuf },
+    /// Makes DIR, which must not exist, from a backup
+    Restore { from: PathBuf, dir: PathBuf },
+    /// Checks every signature, chain and checksum of DIR or of a backup, while it is served or not; changes nothing
+    Verify { dir: PathBuf },
     /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
     Serve {
         dir: PathBuf,
@@ -85,6 +93,9 @@ fn main() -> ExitCode {
             init(&dir, &options).map(|said| print!("{said}")).map_err(anyhow::Error::from)
         }
         Command::Operator(command) => operator(&command).map(|said| print!("{said}")),
+        Command::Backup { dir, to } => backup::backup(&dir, &to).map(tell).map_err(anyhow::Error::from),
+        Command::Restore { from, dir } => backup::restore(&from, &dir).map(tell).map_err(anyhow::Error::from),
+        Command::Verify { dir } => verify::verify(&dir).map(tell).map_err(anyhow::Error::from),
         Command::Serve { dir, accept_future_journal: false } => serve_until_told(&dir, FutureJournal::Refuse),
         Command::Serve { dir, accept_future_journal: true } => serve_until_told(&dir, FutureJournal::Accept),
     };
@@ -95,6 +106,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(said: String) {
+    println!("{said}");
 }
 
 fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result<()> {

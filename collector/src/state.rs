@@ -9,7 +9,6 @@ mod signals;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,11 +22,6 @@ pub use log::{Logged, Send, Topic};
 pub use signals::SignalToken;
 
 const TOKENS: Table = Table("token");
-/// How often, and after what wait, a store just closed is tried again: half a second in all.
-const REOPEN_TRIES_MAX: u32 = 50;
-/// See [`REOPEN_TRIES_MAX`].
-const REOPEN_WAIT: Duration = Duration::from_millis(10);
-
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -83,7 +77,7 @@ impl State {
         let mut guard = self.lock();
         let store = match &mut *guard {
             Some(store) => store,
-            closed => closed.insert(reopen(&self.dir)?),
+            closed => closed.insert(Store::reopen(&self.dir)?),
         };
         Ok(work(store)?)
     }
@@ -104,7 +98,7 @@ impl State {
         let mut guard = self.lock();
         let store = match &mut *guard {
             Some(store) => store,
-            closed => closed.insert(reopen(&self.dir)?),
+            closed => closed.insert(Store::reopen(&self.dir)?),
         };
         let (planned, batch) = plan(store)?;
         let result = store.commit(batch);
@@ -125,20 +119,6 @@ impl State {
 
     fn malformed(&self, what: &'static str) -> StateError {
         StateError::Malformed { what, dir: self.dir.clone() }
-    }
-}
-
-/// Opens a store this process closed a moment ago: sled's own threads may hold its lock a little longer.
-fn reopen(dir: &Path) -> Result<Store, StoreError> {
-    let mut tries = 0;
-    loop {
-        match Store::open(dir) {
-            Err(StoreError::InUse { .. }) if tries < REOPEN_TRIES_MAX => {
-                tries += 1;
-                std::thread::sleep(REOPEN_WAIT);
-            }
-            opened => return opened,
-        }
     }
 }
 

@@ -7,11 +7,19 @@ use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Pages sled may cache, in bytes: an idle agent must stay small.
 const CACHE_CAPACITY_BYTES: u64 = 4 * 1024 * 1024;
 /// sled's own flusher also collects garbage; commits do not wait for it.
 const FLUSH_EVERY_MILLIS: u64 = 500;
+
+/// How often, and after what wait, a store just closed is tried again: half a second in all.
+const REOPEN_TRIES_MAX: u32 = 50;
+/// See [`REOPEN_TRIES_MAX`].
+const REOPEN_WAIT: Duration = Duration::from_millis(10);
+/// Pairs copied in one commit: bounds the memory of a batch.
+const COPY_PAIRS_MAX: usize = 128;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +139,37 @@ impl Store {
         // The directory entry itself must survive, or the file is lost with it.
         File::open(dir).and_then(|handle| handle.sync_all()).map_err(sync)?;
         Ok(Self { db, file, dir: dir.to_owned() })
+    }
+
+    /// Opens a store that this process closed a moment ago: sled's own threads may hold its lock a little longer.
+    pub fn reopen(dir: &Path) -> Result<Self, StoreError> {
+        let mut tries = 0;
+        loop {
+            match Self::open(dir) {
+                Err(StoreError::InUse { .. }) if tries < REOPEN_TRIES_MAX => {
+                    tries += 1;
+                    std::thread::sleep(REOPEN_WAIT);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Copies the tables into a new store in `dir`: what can be read is on the disk there when this returns.
+    pub fn copy_to(&self, dir: &Path, tables: &[Table]) -> Result<(), StoreError> {
+        let copy = Self::open(dir)?;
+        for table in tables {
+            let mut batch = Batch::default();
+            for (pair, number) in self.scan(*table, &[]).zip(1..) {
+                let (key, value) = pair?;
+                batch.put(*table, &key, &value);
+                if number % COPY_PAIRS_MAX == 0 {
+                    copy.commit(std::mem::take(&mut batch))?;
+                }
+            }
+            copy.commit(batch)?;
+        }
+        Ok(())
     }
 
     /// Reads everything once, so that damage shows now and not in the middle of work.

@@ -1,7 +1,10 @@
 //! The journal's content and its frames: the source of truth from which everything else is rebuilt.
 //!
 //! A segment is [`MAGIC`], then frames: payload length (u32), CRC-32C of the payload (u32), payload; integers
-//! big-endian. Payloads are encoded by the wall (zerkalo-proto). Files are the collector's and the CLI's business.
+//! big-endian. Between frames stand marks: four letters, a number (u64), CRC-32C of both. `ZKJG` begins a group and bears
+//! its own offset: everything before it in the segment was synced when it was written. `ZKJH` stands first in a segment
+//! and says how many bytes of the segment before count. Segments of older versions have none. Payloads are encoded by the
+//! wall (zerkalo-proto). Files are the collector's and the CLI's business.
 
 use crate::admission::RejectionCode;
 use crate::evidence::{PublicKey, SignedList, SignedRecord};
@@ -18,6 +21,13 @@ pub const PAYLOAD_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Bytes checksummed at most in the search for a whole frame behind a torn one: half a second. Random bytes need a
 /// few kilobytes; only an end made up of forged lengths comes near.
 const SEARCH_LEN_MAX: usize = 1024 * 1024 * 1024;
+
+/// Bytes of a mark.
+pub const MARK_LEN: usize = 16;
+/// Begins a group; as a length it is beyond every payload's.
+const GROUP: [u8; 4] = *b"ZKJG";
+/// First in a segment: how much of the one before counts.
+const HEIR: [u8; 4] = *b"ZKJH";
 
 /// One thing that happened, and when the collector wrote it down. Instants never fall.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,16 +100,59 @@ pub fn frame(payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
+/// Begins a group at `offset` of its segment, where everything before is synced.
+pub fn mark_group(offset: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&mark(GROUP, offset));
+}
+
+/// Follows [`MAGIC`] in a segment that goes on after `len` bytes of the one before.
+pub fn mark_heir(len: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&mark(HEIR, len));
+}
+
+/// How many bytes of the segment before count, if this segment says so.
+pub fn heir_of(segment: &[u8]) -> Option<u64> {
+    read_mark(segment, MAGIC.len(), HEIR)
+}
+
+fn mark(letters: [u8; 4], number: u64) -> [u8; MARK_LEN] {
+    let mut bytes = [0; MARK_LEN];
+    bytes[..4].copy_from_slice(&letters);
+    bytes[4..12].copy_from_slice(&number.to_be_bytes());
+    let checksum = crc32c::crc32c(&bytes[..12]);
+    bytes[12..].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn read_mark(segment: &[u8], offset: usize, letters: [u8; 4]) -> Option<u64> {
+    let bytes = segment.get(offset..offset + MARK_LEN)?;
+    let number = u64::from_be_bytes(bytes[4..12].try_into().ok()?);
+    (*bytes == mark(letters, number)).then_some(number)
+}
+
+/// Whether a group begins at `offset`: its mark stands where it says.
+fn begins_group(segment: &[u8], offset: usize) -> bool {
+    read_mark(segment, offset, GROUP) == Some(offset as u64)
+}
+
+/// Whether a group begins anywhere in the range.
+fn holds_group(segment: &[u8], range: std::ops::Range<usize>) -> bool {
+    range.into_iter().any(|offset| segment.get(offset) == Some(&GROUP[0]) && begins_group(segment, offset))
+}
+
 /// What stands at a place in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'a> {
     /// A whole frame; `next` is the offset behind it.
     Frame { payload: &'a [u8], next: usize },
+    /// A mark; `next` is the offset behind it.
+    Mark { next: usize },
     /// The end, exactly at a frame's border.
     End,
-    /// A frame cut short by the end of the file, and no whole one behind it: what a crash leaves, never acknowledged.
+    /// A frame of the last group that is not whole: what a crash leaves, never acknowledged. In a segment without marks,
+    /// a frame cut short by the end of the file, and no whole one behind it.
     Torn,
-    /// A frame whose checksum or length is wrong, though whole frames may follow.
+    /// A frame whose checksum or length is wrong, though it was synced: a later group follows, or may.
     Corrupt,
 }
 
@@ -108,6 +161,26 @@ pub fn read_frame(segment: &[u8], offset: usize) -> Found<'_> {
     let rest = segment.get(offset..).unwrap_or_default();
     if rest.is_empty() {
         return Found::End;
+    }
+    if begins_group(segment, offset) || (offset == MAGIC.len() && heir_of(segment).is_some()) {
+        return Found::Mark { next: offset + MARK_LEN };
+    }
+    match read_unmarked(rest, offset) {
+        // Early pages of the last group may be lost where later ones are whole: nothing of it was acknowledged. But
+        // what another group was written behind was synced before.
+        Found::Torn | Found::Corrupt if holds_group(segment, offset + 1..segment.len()) => Found::Corrupt,
+        Found::Corrupt if heir_of(segment).is_some() || holds_group(segment, MAGIC.len()..offset) => {
+            Found::Torn
+        }
+        found => found,
+    }
+}
+
+/// Reads a frame by what it says itself.
+fn read_unmarked(rest: &[u8], offset: usize) -> Found<'_> {
+    let begun = rest.len() < MARK_LEN && [GROUP, HEIR].iter().any(|letters| rest.starts_with(letters));
+    if begun {
+        return Found::Torn;
     }
     let Some((len, checksum, body)) = split_header(rest) else { return Found::Torn };
     if len == 0 || len > PAYLOAD_LEN_MAX {
@@ -166,6 +239,7 @@ mod tests {
                     payloads.push(payload.to_vec());
                     offset = next;
                 }
+                Found::Mark { next } => offset = next,
                 end => return (payloads, end),
             }
         }
@@ -178,6 +252,44 @@ mod tests {
         // Every fourth offset claims one megabyte.
         bytes.extend(std::iter::repeat_n([0, 0x10, 0, 0], 1_000_000).flatten());
         assert_eq!(read_frame(&bytes, MAGIC.len()), Found::Corrupt);
+    }
+
+    /// Groups of frames behind their marks; where each begins.
+    fn groups(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut begins) = (MAGIC.to_vec(), Vec::new());
+        mark_heir(77, &mut bytes);
+        for size in sizes {
+            begins.push(bytes.len());
+            mark_group(bytes.len() as u64, &mut bytes);
+            (0..*size).for_each(|n| frame(&vec![n as u8 + 1; 700], &mut bytes));
+        }
+        (bytes, begins)
+    }
+
+    #[test]
+    fn a_lost_page_of_the_last_group_is_torn_and_of_any_other_damage() {
+        let (bytes, begins) = groups(&[3, 2, 9]);
+        assert_eq!((read_all(&bytes).0.len(), read_all(&bytes).1), (14, Found::End));
+        assert_eq!(heir_of(&bytes), Some(77));
+        let check = |from: usize, len: usize, whole: usize, expected: Found<'_>| {
+            let mut damaged = bytes.clone();
+            damaged[from..from + len].fill(0);
+            let (read, end) = read_all(&damaged);
+            assert_eq!((read.len(), end), (whole, expected), "{from}");
+        };
+        // An early page of the last group is lost and all after it is there.
+        check(begins[2] + MARK_LEN, 512, 5, Found::Torn);
+        check(begins[2] + MARK_LEN + 2 * 708 + 3, 1, 7, Found::Torn);
+        // The mark itself never came, or the only one.
+        let (first, _) = groups(&[3]);
+        let mut damaged = first.clone();
+        damaged[begins[0]..begins[0] + 200].fill(0);
+        assert_eq!(read_all(&damaged), (vec![], Found::Torn));
+        check(begins[2], MARK_LEN, 5, Found::Torn);
+        // Before that everything was acknowledged.
+        check(begins[1] + MARK_LEN + 100, 1, 3, Found::Corrupt);
+        check(begins[0] + MARK_LEN + 708, 512, 1, Found::Corrupt);
+        check(begins[1], MARK_LEN, 3, Found::Corrupt);
     }
 
     proptest! {

@@ -139,6 +139,7 @@ fn payloads(segment: &[u8]) -> Result<Vec<Vec<u8>>, Fault> {
                 payloads.push(payload.to_vec());
                 offset = next;
             }
+            Found::Mark { next } => offset = next,
             Found::End | Found::Torn => return Ok(payloads),
             Found::Corrupt => return Err(Fault::Unreadable(format!("damage at byte {offset}"))),
         }

@@ -9,6 +9,7 @@ mod readme;
 mod replay;
 mod ledger;
 mod kill;
+mod lost_disk;
 mod pictures;
 mod load;
 mod latency;

@@ -115,6 +115,41 @@ fn resuming_drops_what_the_collector_has_and_sends_again_what_it_lost() {
 }
 
 #[test]
+fn what_a_restored_collector_lost_waits_again_and_is_not_forgotten_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path());
+    append(&mut spool, &["one", "two", "three"]);
+    let first = spool.after(0, 1, 1000).unwrap()[0].link();
+    spool.ack(1, 3, NOW).unwrap();
+    assert_eq!(spool.resume(first, NOW.plus_millis(DAY_MILLIS)).unwrap(), Resumed::After(1));
+    drop(spool);
+    let mut spool = open(dir.path());
+    spool.ack(1, 1, NOW.plus_millis(9 * DAY_MILLIS)).unwrap();
+    assert_eq!(
+        (spool.unacknowledged(), texts(&spool.after(1, 10, 1000).unwrap())),
+        (2, vec!["two", "three"])
+    );
+}
+
+#[test]
+fn a_collector_that_lost_everything_gets_all_that_is_kept_of_every_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path());
+    append(&mut spool, &["one", "two", "three"]);
+    spool.ack(1, 2, NOW).unwrap();
+    spool.begin_epoch(4, NOW).unwrap();
+    append(&mut spool, &["four"]);
+    spool.ack(4, 2, NOW).unwrap();
+    append(&mut spool, &["five"]);
+    assert_eq!(spool.resume(ChainLink::default(), NOW).unwrap(), Resumed::CollectorBehind);
+    let waiting = spool.after(0, 10, 1000).unwrap();
+    assert_eq!(texts(&waiting), ["one", "two", "three", "four", "five"]);
+    assert_eq!(admit(&mut ChainHead::default(), &waiting), spool.head());
+    drop(spool);
+    assert_eq!(open(dir.path()).unacknowledged(), 5);
+}
+
+#[test]
 fn a_lost_spool_goes_on_in_a_new_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(dir.path());

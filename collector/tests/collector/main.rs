@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
 
 mod admission;
+mod backup;
 mod configuration;
 mod dns;
 mod enrollment;

@@ -165,9 +165,15 @@ pub fn read_journal(dir: &Path) -> Vec<JournalEntry> {
     for path in paths {
         let bytes = std::fs::read(path).unwrap();
         let mut offset = MAGIC.len();
-        while let Found::Frame { payload, next } = read_frame(&bytes, offset) {
-            entries.push(zerkalo_proto::journal::decode(payload).unwrap());
-            offset = next;
+        loop {
+            offset = match read_frame(&bytes, offset) {
+                Found::Frame { payload, next } => {
+                    entries.push(zerkalo_proto::journal::decode(payload).unwrap());
+                    next
+                }
+                Found::Mark { next } => next,
+                _ => break,
+            };
         }
         assert_eq!(offset, bytes.len(), "the journal is whole");
     }

@@ -49,8 +49,10 @@ impl Step {
 pub struct Disk {
     pub content: Vec<u8>,
     pub steps: Vec<Step>,
-    /// Whether writes fail: see [`Served::fail_writes`].
-    failing: bool,
+    /// The next write that holds these bytes fails, and is not carried out.
+    failing: Option<&'static [u8]>,
+    /// Writes that failed.
+    failed: u64,
 }
 
 /// A disk on its mount point; gone when dropped.
@@ -72,9 +74,19 @@ impl Served {
         lock(&self.disk).steps.clone()
     }
 
-    /// From now on every write fails, as on a disk whose sectors are worn out; or none.
-    pub fn fail_writes(&self, failing: bool) {
-        lock(&self.disk).failing = failing;
+    /// What the disk holds.
+    pub fn content(&self) -> Vec<u8> {
+        lock(&self.disk).content.clone()
+    }
+
+    /// The next write that holds `needle` fails and is not carried out, as on a worn-out sector.
+    pub fn fail_next(&self, needle: &'static [u8]) {
+        lock(&self.disk).failing = Some(needle);
+    }
+
+    /// Writes that failed so far.
+    pub fn failed(&self) -> u64 {
+        lock(&self.disk).failed
     }
 }
 
@@ -170,13 +182,16 @@ impl Filesystem for Handle {
     ) {
         let mut disk = lock(&self.0);
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let holds = |needle: &[u8]| data.windows(needle.len()).any(|part| part == needle);
+        if disk.failing.is_some_and(holds) {
+            disk.failing = None;
+            disk.failed += 1;
+            return reply.error(Errno::EIO);
+        }
         let Some(place) = disk.content.get_mut(start..start.saturating_add(data.len())) else {
             return reply.error(Errno::ENOSPC);
         };
         place.copy_from_slice(data);
-        if disk.failing {
-            return reply.error(Errno::EIO);
-        }
         disk.steps.push(Step::Write { at_nanos: monotonic_nanos(), offset, data: data.to_vec() });
         drop(disk);
         reply.written(data.len() as u32);

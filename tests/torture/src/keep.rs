@@ -83,7 +83,17 @@ impl Owed {
     }
 }
 
-/// Writes `records` records into the store in `dir`, and a line for each promise.
+impl Store {
+    /// Bytes that stand in what it writes of records, and in nothing that the file system writes for itself.
+    pub fn needle(self) -> &'static [u8] {
+        match self {
+            Self::Spool => spool::NEEDLE,
+            Self::Collector => b"ZKJG",
+        }
+    }
+}
+
+/// Writes `records` records into the store in `dir`, and a line for each promise. What fails is no promise.
 pub fn keep(store: Store, dir: &Path, records: u64, seed: u64, out: &mut impl Write) -> Result<()> {
     let mut say = |what: What, thing: &str| {
         let word = if what == What::Kept { "kept" } else { "may-go" };

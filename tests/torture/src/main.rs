@@ -40,6 +40,15 @@ enum Act {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Fails a write now and then, as a worn-out disk does
+    Fail {
+        store: Store,
+        #[arg(long, default_value_t = 20)]
+        runs: u64,
+        /// Repeats the choices of a run; its timing never repeats
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Writes records and promises: the process whose power is cut
     #[command(hide = true)]
     Keep {
@@ -73,11 +82,9 @@ fn act(arguments: Arguments) -> Result<()> {
             }
             keep::keep(store, &dir, records, seed, &mut std::io::stdout().lock())
         }
-        Act::Power { .. } if !arguments.inside => Err(enter_namespace()),
-        Act::Power { store, cuts, seed } => {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            torture_power(store, cuts, seed.unwrap_or(since.as_nanos() as u64))
-        }
+        _ if !arguments.inside => Err(enter_namespace()),
+        Act::Power { store, cuts, seed } => torture_power(store, cuts, seed.unwrap_or_else(any_seed)),
+        Act::Fail { store, runs, seed } => torture_failures(store, runs, seed.unwrap_or_else(any_seed)),
     }
 }
 
@@ -87,6 +94,30 @@ fn enter_namespace() -> anyhow::Error {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--"]).arg(program).arg("--inside");
     anyhow::Error::from(command.args(std::env::args_os().skip(1)).exec())
+}
+
+fn any_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+fn torture_failures(store: Store, runs: u64, seed: u64) -> Result<()> {
+    let work = tempfile::tempdir()?;
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(work.path()))?;
+    println!("{store:?}: {runs} runs on a failing disk; repeat with --seed {seed}");
+    let (began, mut failed, mut owed) = (Instant::now(), 0, 0);
+    for number in 0..runs {
+        let (failures, promises) = power::fail_writes(store, seed.wrapping_add(number), work.path())?;
+        (failed, owed) = (failed + failures, owed + promises);
+    }
+    if failed == 0 {
+        bail!("no write failed: this proves nothing");
+    }
+    println!(
+        "{store:?}: {failed} failed writes in {:.1} s, {owed} promises, all kept",
+        began.elapsed().as_secs_f64()
+    );
+    Ok(())
 }
 
 fn torture_power(store: Store, cuts: u64, seed: u64) -> Result<()> {

@@ -1,9 +1,9 @@
 //! Power cuts: one run of a keeper on a disk of ours, then cut after cut of its log, each mounted and looked at.
 
 use std::fs;
-use std::io::BufReader;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +18,8 @@ use crate::keep::{self, Fault, Owed, Promise, Store};
 const DISK_LEN: u64 = 64 * 1024 * 1024;
 /// Cuts of one run: its log is kept in memory.
 pub const CUTS_PER_RUN: u64 = 50;
+/// A write fails after about half so many promises.
+const PROMISES_BETWEEN_FAILURES: u64 = 60;
 /// Disks looked at side by side.
 const LOOKS_AT_ONCE: usize = 10;
 /// Records a keeper writes in one run.
@@ -111,6 +113,41 @@ fn record(
     empty: &[u8],
     work: &Path,
 ) -> Result<(Vec<Step>, Vec<Promise>)> {
+    let (served, mounted, home) = serve(empty, work)?;
+    let mut child = start_keeper(store, &home, dice, lying)?;
+    let lines = child.stdout.take().context("its output is piped")?;
+    let promises = keep::promises(BufReader::new(lines))?;
+    ensure!(child.wait()?.success(), "the keeper failed");
+    let steps = served.steps();
+    mounted.unmount()?;
+    Ok((steps, promises))
+}
+
+/// A run on a disk that fails a write now and then; then everything promised must be on the disk itself. Gives the writes
+/// that failed and the promises.
+pub fn fail_writes(store: Store, seed: u64, work: &Path) -> Result<(u64, u64)> {
+    let mut dice = Dice(seed);
+    let empty = empty_ext4(work, DISK_LEN)?;
+    let (served, mounted, home) = serve(&empty, work)?;
+    let mut child = start_keeper(store, &home, &mut dice, false)?;
+    let (mut promises, mut next) = (Vec::new(), 0);
+    for line in BufReader::new(child.stdout.take().context("its output is piped")?).lines() {
+        promises.extend(keep::promises(line?.as_bytes())?);
+        if promises.len() as u64 >= next {
+            served.fail_next(store.needle());
+            next += 1 + dice.below(PROMISES_BETWEEN_FAILURES);
+        }
+    }
+    ensure!(child.wait()?.success(), "the keeper failed");
+    mounted.unmount()?;
+    let owed = Owed::at(&promises, u64::MAX);
+    let looked = look(store, &served.content(), &owed, work)?;
+    ensure!(looked.is_ok(), "after {} failed writes: {looked:?}", served.failed());
+    Ok((served.failed(), owed.required.len() as u64))
+}
+
+/// A disk with a directory for a keeper on it.
+fn serve(empty: &[u8], work: &Path) -> Result<(Served, Mounted, PathBuf)> {
     let (fuse, dir) = (work.join("fuse"), work.join("live"));
     fs::create_dir_all(&fuse)?;
     let served = Served::start(&fuse, empty.to_vec())?;
@@ -119,17 +156,15 @@ fn record(
     let home = dir.join("home");
     fs::create_dir(&home)?;
     run(Command::new("sync").arg("-f").arg(&home))?;
+    Ok((served, mounted, home))
+}
+
+fn start_keeper(store: Store, home: &Path, dice: &mut Dice, lying: bool) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("keep").arg(format!("{store:?}").to_lowercase()).arg(&home);
+    command.arg("keep").arg(format!("{store:?}").to_lowercase()).arg(home);
     command.args(["--records", &RECORDS.to_string(), "--seed", &dice.below(u64::MAX).to_string()]);
     command.args(lying.then_some("--lie"));
-    let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let lines = child.stdout.take().context("its output is piped")?;
-    let promises = keep::promises(BufReader::new(lines))?;
-    ensure!(child.wait()?.success(), "the keeper failed");
-    let steps = served.steps();
-    mounted.unmount()?;
-    Ok((steps, promises))
+    Ok(command.stdout(Stdio::piped()).spawn()?)
 }
 
 /// Mounts what a cut left and opens the store in it.

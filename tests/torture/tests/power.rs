@@ -1,4 +1,4 @@
-//! A few power cuts for every run of the tests; `make torture` does a thousand.
+//! A few power cuts and failed writes for every run of the tests; `make torture` does a thousand.
 
 // All of it is tests.
 #![allow(clippy::unwrap_used)]
@@ -38,4 +38,10 @@ fn the_agent_s_spool_survives_power_cuts_and_only_because_it_syncs() {
 #[test]
 fn the_collector_s_stores_survive_power_cuts_and_only_because_they_sync() {
     torture(&["power", "collector", "--cuts", "50"]);
+}
+
+#[test]
+fn a_disk_that_fails_now_and_then_loses_nothing_promised() {
+    torture(&["fail", "spool", "--runs", "1"]);
+    torture(&["fail", "collector", "--runs", "1"]);
 }

@@ -72,6 +72,7 @@ fn entries(journal: &Path) -> Result<Vec<JournalEntry>> {
                     entries.push(zerkalo_proto::journal::decode(payload)?);
                     offset = next;
                 }
+                Found::Mark { next } => offset = next,
                 Found::End | Found::Torn => break,
                 Found::Corrupt => bail!("{} is damaged at offset {offset}", path.display()),
             }

@@ -19,6 +19,8 @@ const SEGMENT_LEN_MAX: u64 = 400_000;
 const AGENTS: u64 = 3;
 /// Largest group, in records: about 80 KiB, many pages.
 const GROUP_MAX: u64 = 50;
+/// Calls for one group.
+const TRIES_MAX: u32 = 10;
 /// Puts tokens apart from records in a promise.
 const TOKEN: &str = "token-";
 
@@ -40,7 +42,12 @@ pub(super) fn keep(dir: &Path, records: u64, dice: &mut Dice, say: Say) -> Resul
             *link = signed.link();
             group.push(JournalEntry { at: UnixMillis(written), event: Event::Record { signed, facts } });
         }
-        journal.append(&group)?;
+        // The journal tries one new segment by itself; a disk that fails that too is tried again here.
+        let mut tries = 0;
+        while let Err(error) = journal.append(&group) {
+            tries += 1;
+            anyhow::ensure!(tries < TRIES_MAX, error);
+        }
         for entry in &group {
             if let Event::Record { signed, .. } = &entry.event {
                 say(What::Kept, &signed.hash().to_string())?;

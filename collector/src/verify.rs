@@ -1,0 +1,126 @@
+//! `verify`: every checksum, signature and chain of a collector's directory or of a backup. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use zerkalo_core::admission::{ChainHead, Place, place};
+use zerkalo_core::evidence::{CheckedRecord, PublicKey, SignedRecord};
+use zerkalo_core::journal::{Event, JournalEntry};
+use zerkalo_core::words::AgentId;
+
+use crate::backup::{self, BackupError};
+use crate::clock;
+use crate::journal::{self, JournalError};
+
+/// Faults named one by one; more are counted.
+const FAULTS_NAMED_MAX: usize = 20;
+
+/// What is wrong, or could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("a file of the backup is wrong")]
+    Backup(#[from] BackupError),
+    #[error("the journal is wrong")]
+    Journal(#[from] JournalError),
+    #[error("{count} of {entries} entries are wrong:\n{}", .named.join("\n"))]
+    Faults { count: u64, entries: u64, named: Vec<String> },
+}
+
+/// Checks everything in `dir`. Gives what to tell the person.
+pub fn verify(dir: &Path) -> Result<String, VerifyError> {
+    let backup = backup::check(dir)?;
+    let bar = ProgressBar::new(journal_len(&dir.join("journal")));
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut check = Check::default();
+    let torn = journal::read(&dir.join("journal"), |entry| check.entry(&entry), |len| bar.inc(len))?;
+    bar.finish_and_clear();
+    if check.faults > 0 {
+        return Err(VerifyError::Faults { count: check.faults, entries: check.entries, named: check.named });
+    }
+    check_state(&dir.join("state"))?;
+    let mut said = format!(
+        "{} entries, {} records of {} agents, {} lists: every checksum, signature and chain holds; the state can be read",
+        check.entries,
+        check.records,
+        check.agents.len(),
+        check.lists
+    );
+    if let Some(backup) = backup {
+        said +=
+            &format!("; {} files of the backup of {} are as they were copied", backup.files.len(), backup.at);
+    }
+    if torn > 0 {
+        said += &format!("; the last {torn} bytes are of a group in the writing or torn, never acknowledged");
+    }
+    Ok(said)
+}
+
+fn journal_len(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// Reads a copy: opening a store writes to it, and another process may hold it.
+fn check_state(dir: &Path) -> Result<(), BackupError> {
+    let copy: PathBuf =
+        std::env::temp_dir().join(format!("zerkalo-verify-{}", hex::encode(clock::random::<8>())));
+    let copied = backup::copy_state(dir, &copy);
+    // A copy left behind is no harm.
+    let _ = fs::remove_dir_all(&copy);
+    copied
+}
+
+#[derive(Default)]
+struct Check {
+    agents: BTreeMap<AgentId, (PublicKey, ChainHead)>,
+    entries: u64,
+    records: u64,
+    lists: u64,
+    faults: u64,
+    named: Vec<String>,
+}
+
+impl Check {
+    fn entry(&mut self, entry: &JournalEntry) {
+        self.entries += 1;
+        match &entry.event {
+            Event::Enrolled(enrolment) => {
+                self.agents.insert(enrolment.agent.clone(), (enrolment.key, ChainHead::default()));
+            }
+            Event::Record { signed, .. } | Event::Refused { signed, .. } => self.record(signed),
+            Event::List { list, operator } => {
+                self.lists += 1;
+                if let Err(error) = list.open(operator) {
+                    self.fault(format!("entry {}: a mirror list: {error}", self.entries));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, signed: &SignedRecord) {
+        self.records += 1;
+        let name = format!("{} epoch {} sequence {}", signed.agent, signed.epoch, signed.sequence);
+        let Some((key, head)) = self.agents.get_mut(&signed.agent) else {
+            return self.fault(format!("{name}: its agent was never enrolled"));
+        };
+        let checked = CheckedRecord::new(signed.clone(), key);
+        let placed = place(&checked, head);
+        head.advance(checked.link());
+        match placed {
+            Ok(Place::Next) => {}
+            Ok(Place::Duplicate) => self.fault(format!("{name}: it is here twice")),
+            Err(rejection) => self.fault(format!("{name}: {rejection}")),
+        }
+    }
+
+    fn fault(&mut self, text: String) {
+        self.faults += 1;
+        if self.named.len() < FAULTS_NAMED_MAX {
+            self.named.push(text);
+        }
+    }
+}
