@@ -20,7 +20,7 @@ use zerkalo_core::words::MirrorId;
 use crate::world::PATIENCE;
 
 /// Of the tests alone.
-const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_SECRET: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
 /// bind9, serving example.org to the key `zerkalo` and refused.example to nobody.

@@ -14,6 +14,7 @@ mod orders;
 mod pictures;
 mod programs;
 mod restart;
+mod rotation;
 mod samples;
 mod signals;
 mod webhook;

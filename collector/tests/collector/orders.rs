@@ -9,7 +9,7 @@ use zerkalo_proto::operator_v1::{GiveOrderRequest, ListPoolRequest, ListPoolResp
 
 use crate::world::{COLLECTOR, Collector, Site};
 
-fn order(kind: &str, market: &str, mirror: &str) -> Ordered {
+pub fn order(kind: &str, market: &str, mirror: &str) -> Ordered {
     Ordered {
         // Not theirs to say.
         author: "somebody else".to_owned(),
@@ -21,7 +21,7 @@ fn order(kind: &str, market: &str, mirror: &str) -> Ordered {
     }
 }
 
-async fn give(collector: &Collector, site: &Site, order: Ordered) -> Result<String, String> {
+pub async fn give(collector: &Collector, site: &Site, order: Ordered) -> Result<String, String> {
     let answer = collector.operator(site).await.give_order(GiveOrderRequest { order: Some(order) }).await;
     answer
         .map(|answer| answer.into_inner().author)

@@ -16,7 +16,7 @@ fn site() -> Site {
     site
 }
 
-async fn token(collector: &Collector, site: &Site, market: &str) -> String {
+pub async fn token(collector: &Collector, site: &Site, market: &str) -> String {
     let request = CreateSignalTokenRequest { markets: vec![market.to_owned()] };
     let made = collector.operator(site).await.create_signal_token(request).await.unwrap().into_inner();
     assert_eq!(made.listen, format!("127.0.0.1:{}", collector.signal));
@@ -34,7 +34,7 @@ async fn send(collector: &Collector, bytes: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-async fn ask(collector: &Collector, target: &str, headers: &str) -> String {
+pub async fn ask(collector: &Collector, target: &str, headers: &str) -> String {
     send(
         collector,
         format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes(),
@@ -42,7 +42,7 @@ async fn ask(collector: &Collector, target: &str, headers: &str) -> String {
     .await
 }
 
-fn status(answer: &str) -> u16 {
+pub fn status(answer: &str) -> u16 {
     answer
         .split(' ')
         .nth(1)
@@ -50,7 +50,7 @@ fn status(answer: &str) -> u16 {
         .unwrap_or_else(|| panic!("no answer: {answer:?}"))
 }
 
-fn body(answer: &str) -> &str {
+pub fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").unwrap().1
 }
 

@@ -394,6 +394,18 @@ impl Link {
         }
     }
 
+    /// The same, whatever else the collector says in between: wishes for fresh looks above all.
+    pub async fn acked_past_wishes(&mut self, sequence: u64) {
+        loop {
+            match self.next().await {
+                Some(Down::Ack(ack)) if ack.sequence == sequence => return,
+                Some(Down::Rejection(rejection)) => panic!("a record was refused: {rejection:?}"),
+                None => panic!("the stream ended before the Ack of {sequence}"),
+                Some(_) => {}
+            }
+        }
+    }
+
     /// The next message must be a Rejection.
     pub async fn rejected(&mut self) -> agent_v1::Rejection {
         match self.next().await {
