@@ -173,7 +173,7 @@ async fn give(service: &mut Service, kind: OrderKind, why: Why) -> Result<()> {
             match effect {
                 "act" | "" => String::new(),
                 "awaiting_approval" => format!(
-                    " waits for approval: zerkalo approve {} --reason TEXT (each by another person)",
+                    " waits for approval, each yes from another person: zerkalo approve {} --reason TEXT",
                     decision.id
                 ),
                 other => format!(" is not carried out ({})", other.replace('_', " ")),

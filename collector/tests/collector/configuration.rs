@@ -54,6 +54,76 @@ format = "xml"
 }
 
 #[tokio::test]
+async fn executors_are_checked_before_anything_starts_each_fault_with_its_place() {
+    let site = Site::new();
+    site.configure(
+        r#"
+[signal]
+listen = "everywhere"
+[[executors]]
+name = "Not A Name"
+kind = "carrier pigeon"
+[[executors]]
+name = "switch"
+kind = "program"
+markets = ["xx"]
+actions = ["dance"]
+command = ["switch"]
+timeout_secs = 0
+attempts = 100000
+[[executors]]
+name = "switch"
+kind = "program"
+command = ["./collector.toml"]
+colour = "red"
+[[executors]]
+name = "dns"
+kind = "dns"
+server = "ns.example:53"
+zone = "example.org"
+record = "go.example.com"
+type = "A"
+key_file = "collector.toml"
+[executors.values]
+m1 = "not an address"
+m2 = ["192.0.2.1", "2001:db8::1"]
+[[executors]]
+name = "root"
+kind = "dns"
+zone = "example.org"
+record = "example.org"
+type = "CNAME"
+"#,
+    );
+    let said = site.serve_fails().await;
+    for part in [
+        "signal.listen: \"everywhere\"",
+        "executors[0].name: \"Not A Name\"",
+        "executors[0].kind: \"carrier pigeon\"",
+        "executors[1].markets: \"xx\" is no market",
+        "executors[1].actions: \"dance\" is no action",
+        "executors[1].command: names no program by its path",
+        "executors[1].timeout_secs: ",
+        "executors[1].attempts: ",
+        "executors[2].command: ",
+        "it is not executable",
+        "executors[2].colour: is no key",
+        "executors[3].server: \"ns.example:53\"",
+        "executors[3].record: go.example.com. is not in zone example.org.",
+        "executors[3].values.m1: is no value of a A record",
+        "executors[3].values.m2: is no value of a A record",
+        "executors[3].key_file: ",
+        "holds no TSIG key",
+        "executors[4].server: is missing",
+        "executors[4].type: the zone's own name can be no CNAME",
+        "executors[4].key_file: is missing",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    assert!(!site.dir.join("collector.lock").exists(), "nothing was touched");
+}
+
+#[tokio::test]
 async fn a_directory_that_is_none_of_ours_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {

@@ -5,8 +5,9 @@ use std::process::Command;
 use zerkalo_core::journal::Event;
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::journal_v1::Ordered;
-use zerkalo_proto::operator_v1::{GiveOrderRequest, ListPoolRequest, ListPoolResponse};
+use zerkalo_proto::operator_v1::{GiveOrderRequest, ListAlertsRequest, ListPoolRequest, ListPoolResponse};
 
+use crate::webhook;
 use crate::world::{COLLECTOR, Collector, Site};
 
 pub fn order(kind: &str, market: &str, mirror: &str) -> Ordered {
@@ -78,6 +79,55 @@ async fn orders_are_journaled_under_the_name_of_the_tokens_owner() {
         })
         .collect();
     assert_eq!(authors, [("operator".to_owned(), "freeze"), ("anna".to_owned(), "set_state")]);
+}
+
+#[tokio::test]
+async fn an_alert_is_delivered_under_one_id_and_made_again_from_the_journal() {
+    // Nobody listens there while the alert is made.
+    let site = webhook::site(1);
+    let anna = add(&site, "anna");
+    let collector = site.serve().await;
+    collector.put_list(&site, 1, &["m1"]).await;
+    let everything = GiveOrderRequest { order: Some(order("rotate_all", "kz", "")) };
+    let given = collector.operator(&site).await.give_order(everything).await.unwrap().into_inner();
+    let waiting = given.decisions[0].id.clone();
+    let approve = Ordered { decision: waiting, ..order("approve", "", "") };
+    assert_eq!(give(&collector, &site, approve.clone()).await, Err("same_author".to_owned()));
+    let alerts = async |collector: &Collector| {
+        let answer = collector.operator(&site).await.list_alerts(ListAlertsRequest::default()).await;
+        answer.unwrap().into_inner().alerts
+    };
+    let listed = alerts(&collector).await;
+    assert_eq!((listed[0].id.as_str(), listed[0].kind.as_str()), ("kz-alert-000001", "approval_needed"));
+    collector.kill().await;
+    // Not a trace of it but in the journal.
+    std::fs::remove_dir_all(site.dir.join("state")).unwrap();
+    let mut receiver = webhook::Receiver::start(&[]).await;
+    site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
+    let collector = site.serve().await;
+    assert_eq!(alerts(&collector).await, listed, "the same bytes");
+    let mut next_alert = async || {
+        loop {
+            let (id, json, body) = receiver.next_call().await;
+            if json["type"] == "zerkalo.alert" {
+                return (id, body);
+            }
+            assert_eq!(json["type"], "zerkalo.decision");
+        }
+    };
+    let (id, body) = next_alert().await;
+    assert_eq!(id, listed[0].id);
+    assert!(body.ends_with(format!("{}}}", listed[0].json).as_bytes()), "the logged bytes themselves");
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    collector.kill().await;
+    // What was told is told no more; what another person's yes brings is new.
+    let collector = site.serve().await;
+    let mut hers = collector.operator_with(&site, &anna).await;
+    let given = hers.give_order(GiveOrderRequest { order: Some(approve) }).await.unwrap().into_inner();
+    assert!(given.decisions[0].json.contains("\"effect\":\"act\""), "{given:?}");
+    assert_eq!(alerts(&collector).await[1].kind, "pool_empty");
+    assert_eq!(next_alert().await.0, "kz-alert-000002");
+    collector.stop().await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use hickory_proto::rr::RecordType;
 use tokio::process::Command;
 use zerkalo_core::evidence::SignedList;
 use zerkalo_core::market::{Action, Decision, Effect};
+use zerkalo_core::policy::BUILT_IN;
 use zerkalo_core::record::{
     DnsDetail, DnsExchange, DnsOutcome, DnsTransport, ProbeRecord, QueryType, ReferenceCheck, ResolverKind,
     Span,
@@ -23,38 +24,17 @@ use crate::dns::{Named, SECRET, key_text};
 use crate::signals;
 use crate::world::{Agent, COLLECTOR, Collector, Link, PATIENCE, Site, body, facts, list};
 
-/// The shipped policy with seconds for minutes.
-const POLICY: &str = r#"
-market = "kz"
-carriers = ["kz-kazakhtelecom", "kz-beeline", "kz-kcell", "kz-tele2-altel"]
-leaders = ["kz-kazakhtelecom"]
-prepare_red_carriers = 1
-pause_red_carriers = 2
-leave_red_carriers = 0
-rotate_hold_secs = 1
-leave_dwell_secs = 1800
-[cell]
-p1 = 0.6
-p0_min = 0.02
-p0_max = 0.3
-p0_factor = 1.5
-p0_verdicts_min = 240
-score_max = 7.5
-flag_score = 4.6
-owners_red_min = 2
-red_score_per_owner = 5.0
-clear_score = 9.2
-one_voice_a_vicinity = []
-green_dwell_secs = 600
-window_secs = 900
-stale_after_secs = 180
-control_wait_secs = 90
-"#;
+/// The shipped policy, but for the wait before a rotation.
+fn policy() -> String {
+    let shipped = BUILT_IN.iter().find(|text| text.contains("\nmarket = \"kz\"\n")).unwrap();
+    let line = shipped.lines().find(|line| line.starts_with("rotate_hold_secs = ")).unwrap();
+    shipped.replace(line, "rotate_hold_secs = 1")
+}
 
 /// A collector whose market rotates within seconds, with executors of the test's own.
 fn site(executors: &str) -> Site {
     let site = Site::new();
-    std::fs::write(site.dir.join("kz.toml"), POLICY).unwrap();
+    std::fs::write(site.dir.join("kz.toml"), policy()).unwrap();
     site.configure(&format!(
         "[data]\npolicies = [\"kz.toml\"]\n[signal]\nlisten = \"127.0.0.1:0\"\n{executors}"
     ));

@@ -17,8 +17,8 @@ const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 type Received = (HeaderMap, Bytes);
 
-struct Receiver {
-    port: u16,
+pub struct Receiver {
+    pub port: u16,
     statuses: Arc<Mutex<VecDeque<StatusCode>>>,
     received: mpsc::UnboundedReceiver<Received>,
 }
@@ -31,7 +31,7 @@ struct Answers {
 }
 
 impl Receiver {
-    async fn start(statuses: &[StatusCode]) -> Self {
+    pub async fn start(statuses: &[StatusCode]) -> Self {
         let (sender, received) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(statuses.iter().copied().collect()));
         let routes = Router::new()
@@ -47,12 +47,18 @@ impl Receiver {
         self.statuses.lock().unwrap().push_back(status);
     }
 
-    /// The next call, its signature checked.
-    async fn next(&mut self) -> (String, Decision) {
+    /// The next call, its signature checked: its id, and what it says.
+    pub async fn next_call(&mut self) -> (String, serde_json::Value, Bytes) {
         let received = tokio::time::timeout(PATIENCE, self.received.recv()).await.expect("a call in time");
         let (headers, body) = received.unwrap();
         standardwebhooks::Webhook::new(SECRET).unwrap().verify(&body, &headers).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let json = serde_json::from_slice(&body).unwrap();
+        (headers["webhook-id"].to_str().unwrap().to_owned(), json, body)
+    }
+
+    /// The next call, which must be a decision's.
+    async fn next(&mut self) -> (String, Decision) {
+        let (id, json, body) = self.next_call().await;
         assert_eq!(json["type"], "zerkalo.decision");
         let decision: Decision = serde_json::from_value(json["data"].clone()).unwrap();
         assert_eq!(json["timestamp"], decision.at.to_rfc3339());
@@ -60,7 +66,6 @@ impl Receiver {
             body.ends_with(format!("{}}}", decision.to_json()).as_bytes()),
             "the logged bytes themselves"
         );
-        let id = headers["webhook-id"].to_str().unwrap().to_owned();
         assert!(id.starts_with(&decision.id), "{id}");
         (id, decision)
     }
@@ -72,7 +77,7 @@ async fn take(State(answers): State<Answers>, headers: HeaderMap, body: Bytes) -
     status
 }
 
-fn site(port: u16) -> Site {
+pub fn site(port: u16) -> Site {
     let site = Site::new();
     std::fs::write(site.dir.join("webhook.secret"), format!("{SECRET}\n")).unwrap();
     site.configure(&format!(
