@@ -128,7 +128,7 @@ struct Writer {
     journal: Journal,
     parts: Parts,
     unlogged: Vec<(Notice, Send)>,
-    /// The fold's, kept because finding it takes a walk over all cells.
+    /// The fold's, as of the last group applied.
     deadline: Option<UnixMillis>,
     tick_not_before: Instant,
     relog_not_before: Instant,
