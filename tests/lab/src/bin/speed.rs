@@ -69,6 +69,10 @@ fn print(report: &SpeedReport) {
                 "healthy probe     {:>8.1} ms; {} round trips of {:.1} ms: ratio {:.2}",
                 path.healthy_millis, path.round_trips, path.rtt_millis, path.ratio
             );
+            let [name, connection, handshake, page] = path.healthy_parts_millis;
+            println!(
+                "                   name {name:.1}, connection {connection:.1}, handshake {handshake:.1}, page {page:.1} ms"
+            );
             println!(
                 "blocked probe     {:>8.1} s main arm (deadline {} s), {:.1} s with all comparisons",
                 path.blocked_main_arm_secs, path.main_arm_deadline_secs, path.blocked_secs

@@ -49,6 +49,8 @@ pub struct PathCost {
     pub round_trips: u32,
     /// Median of the probes' durations.
     pub healthy_millis: f64,
+    /// Of that probe: until it connects, the connection, the handshake, the page.
+    pub healthy_parts_millis: [f64; 4],
     /// `healthy_millis` over `round_trips` times `rtt_millis`.
     pub ratio: f64,
     /// Until the main arm of a probe whose ClientHello is dropped has given up.
@@ -85,17 +87,18 @@ pub async fn measure(agent: &Path) -> Result<PathCost> {
     std::fs::write(&root_pem, &certificates.root_pem)?;
     let _far = far.inhabit(move || world::open(certificates)).await?;
     let rtt_millis = millis(round_trip(&near).await?);
-    let mut durations = Vec::with_capacity(PROBES);
+    let mut visits = Vec::with_capacity(PROBES);
     let mut flights = 0;
     for _ in 0..PROBES {
         let record = probe(agent, &near, &root_pem).await?;
         let page = record.http.iter().rfind(|step| step.canary_found == Some(true));
         let page = page.context("the healthy probe did not find the page")?;
         flights = flights_of(page.body_len);
-        durations.push(visit_of(&record));
+        visits.push((visit_of(&record), parts_of(&record)));
     }
-    durations.sort();
-    let healthy_millis = millis(durations[PROBES / 2]);
+    visits.sort();
+    let (healthy, parts) = visits[PROBES / 2];
+    let healthy_millis = millis(healthy);
     let round_trips = 3 + flights;
     far.shell(&format!(
         "iptables-legacy -A INPUT -p tcp --dport 443 -m string --algo bm --string {MIRROR} -j DROP"
@@ -105,6 +108,7 @@ pub async fn measure(agent: &Path) -> Result<PathCost> {
         rtt_millis,
         round_trips,
         healthy_millis,
+        healthy_parts_millis: parts.map(millis),
         ratio: healthy_millis / (f64::from(round_trips) * rtt_millis),
         blocked_main_arm_secs: visit_of(&blocked).as_secs_f64(),
         blocked_secs: Duration::from_micros(blocked.duration_micros).as_secs_f64(),
@@ -119,6 +123,16 @@ fn visit_of(record: &ProbeRecord) -> Duration {
     let tls = record.tls.iter().filter(|step| step.arm == Arm::Main).map(|step| end(step.span));
     let http = record.http.iter().filter(|step| step.arm == Arm::Main).map(|step| end(step.span));
     Duration::from_micros(tcp.chain(tls).chain(http).max().unwrap_or_default())
+}
+
+/// Where the time of a healthy visit went, as [`PathCost::healthy_parts_millis`] has it.
+fn parts_of(record: &ProbeRecord) -> [Duration; 4] {
+    let first = |spans: &mut dyn Iterator<Item = Span>| spans.next().unwrap_or_default();
+    let tcp = first(&mut record.tcp.iter().filter(|step| step.arm == Arm::Main).map(|step| step.span));
+    let tls = first(&mut record.tls.iter().filter(|step| step.arm == Arm::Main).map(|step| step.span));
+    let http = first(&mut record.http.iter().filter(|step| step.arm == Arm::Main).map(|step| step.span));
+    let parts = [tcp.start_micros, tcp.duration_micros, tls.duration_micros, http.duration_micros];
+    parts.map(Duration::from_micros)
 }
 
 /// Round trips of a body through slow start.
