@@ -12,7 +12,7 @@ SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
 
-.PHONY: help demo test lab latency small bench torture lint advisories
+.PHONY: help demo test lab latency small bench torture simulate lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -57,6 +57,10 @@ torture: ## 1,000 power cuts of each store (root) and 2,000 kills; half an hour
 	target/debug/zerkalo-torture fail spool
 	target/debug/zerkalo-torture fail collector
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
+
+simulate: ## how soon a block is seen, how seldom nothing is taken for one: 1,000 market-months (release); ARGS="--no-adaptive"
+	cargo build --release -p zerkalo
+	target/release/zerkalo simulate --runs 1000 --months 1000 $(ARGS)
 
 lint: ## format, clippy, docs, licences, protos: the gate without its tests
 	.ci/run format lint docs tree protos

@@ -8,6 +8,9 @@ use crate::words::{AgentId, OwnerId, UnixMillis};
 const JITTER: f64 = 0.1;
 /// Handshakes with one name in one window, and those that must fit before a visit begins: the agent's own.
 const HANDSHAKES_MAX: usize = 3;
+/// A mirror whose visits have just begun to go ill is visited again after this part of the interval, so many times.
+const DOUBT_PART: u64 = 2;
+const DOUBT_VISITS_MAX: u32 = 4;
 /// The window, in ms.
 const WINDOW_MILLIS: u64 = 60_000;
 
@@ -20,6 +23,8 @@ pub(super) struct Agent {
     due: u64,
     is_requested: bool,
     is_under_way: bool,
+    /// Visits in a row that failed.
+    ill_visits: u32,
     /// The last handshakes shown, oldest first; nothing for a control, whose handshakes nobody counts.
     shown: Option<[u64; HANDSHAKES_MAX]>,
     sleeps_from: Option<u64>,
@@ -37,6 +42,7 @@ impl Agent {
             due: due.0,
             is_requested: false,
             is_under_way: false,
+            ill_visits: 0,
             shown: (!is_control).then_some([0; HANDSHAKES_MAX]),
             sleeps_from: None,
             plan: 0,
@@ -72,8 +78,13 @@ impl Agent {
     }
 
     /// A visit ended, with so many handshakes.
-    pub(super) fn end(&mut self, now: UnixMillis, handshakes: u32) {
+    pub(super) fn end(&mut self, now: UnixMillis, is_well: bool, handshakes: u32) {
         self.is_under_way = false;
+        self.ill_visits = if is_well { 0 } else { self.ill_visits + 1 };
+        if !is_well {
+            let part = if self.ill_visits <= DOUBT_VISITS_MAX { DOUBT_PART } else { 1 };
+            self.due = self.due.min(now.0 + self.interval / part);
+        }
         self.show(now.0, handshakes);
     }
 
@@ -137,7 +148,7 @@ mod tests {
         assert_eq!(begins(&agent, 990_000), Some(990_000));
         agent.begin(UnixMillis(990_000), &mut chance);
         assert_eq!(begins(&agent, 990_000), None);
-        agent.end(UnixMillis(1_004_000), 2);
+        agent.end(UnixMillis(1_004_000), false, 2);
         agent.request();
         // Two of three handshakes are spent; a visit needs two.
         assert_eq!(begins(&agent, 1_005_000), Some(1_064_000));

@@ -28,6 +28,13 @@ pub struct Turn {
     pub action: Action,
 }
 
+/// What is in doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Doubt {
+    states: Vec<(usize, CellState)>,
+    action: Option<Action>,
+}
+
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filed {
@@ -178,6 +185,23 @@ impl<'a> Desk<'a> {
     /// Counts clear verdicts of a calm owner: its noise is a share of them.
     pub(super) fn pass_over(&mut self, agent: usize, owner: &OwnerId, verdicts: u64) {
         self.cells[agent / self.owners].pass_over(owner, u32::try_from(verdicts).unwrap_or(u32::MAX));
+    }
+
+    /// Whether an owner's last word was none of a failure.
+    pub(super) fn was_well(&self, agent: usize, owner: &OwnerId) -> bool {
+        let last = self.cells[agent / self.owners].last_outcome(owner);
+        last.is_none_or(|last| matches!(last, Outcome::Ok | Outcome::Impaired | Outcome::Refused))
+    }
+
+    /// Carriers that see a block, all of them while a warning is in force; and what must change for a new doubt.
+    pub(super) fn in_doubt(&self) -> (Vec<usize>, Doubt) {
+        let sees_block =
+            |carrier: &usize| matches!(self.states[*carrier], CellState::Suspect | CellState::Red);
+        let carriers: Vec<usize> = (0..self.states.len()).filter(sees_block).collect();
+        let action = self.market.action().filter(|action| matches!(action, Action::Prepare | Action::Pause));
+        let states = carriers.iter().map(|carrier| (*carrier, self.states[*carrier])).collect();
+        let asked = if action.is_some() { (0..self.states.len()).collect() } else { carriers };
+        (asked, Doubt { states, action })
     }
 
     /// Moves the market to the present.

@@ -5,7 +5,7 @@
 
 use super::agents::Agent;
 use super::chance::Chance;
-use super::desk::{Desk, Filed, Heard, Turn, Visit};
+use super::desk::{Desk, Doubt, Filed, Heard, Turn, Visit};
 use super::noise::Noise;
 use super::queue::Queue;
 use super::scenario::Scenario;
@@ -20,6 +20,9 @@ use crate::words::{AgentId, OwnerId, UnixMillis};
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 /// One agent is asked about one mirror at most once in this time, in ms: the fold's own.
 const ASK_AGAIN_MILLIS: u64 = 30_000;
+/// Doubts are pursued this often, in ms, and for so long: the fold's own.
+const LOOK_MILLIS: u64 = 5_000;
+const DOUBT_MILLIS_MAX: u64 = 900_000;
 /// How long an ok visit of a sleeper is taken to last, in ms.
 const SLEEPER_VISIT_MILLIS: u64 = 1_000;
 
@@ -81,6 +84,8 @@ struct Run<'a> {
     /// When each agent was last asked for a look, and when its cell last heard of it.
     asked: Vec<UnixMillis>,
     heard: Vec<UnixMillis>,
+    /// What is in doubt, since when, and when it was last asked about.
+    doubt: (Doubt, UnixMillis, UnixMillis),
     control: Agent,
     control_asked: UnixMillis,
     desk: Desk<'a>,
@@ -137,6 +142,7 @@ impl<'a> Run<'a> {
             chance,
             asked: vec![UnixMillis::default(); count],
             heard: vec![UnixMillis::default(); count],
+            doubt: Default::default(),
             control,
             control_asked: UnixMillis::default(),
             desk: Desk::new(setup.policy, setup.owners),
@@ -162,7 +168,7 @@ impl<'a> Run<'a> {
             Event::Arrive(visit) => return self.arrive(visit),
             Event::Wish { agent } => self.wish(agent),
             Event::ControlEnd { began, works } => {
-                self.control.end(self.now, 0);
+                self.control.end(self.now, true, 0);
                 self.plan_control();
                 let at = self.now.plus_millis(self.setup.noise.road.record_millis.draw(&mut self.chance));
                 self.queue.plan(at, Event::ControlArrive { began, works });
@@ -229,7 +235,7 @@ impl<'a> Run<'a> {
             Met::Ok => noise.probe.ok_handshakes,
             Met::Blocked | Met::Restricted => noise.probe.blocked_handshakes,
         };
-        self.agents[visit.agent].end(self.now, handshakes);
+        self.agents[visit.agent].end(self.now, visit.met == Met::Ok, handshakes);
         self.plan(visit.agent);
         let at = self.now.plus_millis(noise.road.record_millis.draw(&mut self.chance));
         self.queue.plan(at, Event::Arrive(visit));
@@ -244,10 +250,14 @@ impl<'a> Run<'a> {
 
     fn arrive(&mut self, visit: Visit) -> Option<Action> {
         let agent = &self.agents[visit.agent];
+        let was_well = self.desk.was_well(visit.agent, &agent.owner);
         match self.desk.file(visit, (&agent.id, &agent.owner), self.now) {
             Filed::Waits(until) => {
                 self.queue.plan(until, Event::Overdue);
                 self.ask_control();
+                if was_well {
+                    self.ask_around(visit.agent);
+                }
                 None
             }
             Filed::Judged(heard) => self.heard(heard, visit.met == Met::Ok),
@@ -269,11 +279,12 @@ impl<'a> Run<'a> {
         let carrier = heard.agent / self.setup.owners as usize;
         self.heard[heard.agent] = self.now;
         if heard.news != News::Nothing {
-            self.ask_others(heard.agent, carrier);
+            self.ask_around(heard.agent);
         }
         self.catch_up(carrier);
         let is_different = self.desk.settle(carrier, self.now);
         let action = if is_different || !self.desk.is_calm() { self.step() } else { None };
+        self.pursue();
         if is_ok {
             self.try_to_sleep(heard.agent);
         }
@@ -301,18 +312,50 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ask_others(&mut self, spoke: usize, carrier: usize) {
+    /// Asks everyone else on the carrier, one owner on each other carrier, and the control: the fold's own rule.
+    fn ask_around(&mut self, spoke: usize) {
         self.ask_control();
-        if !self.setup.is_adaptive {
+        let owners = self.setup.owners as usize;
+        for carrier in 0..self.setup.policy.carriers.len() {
+            let agents = carrier * owners..(carrier + 1) * owners;
+            if carrier == spoke / owners {
+                agents.filter(|agent| *agent != spoke).for_each(|agent| self.ask(agent));
+            } else if let Some(free) = agents.into_iter().find(|agent| self.may_ask(*agent)) {
+                self.ask(free);
+            }
+        }
+    }
+
+    /// Asks again about what is in doubt: the fold's own rule.
+    fn pursue(&mut self) {
+        let (carriers, doubt) = self.desk.in_doubt();
+        if carriers.is_empty() {
+            self.doubt = Default::default();
             return;
         }
+        let (known, since, asked) = &self.doubt;
+        let is_new = *known != doubt;
+        let since = if is_new { self.now } else { *since };
+        let is_due = is_new || self.now >= asked.plus_millis(LOOK_MILLIS);
+        if !is_due || self.now >= since.plus_millis(DOUBT_MILLIS_MAX) {
+            return;
+        }
+        self.doubt = (doubt, since, self.now);
         let owners = self.setup.owners as usize;
-        for agent in (carrier * owners..(carrier + 1) * owners).filter(|agent| *agent != spoke) {
-            if self.now >= self.asked[agent].plus_millis(ASK_AGAIN_MILLIS) {
-                self.asked[agent] = self.now;
-                let at = self.now.plus_millis(self.setup.noise.road.wish_millis.draw(&mut self.chance));
-                self.queue.plan(at, Event::Wish { agent });
-            }
+        for carrier in carriers {
+            (carrier * owners..(carrier + 1) * owners).for_each(|agent| self.ask(agent));
+        }
+    }
+
+    fn may_ask(&self, agent: usize) -> bool {
+        self.setup.is_adaptive && self.now >= self.asked[agent].plus_millis(ASK_AGAIN_MILLIS)
+    }
+
+    fn ask(&mut self, agent: usize) {
+        if self.may_ask(agent) {
+            self.asked[agent] = self.now;
+            let at = self.now.plus_millis(self.setup.noise.road.wish_millis.draw(&mut self.chance));
+            self.queue.plan(at, Event::Wish { agent });
         }
     }
 
