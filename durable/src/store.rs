@@ -9,8 +9,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Pages sled may cache, in bytes: an idle agent must stay small.
-const CACHE_CAPACITY_BYTES: u64 = 4 * 1024 * 1024;
+/// Pages sled may cache, in bytes: an idle agent must stay small, and what is read again is little.
+const CACHE_CAPACITY_BYTES: u64 = 1024 * 1024;
 /// sled's own flusher also collects garbage; commits do not wait for it.
 const FLUSH_EVERY_MILLIS: u64 = 500;
 
