@@ -234,6 +234,8 @@ impl Expected {
 pub const OK: Expected = state(Outcome::Ok);
 /// The control fails too.
 pub const DOWN: Expected = state(Outcome::Down);
+/// The control fails too, and nobody knows the name.
+pub const NAME_GONE: Expected = Expected { mechanism: Some(Mechanism::DnsNxdomain), ..DOWN };
 /// A state of the subscriber's network.
 pub const RESTRICTED: Expected = state(Outcome::Restricted);
 /// The site itself turns this country away.

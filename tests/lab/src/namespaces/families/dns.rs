@@ -9,7 +9,7 @@ use zerkalo_core::verdict::Trigger::{Ip, Name, Sni};
 use super::{Entry, named};
 use crate::namespaces::addresses::{MIRROR, ORIGIN, PUBLIC_RESOLVER, SECOND};
 use crate::namespaces::names::Lie;
-use crate::namespaces::scenario::{DOWN, OK, Scenario, Visit, blocked};
+use crate::namespaces::scenario::{DOWN, NAME_GONE, OK, Scenario, Visit, blocked};
 
 pub(super) const ALL: &[Entry] = named![
     nxdomain,
@@ -35,7 +35,7 @@ pub(super) const ALL: &[Entry] = named![
 /// The carrier's resolver says that the name does not exist (A1). The twin's name is unknown to everybody.
 fn nxdomain() -> Scenario {
     Scenario::of(Visit::mirror().lied_to(Lie::Nxdomain), blocked(DnsNxdomain, Name))
-        .twin(Visit::to("https://gone.lab.test/").lied_to(Lie::Nxdomain), DOWN)
+        .twin(Visit::to("https://gone.lab.test/").lied_to(Lie::Nxdomain), NAME_GONE)
 }
 
 /// The carrier's resolver refuses the name (A1).

@@ -2,7 +2,7 @@
 
 use super::{Entry, named};
 use crate::namespaces::addresses::{MIRROR, ORIGIN};
-use crate::namespaces::scenario::{DOWN, INSUFFICIENT, OK, Place, Scenario, Visit, blocked};
+use crate::namespaces::scenario::{DOWN, INSUFFICIENT, NAME_GONE, OK, Place, Scenario, Visit, blocked};
 use zerkalo_core::verdict::Mechanism::{DnsInjectionBlockpage, TlsReset};
 use zerkalo_core::verdict::Trigger::{Name, Sni};
 
@@ -48,7 +48,7 @@ fn alias_without_address() -> Scenario {
 
 /// The site's owner let the name go.
 fn unknown_name() -> Scenario {
-    Scenario::of(Visit::to("https://gone.lab.test/"), DOWN).twin(Visit::mirror(), OK)
+    Scenario::of(Visit::to("https://gone.lab.test/"), NAME_GONE).twin(Visit::mirror(), OK)
 }
 
 /// The site's server is gone.
