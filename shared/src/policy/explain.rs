@@ -25,15 +25,14 @@ impl Policy {
         if !self.leaders.is_empty() {
             let lag = span(self.usual_lag_secs);
             said.push(format!(
-                "{} usually falls first; until history tells, the others are expected within {lag}.",
-                names(&self.leaders)
+                "{} usually {} first; until history tells, the others are expected within {lag}.",
+                names(&self.leaders),
+                fall(&self.leaders)
             ));
         }
         if !self.laggards.is_empty() {
-            let lags = names(&self.laggards);
-            said.push(format!(
-                "{lags} usually falls last: while it is green the block may still be spreading."
-            ));
+            let (lags, fall) = (names(&self.laggards), fall(&self.laggards));
+            said.push(format!("{lags} usually {fall} last: while green, the block may still be spreading."));
         }
         said.extend(self.explain_thresholds());
         said.extend(self.explain_rotation());
@@ -42,11 +41,14 @@ impl Policy {
     }
 
     fn explain_thresholds(&self) -> Vec<String> {
-        let unit = if self.weights.is_empty() { "red carriers" } else { "red carriers, counted by weight," };
+        let unit = if self.weights.is_empty() { "" } else { ", counted by weight" };
         let mut said = vec![
-            format!("From {} {unit} on: prepare, have the next mirror ready.", self.prepare_red_carriers),
             format!(
-                "From {} {unit} on, {} different ones at least: pause, at any hour, with nobody asked.",
+                "With {} or more carriers red{unit}: prepare, have the next mirror ready.",
+                self.prepare_red_carriers
+            ),
+            format!(
+                "With {} or more carriers red{unit}, {} different ones at least: pause, at any hour, with nobody asked.",
                 self.pause_red_carriers,
                 self.pause_carriers_min()
             ),
@@ -113,6 +115,10 @@ impl Policy {
     }
 }
 
+fn fall(carriers: &[CarrierId]) -> &'static str {
+    if carriers.len() == 1 { "falls" } else { "fall" }
+}
+
 /// A time in the largest unit that divides it.
 fn span(secs: u64) -> String {
     let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
@@ -136,7 +142,7 @@ mod tests {
         for part in [
             "Kazakhtelecom usually falls first",
             "Kcell (counts 2)",
-            "From 2 red carriers, counted by weight, on, 2 different ones at least: pause",
+            "With 2 or more carriers red, counted by weight, 2 different ones at least: pause",
             "4 min after a pause",
             "within the last 90 s",
             "From 23:00 to 07:00 (UTC+05:00)",
