@@ -186,8 +186,11 @@ fn webhook_lines(webhook: &Received) -> [String; 2] {
         None => "its signature holds".to_owned(),
         Some(fault) => format!("SIGNATURE AT FAULT: {fault}"),
     };
-    let word = |key: &str| data[key].as_str().unwrap_or("?").to_owned();
-    let about = format!("{} {}: {}", word("market").to_uppercase(), word("mirror"), word("action"));
+    let word = |key: &str| data[key].as_str();
+    // A decision has an action, an alert a kind and seldom a mirror.
+    let mirror = word("mirror").map(|mirror| format!(" {mirror}")).unwrap_or_default();
+    let what = word("action").or(word("kind")).unwrap_or("?");
+    let about = format!("{}{mirror}: {what}", word("market").unwrap_or("?").to_uppercase());
     let beginning: String = webhook.text.chars().take(WEBHOOK_SHOWN_MAX).collect();
     [format!("webhook {}: {about}; received, {signature}", webhook.id), format!("    {beginning}...")]
 }
