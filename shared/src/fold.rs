@@ -4,6 +4,7 @@
 //! alone must move a decision.
 
 mod adaptive;
+mod doubt;
 mod judging;
 mod markets;
 mod orders;
@@ -16,10 +17,12 @@ mod view;
 mod whereabouts;
 mod wishes;
 
+pub(crate) use doubt::{Doubt, sees_block, warning};
 pub use judging::JudgedVisit;
 pub use pictures::{NamedPicture, PICTURES_AN_HOUR_MAX};
 pub use settings::{SettingsError, check_settings, default_settings};
 pub use view::{Matrix, MatrixRow};
+pub(crate) use wishes::ASK_AGAIN_SECS;
 pub use wishes::Wish;
 
 use std::collections::BTreeMap;

@@ -5,35 +5,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Fold;
+use super::doubt::{Doubt, LOOK_SECS, sees_block, warning};
 use crate::cell::CellState;
 use crate::market::{Action, PoolState};
 use crate::target::Sha256;
 use crate::words::{Access, AgentId, CarrierId, MarketId, MirrorId, OwnerId, Station, UnixMillis};
 
-/// A doubt that lasts longer is how things are: a carrier that stays red, an owner who always sees a block.
-const DOUBT_SECS_MAX: u64 = 900;
-/// How often it is looked whom to ask again.
-const LOOK_SECS: u64 = 5;
 /// An agent silent for longer is no visitor of standbys.
 const VISITOR_SILENT_SECS: u64 = 3_600;
 
 /// What is in doubt, and when standbys were last asked about.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    open: BTreeMap<(MarketId, MirrorId), Doubt>,
+    open: BTreeMap<(MarketId, MirrorId), Doubt<Seen>>,
     standbys: BTreeMap<(MarketId, MirrorId), UnixMillis>,
     standbys_due: UnixMillis,
 }
 
-#[derive(Debug)]
-struct Doubt {
-    /// Cells that see a block, and how surely.
-    cells: Vec<(CarrierId, Access, CellState)>,
-    /// The market's warning, if there is one.
-    action: Option<Action>,
-    since: UnixMillis,
-    asked_at: UnixMillis,
-}
+/// Cells that see a block, and how surely; the market's warning, if there is one.
+type Seen = (Vec<(CarrierId, Access, CellState)>, Option<Action>);
 
 impl Doubts {
     pub(super) fn retain(&mut self, keep: impl Fn(&MirrorId) -> bool) {
@@ -54,15 +44,14 @@ impl Fold {
             self.doubts.open.remove(&key);
             return;
         }
-        let doubt = self.doubts.open.get(&key).filter(|doubt| doubt.cells == cells && doubt.action == action);
-        let since = doubt.map_or(now, |doubt| doubt.since);
-        let is_due = doubt.is_none_or(|doubt| now >= doubt.asked_at.plus_secs(LOOK_SECS));
-        if !is_due || now >= since.plus_secs(DOUBT_SECS_MAX) {
-            return;
-        }
         let carriers: Option<BTreeSet<CarrierId>> =
             action.is_none().then(|| cells.iter().map(|(carrier, ..)| carrier.clone()).collect());
-        self.doubts.open.insert(key, Doubt { cells, action, since, asked_at: now });
+        let mut open = self.doubts.open.remove(&key);
+        let is_due = Doubt::pursue(&mut open, (cells, action), now);
+        open.into_iter().for_each(|open| drop(self.doubts.open.insert(key.clone(), open)));
+        if !is_due {
+            return;
+        }
         self.ask_field(market, mirror, carriers.as_ref());
         if action.is_some() {
             for standby in self.standbys_of(market) {
@@ -130,19 +119,15 @@ impl Fold {
     }
 
     /// Cells of carriers that vote and see a block, and the market's warning.
-    fn in_doubt(
-        &self,
-        market: &MarketId,
-        mirror: &MirrorId,
-    ) -> (Vec<(CarrierId, Access, CellState)>, Option<Action>) {
+    fn in_doubt(&self, market: &MarketId, mirror: &MirrorId) -> Seen {
         let Some(policy) = self.settings.policy(market) else { return (Vec::new(), None) };
         let cells = self.cells_of(mirror).filter(|((carrier, _), _)| policy.carriers.contains(carrier));
         let cells = cells
             .map(|((carrier, access), cell)| (carrier, *access, cell.state(self.at, &policy.cell)))
-            .filter(|(_, _, state)| matches!(state, CellState::Suspect | CellState::Red))
+            .filter(|(_, _, state)| sees_block(*state))
             .map(|(carrier, access, state)| (carrier.clone(), access, state));
         let action = self.markets.mirror(market, mirror).and_then(|state| state.action());
-        (cells.collect(), action.filter(|action| matches!(action, Action::Prepare | Action::Pause)))
+        (cells.collect(), warning(action))
     }
 
     /// The market's mirrors that wait to serve.

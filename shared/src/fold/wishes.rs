@@ -10,7 +10,7 @@ use crate::words::{AgentId, CarrierId, MarketId, MirrorId, Station, UnixMillis};
 
 /// One agent is asked about one mirror at most once in this time: more would be the burst a censor polices. A control,
 /// which nobody watches, is asked again where there are addresses it was not sent to.
-const ASK_AGAIN_SECS: u64 = 30;
+pub(crate) const ASK_AGAIN_SECS: u64 = 30;
 /// Wishes that wait to be taken: more than every agent of a market; the rest is dropped, the schedule asks them anyway.
 const WISHES_MAX: usize = 4_096;
 

@@ -3,6 +3,7 @@
 
 use super::world::Met;
 use crate::cell::{CarrierView, Cell, CellState, Evidence, News};
+use crate::fold::{sees_block, warning};
 use crate::market::{Action, CarrierInput, MarketInput, MarketMirror, PoolState};
 use crate::policy::Policy;
 use crate::target::Sha256;
@@ -28,12 +29,8 @@ pub struct Turn {
     pub action: Action,
 }
 
-/// What is in doubt.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Doubt {
-    states: Vec<(usize, CellState)>,
-    action: Option<Action>,
-}
+/// Carriers that see a block, and how surely; the market's warning, if there is one.
+pub(super) type Seen = (Vec<(usize, CellState)>, Option<Action>);
 
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,15 +190,14 @@ impl<'a> Desk<'a> {
         last.is_none_or(|last| matches!(last, Outcome::Ok | Outcome::Impaired | Outcome::Refused))
     }
 
-    /// Carriers that see a block, all of them while a warning is in force; and what must change for a new doubt.
-    pub(super) fn in_doubt(&self) -> (Vec<usize>, Doubt) {
-        let sees_block =
-            |carrier: &usize| matches!(self.states[*carrier], CellState::Suspect | CellState::Red);
-        let carriers: Vec<usize> = (0..self.states.len()).filter(sees_block).collect();
-        let action = self.market.action().filter(|action| matches!(action, Action::Prepare | Action::Pause));
-        let states = carriers.iter().map(|carrier| (*carrier, self.states[*carrier])).collect();
-        let asked = if action.is_some() { (0..self.states.len()).collect() } else { carriers };
-        (asked, Doubt { states, action })
+    /// Carriers to be asked: those that see a block, all of them while a warning is in force; and what must change for a new
+    /// doubt.
+    pub(super) fn in_doubt(&self) -> (Vec<usize>, Seen) {
+        let states = self.states.iter().copied().enumerate().filter(|(_, state)| sees_block(*state));
+        let seen: Seen = (states.collect(), warning(self.market.action()));
+        let all = 0..self.states.len();
+        let asked = all.filter(|carrier| seen.1.is_some() || seen.0.iter().any(|(one, _)| one == carrier));
+        (asked.collect(), seen)
     }
 
     /// Moves the market to the present.

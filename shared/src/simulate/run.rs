@@ -5,12 +5,13 @@
 
 use super::agents::Agent;
 use super::chance::Chance;
-use super::desk::{Desk, Doubt, Filed, Heard, Turn, Visit};
+use super::desk::{Desk, Filed, Heard, Seen, Turn, Visit};
 use super::noise::Noise;
 use super::queue::Queue;
 use super::scenario::Scenario;
 use super::world::{Met, World};
 use crate::cell::News;
+use crate::fold::{ASK_AGAIN_SECS, Doubt};
 use crate::market::Action;
 use crate::policy::Policy;
 use crate::verdict::Outcome;
@@ -18,11 +19,6 @@ use crate::words::{AgentId, OwnerId, UnixMillis};
 
 /// When every simulation begins: any instant would do.
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
-/// One agent is asked about one mirror at most once in this time, in ms: the fold's own.
-const ASK_AGAIN_MILLIS: u64 = 30_000;
-/// Doubts are pursued this often, in ms, and for so long: the fold's own.
-const LOOK_MILLIS: u64 = 5_000;
-const DOUBT_MILLIS_MAX: u64 = 900_000;
 /// How long an ok visit of a sleeper is taken to last, in ms.
 const SLEEPER_VISIT_MILLIS: u64 = 1_000;
 
@@ -84,8 +80,7 @@ struct Run<'a> {
     /// When each agent was last asked for a look, and when its cell last heard of it.
     asked: Vec<UnixMillis>,
     heard: Vec<UnixMillis>,
-    /// What is in doubt, since when, and when it was last asked about.
-    doubt: (Doubt, UnixMillis, UnixMillis),
+    doubt: Option<Doubt<Seen>>,
     control: Agent,
     control_asked: UnixMillis,
     desk: Desk<'a>,
@@ -142,7 +137,7 @@ impl<'a> Run<'a> {
             chance,
             asked: vec![UnixMillis::default(); count],
             heard: vec![UnixMillis::default(); count],
-            doubt: Default::default(),
+            doubt: None,
             control,
             control_asked: UnixMillis::default(),
             desk: Desk::new(setup.policy, setup.owners),
@@ -305,7 +300,7 @@ impl<'a> Run<'a> {
     }
 
     fn ask_control(&mut self) {
-        if self.now >= self.control_asked.plus_millis(ASK_AGAIN_MILLIS) {
+        if self.now >= self.control_asked.plus_secs(ASK_AGAIN_SECS) {
             self.control_asked = self.now;
             let at = self.now.plus_millis(self.setup.noise.road.wish_millis.draw(&mut self.chance));
             self.queue.plan(at, Event::ControlWish);
@@ -328,19 +323,14 @@ impl<'a> Run<'a> {
 
     /// Asks again about what is in doubt: the fold's own rule.
     fn pursue(&mut self) {
-        let (carriers, doubt) = self.desk.in_doubt();
+        let (carriers, seen) = self.desk.in_doubt();
         if carriers.is_empty() {
-            self.doubt = Default::default();
+            self.doubt = None;
             return;
         }
-        let (known, since, asked) = &self.doubt;
-        let is_new = *known != doubt;
-        let since = if is_new { self.now } else { *since };
-        let is_due = is_new || self.now >= asked.plus_millis(LOOK_MILLIS);
-        if !is_due || self.now >= since.plus_millis(DOUBT_MILLIS_MAX) {
+        if !Doubt::pursue(&mut self.doubt, seen, self.now) {
             return;
         }
-        self.doubt = (doubt, since, self.now);
         let owners = self.setup.owners as usize;
         for carrier in carriers {
             (carrier * owners..(carrier + 1) * owners).for_each(|agent| self.ask(agent));
@@ -348,7 +338,7 @@ impl<'a> Run<'a> {
     }
 
     fn may_ask(&self, agent: usize) -> bool {
-        self.setup.is_adaptive && self.now >= self.asked[agent].plus_millis(ASK_AGAIN_MILLIS)
+        self.setup.is_adaptive && self.now >= self.asked[agent].plus_secs(ASK_AGAIN_SECS)
     }
 
     fn ask(&mut self, agent: usize) {
