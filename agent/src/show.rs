@@ -162,16 +162,10 @@ fn dns_line(step: &DnsExchange) -> Line {
         ResolverKind::Public => "public",
         ResolverKind::Nobody => "nobody's",
     };
-    let query = match step.query {
-        QueryType::A => "A",
-        QueryType::Aaaa => "AAAA",
-        QueryType::Https => "HTTPS",
-    };
+    let query = step.query.as_str();
     let by = match step.transport {
-        DnsTransport::Udp => "",
-        DnsTransport::Tcp => " by TCP",
-        DnsTransport::Dot => " by DoT",
-        DnsTransport::Doh => " by DoH",
+        DnsTransport::Udp => String::new(),
+        other => format!(" by {}", other.as_str()),
     };
     let what = format!("dns {query} {} @ {resolver} {}{by}", step.name, step.server);
     let mut details: Vec<String> = step.detail.services.iter().map(service_text).collect();

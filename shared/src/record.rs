@@ -141,6 +141,17 @@ pub enum QueryType {
     Https,
 }
 
+impl QueryType {
+    /// The record type's name in the DNS.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Https => "HTTPS",
+        }
+    }
+}
+
 /// What carried a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DnsTransport {
@@ -151,6 +162,18 @@ pub enum DnsTransport {
     Dot,
     /// Over HTTPS (RFC 8484).
     Doh,
+}
+
+impl DnsTransport {
+    /// As people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+            Self::Dot => "DoT",
+            Self::Doh => "DoH",
+        }
+    }
 }
 
 /// One question to one resolver.

@@ -145,11 +145,7 @@ fn query(exchange: &DnsExchange) -> Query {
         },
         failure: query_failure(&exchange.outcome).map(str::to_owned),
         hostname: exchange.name.clone(),
-        query_type: match exchange.query {
-            QueryType::A => "A".to_owned(),
-            QueryType::Aaaa => "AAAA".to_owned(),
-            QueryType::Https => "HTTPS".to_owned(),
-        },
+        query_type: exchange.query.as_str().to_owned(),
         // A resolver in a private range is the host's own box.
         resolver_address: crate::address::require_public(exchange.server.ip())
             .is_ok()

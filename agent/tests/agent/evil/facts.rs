@@ -1,8 +1,8 @@
 //! A record as short lines, one a step, so that a test can say in a line what must stand in it.
 
 use zerkalo_core::record::{
-    Arm, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord, QueryType,
-    QuicHandshake, QuicOutcome, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
+    Arm, DnsExchange, DnsOutcome, DnsTransport, HttpExchange, HttpOutcome, ProbeRecord, QuicHandshake,
+    QuicOutcome, TcpConnect, TcpOutcome, TlsHandshake, TlsOutcome,
 };
 
 /// All steps of a record, as lines.
@@ -30,16 +30,10 @@ pub fn reads_as(line: &str, pattern: &str) -> bool {
 }
 
 fn dns(step: &DnsExchange) -> String {
-    let query = match step.query {
-        QueryType::A => "A",
-        QueryType::Aaaa => "AAAA",
-        QueryType::Https => "HTTPS",
-    };
+    let query = step.query.as_str();
     let by = match step.transport {
-        DnsTransport::Udp => "",
-        DnsTransport::Tcp => " by TCP",
-        DnsTransport::Dot => " by DoT",
-        DnsTransport::Doh => " by DoH",
+        DnsTransport::Udp => String::new(),
+        other => format!(" by {}", other.as_str()),
     };
     let outcome = match &step.outcome {
         DnsOutcome::Answer { rcode, addresses, cnames, .. } => format!(
