@@ -56,13 +56,17 @@ impl Approval {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StandbyPolicy {
+    /// Owners of a carrier who visit one: being seen shortens its life.
+    pub owners_max: u32,
+    /// How often they do.
+    pub every_secs: u64,
     /// Warn when no more standbys than this are left.
     pub low: u32,
 }
 
 impl Default for StandbyPolicy {
     fn default() -> Self {
-        Self { low: 1 }
+        Self { owners_max: 2, every_secs: 120, low: 1 }
     }
 }
 
@@ -310,6 +314,9 @@ impl Policy {
         let daily_max =
             DAY_SECS.checked_div(self.cool_down_secs).unwrap_or(ROTATIONS_MAX).clamp(1, ROTATIONS_MAX);
         within("rotations_a_day_max", self.rotations_a_day_max.map_or(1, u64::from), 1, daily_max);
+        within("standby.owners_max", self.standby.owners_max.into(), 1, 100);
+        // Visited less often, a standby would never be known to work.
+        within("standby.every_secs", self.standby.every_secs, 1, stale_after_secs);
         within("standby.low", self.standby.low.into(), 0, 100);
         self.cell.check(faults);
         if let Some(quiet) = self.quiet_hours.as_ref().filter(|quiet| quiet.from == quiet.until) {
@@ -377,6 +384,8 @@ mod tests {
         added("[weights]\nkz-almatv = 2", "weights names kz-almatv");
         added("[quiet_hours]\nfrom = \"07:00\"\nuntil = \"07:00\"\nutc_offset = \"+05:00\"", "quiet_hours");
         check("low = 1", "low = 101", "standby.low");
+        check("owners_max = 2", "owners_max = 0", "standby.owners_max");
+        check("every_secs = 120", "every_secs = 900", "standby.every_secs");
         check("rotations_a_day_max = 4", "rotations_a_day_max = 0", "rotations_a_day_max");
         check(
             "cool_down_secs = 900",

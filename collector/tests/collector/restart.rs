@@ -193,7 +193,7 @@ async fn time_alone_moves_a_decision_and_the_journal_says_when() {
     let quick = kz
         .replace("confirm_age_max_secs = 90", "confirm_age_max_secs = 1")
         .replace("stale_after_secs = 180", "stale_after_secs = 1")
-        .replace("standby_every_secs = 120", "standby_every_secs = 1")
+        .replace("every_secs = 120", "every_secs = 1")
         .replace("control_wait_secs = 90", "control_wait_secs = 1");
     std::fs::write(site.dir.join("ru.toml"), ru).unwrap();
     std::fs::write(site.dir.join("kz.toml"), quick).unwrap();

@@ -93,10 +93,6 @@ pub struct CellPolicy {
     pub green_dwell_secs: u64,
     /// Evidence that arrives late takes its place if it is no older than this, beside the newest.
     pub window_secs: u64,
-    /// Owners of a carrier who visit a mirror that waits in the pool.
-    pub standby_owners_max: u32,
-    /// How often they do.
-    pub standby_every_secs: u64,
     /// After this long without evidence an owner is silent: three intervals.
     pub stale_after_secs: u64,
     /// How long a failed record waits for a control measured after it.
@@ -129,9 +125,6 @@ impl CellPolicy {
         within("cell.green_dwell_secs", self.green_dwell_secs, 0, SECS_MAX);
         within("cell.stale_after_secs", self.stale_after_secs, 1, WINDOW_SECS_MAX);
         within("cell.window_secs", self.window_secs, stale_after_secs.min(WINDOW_SECS_MAX), WINDOW_SECS_MAX);
-        within("cell.standby_owners_max", self.standby_owners_max.into(), 1, 100);
-        // Visited less often, a standby would never be known to work.
-        within("cell.standby_every_secs", self.standby_every_secs, 1, stale_after_secs);
         within("cell.control_wait_secs", self.control_wait_secs, 1, stale_after_secs);
     }
 
@@ -204,7 +197,6 @@ mod tests {
         check("flag_score = 4.6", "flag_score = 8", "cell.flag_score is 8; it must be from 0.001 to 7.5");
         check("red_score_per_owner = 5.0", "red_score_per_owner = 7.6", "cell.red_score_per_owner");
         check("clear_score = 9.2", "clear_score = 0", "cell.clear_score");
-        check("standby_every_secs = 120", "standby_every_secs = 900", "cell.standby_every_secs");
         check("window_secs = 900", "window_secs = 100", "cell.window_secs");
         check("[\"fixed\"]", "[\"wired\"]", "wired");
     }

@@ -72,12 +72,12 @@ impl Fold {
             .flat_map(|mirror| mirror.markets.iter().map(|market| (market.clone(), mirror.id.clone())))
             .collect();
         for place in places {
-            let Some(policy) = self.settings.policy(&place.0).map(|policy| &policy.cell) else { continue };
+            let Some(policy) = self.settings.policy(&place.0) else { continue };
             let state = self.markets.places.get(&place).map(|place| place.state);
             let every_secs = match state {
-                Some(PoolState::Live | PoolState::Suspect) => policy.interval_secs(),
+                Some(PoolState::Live | PoolState::Suspect) => policy.cell.interval_secs(),
                 Some(PoolState::Retired) => continue,
-                Some(PoolState::Fresh | PoolState::Burned) | None => policy.standby_every_secs,
+                Some(PoolState::Fresh | PoolState::Burned) | None => policy.standby.every_secs,
             };
             let last = self.doubts.standbys.get(&place);
             if last.is_none_or(|last| now >= last.plus_secs(every_secs)) {
@@ -91,7 +91,7 @@ impl Fold {
     /// box heard of last. `None`: whoever measures there.
     pub(super) fn visitors(&self, market: &MarketId, mirror: &MirrorId) -> Option<BTreeSet<AgentId>> {
         let place = self.markets.places.get(&(market.clone(), mirror.clone()))?;
-        let owners_max = self.settings.policy(market)?.cell.standby_owners_max as usize;
+        let owners_max = self.settings.policy(market)?.standby.owners_max as usize;
         if place.state != PoolState::Fresh {
             return None;
         }

@@ -101,7 +101,7 @@ impl Policy {
         let mut said = vec![
             format!(
                 "A standby is measured by at most {} owners of a carrier; an alert warns when {} or fewer are left.",
-                self.cell.standby_owners_max, self.standby.low
+                self.standby.owners_max, self.standby.low
             ),
             format!(
                 "A burned mirror that is green everywhere for {} is offered back, never put back by itself.",

@@ -101,9 +101,9 @@ fn standbys_are_visited_seldom_and_by_few() {
         visits += asked.len();
         visitors.extend(asked);
     }
-    let policy = &state.settings.policies()[1].cell;
+    let policy = &state.settings.policies()[1].standby;
     let of_kcell = visitors.iter().filter(|agent| agent.starts_with("kz-kcell")).count();
-    assert_eq!(of_kcell, policy.standby_owners_max as usize, "{visitors:?}");
+    assert_eq!(of_kcell, policy.owners_max as usize, "{visitors:?}");
     // Twenty minutes, one look in two minutes, four carriers of two owners.
     assert!((64..=80).contains(&visits), "{visits}");
     // In use it is asked about like any other, by all.
