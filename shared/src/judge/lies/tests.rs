@@ -7,6 +7,7 @@ use crate::judge::{Case, Home, judge};
 use crate::networks::Networks;
 use crate::record::*;
 use crate::target::Sha256;
+use crate::verdict::Verdict;
 use crate::words::{CarrierId, MarketId};
 
 /// A false first answer, and another one `arrived_micros` after the probe's beginning; the visit failed.
@@ -21,6 +22,21 @@ fn raced(record: &mut ProbeRecord, first: DnsOutcome, second: &str, arrived_micr
         addresses: vec![second.parse().unwrap()],
         ttl_min_secs: 60,
     }];
+}
+
+/// The verdict where the operator does not state the mirror's addresses.
+fn without_stated_addresses(record: &ProbeRecord, control: &ProbeRecord, home: Option<Home<'_>>) -> Verdict {
+    let (mut mirror, fingerprints) = (mirror(), Fingerprints::built_in());
+    mirror.expected_addresses.clear();
+    judge(&Case {
+        record,
+        control: Some((Sha256([9; 32]), control)),
+        others: &[],
+        mirror: Some(&mirror),
+        fingerprints: &fingerprints,
+        country: None,
+        home,
+    })
 }
 
 #[test]
@@ -48,21 +64,11 @@ fn the_truth_that_comes_second_shows_an_injection() {
 
 #[test]
 fn a_race_proves_the_lie_where_nothing_else_does() {
-    let (mut mirror, fingerprints, control) = (mirror(), Fingerprints::built_in(), healthy());
-    mirror.expected_addresses.clear();
     let judged = |change: &dyn Fn(&mut ProbeRecord)| {
         let mut record = healthy();
         raced(&mut record, answer(0, &["9.9.9.10"]), OWN, 9_000);
         change(&mut record);
-        judge(&Case {
-            record: &record,
-            control: Some((Sha256([9; 32]), &control)),
-            others: &[],
-            mirror: Some(&mirror),
-            fingerprints: &fingerprints,
-            country: None,
-            home: None,
-        })
+        without_stated_addresses(&record, &healthy(), None)
     };
     let lie = judged(&|_| {});
     assert_eq!(summary(&lie), "dns.other_address blocked dns.injection.other name");
@@ -98,7 +104,7 @@ fn a_public_resolver_honest_by_tcp_alone_is_noted() {
 }
 
 /// A visit to a false address in 5.3.3.0/24, by a subscriber of whoever announces AS1, judged by what else is known.
-fn at_home(control_address: &str, change: &dyn Fn(&mut ProbeRecord)) -> crate::verdict::Verdict {
+fn at_home(control_address: &str, change: &dyn Fn(&mut ProbeRecord)) -> Verdict {
     let networks = Networks::parse(["5.3.3.0,5.3.3.255,1,Home\n9.9.9.0,9.9.9.255,2,Abroad\n"]).unwrap();
     let carrier = Carrier {
         id: CarrierId::parse("ru-home").unwrap(),
@@ -106,24 +112,14 @@ fn at_home(control_address: &str, change: &dyn Fn(&mut ProbeRecord)) -> crate::v
         market: MarketId::parse("ru").unwrap(),
         asns: vec![1],
     };
-    let (mut mirror, fingerprints, mut control, mut record) =
-        (mirror(), Fingerprints::built_in(), healthy(), healthy());
-    mirror.expected_addresses.clear();
+    let (mut control, mut record) = (healthy(), healthy());
     control.dns[0].outcome = answer(0, &[control_address]);
     record.dns[0].outcome = answer(0, &["5.3.3.77"]);
     record.tcp[0].outcome = TcpOutcome::Timeout;
     record.tls.clear();
     record.http.clear();
     change(&mut record);
-    judge(&Case {
-        record: &record,
-        control: Some((Sha256([9; 32]), &control)),
-        others: &[],
-        mirror: Some(&mirror),
-        fingerprints: &fingerprints,
-        country: None,
-        home: Some(Home { carrier: &carrier, networks: &networks }),
-    })
+    without_stated_addresses(&record, &control, Some(Home { carrier: &carrier, networks: &networks }))
 }
 
 #[test]
@@ -147,10 +143,8 @@ fn an_answer_inside_the_carriers_own_network_is_a_lie_where_the_controls_is_not(
 }
 
 /// A visit to a false address, and what other roads said of the mirror whose operator states no address.
-fn by_roads(roads: &[(ResolverKind, DnsTransport, DnsOutcome)]) -> crate::verdict::Verdict {
-    let (mut mirror, fingerprints, control, mut record) =
-        (mirror(), Fingerprints::built_in(), healthy(), healthy());
-    mirror.expected_addresses.clear();
+fn by_roads(roads: &[(ResolverKind, DnsTransport, DnsOutcome)]) -> Verdict {
+    let (control, mut record) = (healthy(), healthy());
     record.dns[0].outcome = answer(0, &["9.9.9.10"]);
     record.tcp[0].outcome = TcpOutcome::Timeout;
     record.tls.clear();
@@ -159,15 +153,7 @@ fn by_roads(roads: &[(ResolverKind, DnsTransport, DnsOutcome)]) -> crate::verdic
         let (resolver, transport, outcome) = (*resolver, *transport, outcome.clone());
         record.dns.push(DnsExchange { resolver, transport, outcome, ..record.dns[0].clone() });
     }
-    judge(&Case {
-        record: &record,
-        control: Some((Sha256([9; 32]), &control)),
-        others: &[],
-        mirror: Some(&mirror),
-        fingerprints: &fingerprints,
-        country: None,
-        home: None,
-    })
+    without_stated_addresses(&record, &control, None)
 }
 
 #[test]
