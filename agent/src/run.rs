@@ -34,7 +34,7 @@ use crate::probe::{
 use crate::schedule::{Pace, Promises, Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
-use crate::uplink::{Cloned, SharedSpool, Uplink, chain, wall_clock};
+use crate::uplink::{Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
 use crate::{entropy, list};
@@ -95,7 +95,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let (list, list_seen) = watch::channel(held.map(Arc::new));
     let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
     let (witness, witness_seen) = watch::channel(None);
-    let spool = SharedSpool::new(spool);
+    let spool = SharedSpool::new(spool, SpoolWork::Threads);
     let means = means_of(settings, &identity, state.clone());
     let (studio, pictures) = studio_of(settings, &state);
     let uplink = Uplink {

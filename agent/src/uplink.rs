@@ -1,14 +1,16 @@
 //! The stream to the collector: records up, acks, lists and wishes down. What is in flight is `window.rs`, what waits is
-//! `spool.rs`; this file connects, sends, obeys, and connects again.
+//! `spool.rs`; this file connects, sends, obeys, and connects again. What stands under a stream is told by whoever opens
+//! it: over sockets `dial`, and the simulation's own.
 
 use std::error::Error;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::{Stream, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::{ChainLink, PublicKey};
 use zerkalo_core::target::{MirrorList, Sha256};
@@ -54,17 +56,27 @@ const TRANSPORT_ERROR: &str = "transport error";
 /// A clock off by more makes records useless: said in the log.
 const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
 
-/// The spool, shared by who measures and who sends. Disk work runs on threads that may block.
+/// The spool, shared by who measures and who sends.
 #[derive(Debug, Clone)]
 pub struct SharedSpool {
     spool: Arc<Mutex<Spool>>,
     appended: Arc<Notify>,
+    work: SpoolWork,
+}
+
+/// Where the spool's disk work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolWork {
+    /// On threads that may block.
+    Threads,
+    /// At once, on the caller's: where the same steps must come in the same order each time.
+    Here,
 }
 
 impl SharedSpool {
     /// Shares `spool`.
-    pub fn new(spool: Spool) -> Self {
-        Self { spool: Arc::new(Mutex::new(spool)), appended: Arc::new(Notify::new()) }
+    pub fn new(spool: Spool, work: SpoolWork) -> Self {
+        Self { spool: Arc::new(Mutex::new(spool)), appended: Arc::new(Notify::new()), work }
     }
 
     /// Appends a record's body and wakes the uplink.
@@ -77,6 +89,9 @@ impl SharedSpool {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Spool) -> T + Send + 'static) -> T {
         let spool = self.spool.clone();
         let work = move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.work == SpoolWork::Here {
+            return work();
+        }
         tokio::task::spawn_blocking(work).await.expect("spool work does not panic and is never aborted")
     }
 }
@@ -109,9 +124,17 @@ pub struct Cloned {
     pub detail: String,
 }
 
+/// A stream that the collector has answered.
+pub struct Line<D> {
+    /// When the Hello went, about.
+    pub greeted: Instant,
+    /// What comes down.
+    pub down: D,
+}
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub enum End {
     #[error("no stream")]
     Channel(#[from] ChannelError),
     #[error("the collector ended the stream: {}", status_text(.0))]
@@ -141,15 +164,29 @@ impl From<tonic::Status> for End {
 impl Uplink {
     /// Keeps a stream open for ever. Returns only where this box must stop.
     pub async fn run(self) -> Cloned {
-        let mut retry = Retry::new(RETRY_FIRST, RETRY_MAX);
+        let credentials = self.credentials.clone();
+        let retry = Retry::new(RETRY_FIRST, RETRY_MAX);
+        self.run_over(retry, |url, outgoing| dial(url, credentials.clone(), outgoing)).await
+    }
+
+    /// The same over streams of the caller's: `open` gets a URL and what is to be sent, the Hello first.
+    pub async fn run_over<D, F>(
+        &self,
+        mut retry: Retry,
+        open: impl Fn(String, mpsc::Receiver<StreamRequest>) -> F,
+    ) -> Cloned
+    where
+        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
+        F: Future<Output = Result<Line<D>, End>>,
+    {
         for url in self.urls.iter().cycle() {
-            let (began, mut progress) = (Instant::now(), false);
-            let end = match self.session(url, &mut progress).await {
+            let (began, mut progress) = (steady_clock(), false);
+            let end = match self.session(url, &open, &mut progress).await {
                 Err(End::Cloned(cloned)) => return cloned,
                 Err(end) => end,
                 Ok(never) => match never {},
             };
-            if progress || began.elapsed() >= USEFUL_AFTER {
+            if progress || steady_clock() >= began + USEFUL_AFTER {
                 retry.reset();
             }
             let wait = wait_after(&end, retry.next_wait());
@@ -160,11 +197,28 @@ impl Uplink {
     }
 
     /// One stream, from connecting to its end. `progress` is set once a record was acknowledged.
-    async fn session(&self, url: &str, progress: &mut bool) -> Result<std::convert::Infallible, End> {
-        let channel = channel::connect(url, &self.credentials).await?;
-        let (up, mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(channel))
+    async fn session<D, F>(
+        &self,
+        url: &str,
+        open: &impl Fn(String, mpsc::Receiver<StreamRequest>) -> F,
+        progress: &mut bool,
+    ) -> Result<std::convert::Infallible, End>
+    where
+        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
+        F: Future<Output = Result<Line<D>, End>>,
+    {
+        let (up, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let hello = Hello {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            list_version: self.list.borrow().as_ref().map_or(0, |list| list.version),
+        };
+        // The channel is empty: there is room.
+        let _ = up.try_send(StreamRequest { message: Some(Up::Hello(hello)) });
+        let mut line = open(url.to_owned(), outgoing).await?;
+        let welcome = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(&mut line))
             .await
             .map_err(|_| End::NoWelcome)??;
+        let mut down = line.down;
         let at = ChainLink {
             epoch: welcome.epoch,
             sequence: welcome.sequence,
@@ -185,8 +239,10 @@ impl Uplink {
             }
             let frozen_at = window.frozen_at();
             tokio::select! {
+                // In this order, so that the same events have the same outcome; whatever came, all may be sent again.
+                biased;
                 // A message that is nothing is one of a newer collector's, which we do not know.
-                message = down.message() => if let Some(message) = message?.ok_or(End::Closed)?.message {
+                message = down.next() => if let Some(message) = message.ok_or(End::Closed)??.message {
                     match message {
                         Down::Picture(answer) => courier.answered(&answer),
                         message => self.obey(message, &mut window, progress).await?,
@@ -223,28 +279,19 @@ impl Uplink {
         Ok(0)
     }
 
-    async fn greet(
-        &self,
-        channel: Channel,
-    ) -> Result<(mpsc::Sender<StreamRequest>, tonic::Streaming<StreamResponse>, wire::Welcome), End> {
-        let mut client = UplinkServiceClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
-        let (up, outgoing) = mpsc::channel(OUTGOING_MAX);
-        let hello = Hello {
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            list_version: self.list.borrow().as_ref().map_or(0, |list| list.version),
-        };
-        // The channel is empty: there is room.
-        let _ = up.try_send(StreamRequest { message: Some(Up::Hello(hello)) });
-        let greeted = Instant::now();
-        let mut down = client.stream(ReceiverStream::new(outgoing)).await?.into_inner();
+    /// Waits for the Welcome.
+    async fn greet<D>(&self, line: &mut Line<D>) -> Result<wire::Welcome, End>
+    where
+        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
+    {
         loop {
-            match down.message().await?.ok_or(End::Closed)?.message {
+            match line.down.next().await.ok_or(End::Closed)??.message {
                 Some(Down::Welcome(welcome)) => {
-                    let came = (wall_clock(), Instant::now());
+                    let came = (wall_clock(), steady_clock());
                     let seen_as = welcome.peer_address.parse().ok();
-                    let (took, theirs) = (greeted.elapsed(), welcome.server_time_millis);
-                    self.witness.send_replace(Witness::new(came, took, theirs, seen_as));
-                    return Ok((up, down, welcome));
+                    let took = came.1.saturating_duration_since(line.greeted);
+                    self.witness.send_replace(Witness::new(came, took, welcome.server_time_millis, seen_as));
+                    return Ok(welcome);
                 }
                 Some(Down::Rejection(rejection)) => {
                     return Err(End::Refused { code: rejection.code, detail: rejection.detail });
@@ -268,14 +315,14 @@ impl Uplink {
             let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(()) };
             let records = batch.iter().map(record_to_wire).collect();
             permit.send(StreamRequest { message: Some(Up::Records(RecordBatch { records })) });
-            window.sent(last, Instant::now());
+            window.sent(last, steady_clock());
         }
     }
 
     async fn obey(&self, message: Down, window: &mut Window, progress: &mut bool) -> Result<(), End> {
         match message {
             Down::Ack(ack) => {
-                if window.acked(ack.epoch, ack.sequence, Instant::now())? {
+                if window.acked(ack.epoch, ack.sequence, steady_clock())? {
                     *progress = true;
                     let now = wall_clock();
                     self.spool.run(move |spool| spool.ack(ack.epoch, ack.sequence, now)).await?;
@@ -331,6 +378,19 @@ impl Uplink {
     }
 }
 
+/// A stream over mTLS.
+async fn dial(
+    url: String,
+    credentials: Credentials,
+    outgoing: mpsc::Receiver<StreamRequest>,
+) -> Result<Line<tonic::Streaming<StreamResponse>>, End> {
+    let channel = channel::connect(&url, &credentials).await?;
+    let mut client = UplinkServiceClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+    let greeted = steady_clock();
+    let answered = tokio::time::timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(outgoing))).await;
+    Ok(Line { greeted, down: answered.map_err(|_| End::NoWelcome)??.into_inner() })
+}
+
 /// What a refused record asks of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Response {
@@ -366,6 +426,11 @@ fn wait_after(end: &End, retry_wait: Duration) -> Duration {
 pub fn wall_clock() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The host's steady clock, as the runtime tells it: a simulation has its own.
+fn steady_clock() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// An error and its causes, on one line, nothing twice; with the remedy where the clock may be to blame.

@@ -26,7 +26,7 @@ use crate::journal::JournalError;
 use crate::state::StateError;
 use crate::token::{Declared, TokenRefusal};
 
-pub use writer::{Parts, start};
+pub use writer::{Parts, assemble, start};
 
 /// Stable code: the disk had no room, nothing of the request was kept, try again later.
 pub const STORAGE_FULL: &str = "storage_full";

@@ -6,8 +6,10 @@
 mod stream;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::Stream as Incoming;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
@@ -55,9 +57,22 @@ impl UplinkService for Uplink {
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
         })?;
-        let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
         // Behind NAT the carrier's own.
         let peer = request.remote_addr().map(|address| unwrap_embedded(address.ip()));
+        Ok(Response::new(self.attend(agent, key, peer, request.into_inner())))
+    }
+}
+
+impl Uplink {
+    /// Serves a stream of `agent`, which has shown who it is; gives what goes down.
+    pub fn attend(
+        &self,
+        agent: AgentId,
+        key: PublicKey,
+        peer: Option<IpAddr>,
+        inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin + Send + 'static,
+    ) -> ReceiverStream<Result<StreamResponse, Status>> {
+        let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let stream = Stream {
             agent: agent.clone(),
             key,
@@ -70,16 +85,13 @@ impl UplinkService for Uplink {
             stopping: self.stopping.clone(),
         };
         let (guard, replaced) = self.connected.enter(agent);
-        let inbound = request.into_inner();
         tokio::spawn(async move {
             stream.run(inbound, replaced).await;
             drop(guard);
         });
-        Ok(Response::new(ReceiverStream::new(outbound)))
+        ReceiverStream::new(outbound)
     }
-}
 
-impl Uplink {
     /// The enrolled agent behind the client certificate, and its record key.
     fn agent(
         &self,

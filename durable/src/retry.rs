@@ -5,6 +5,9 @@ use std::time::Duration;
 use backoff::backoff::Backoff;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
+/// How far a wait may stray, as a part of it.
+const JITTER: f64 = 0.5;
+
 /// Doubling waits with jitter of a half either way, without an end: who must give up counts attempts.
 #[derive(Debug)]
 pub struct Retry {
@@ -15,11 +18,20 @@ pub struct Retry {
 impl Retry {
     /// Waits from about `first` up to about `wait_max`.
     pub fn new(first: Duration, wait_max: Duration) -> Self {
+        Self::with(first, wait_max, JITTER)
+    }
+
+    /// The same without jitter: where a run must be repeatable.
+    pub fn even(first: Duration, wait_max: Duration) -> Self {
+        Self::with(first, wait_max, 0.0)
+    }
+
+    fn with(first: Duration, wait_max: Duration, jitter: f64) -> Self {
         let policy = ExponentialBackoffBuilder::new()
             .with_initial_interval(first)
             .with_max_interval(wait_max)
             .with_multiplier(2.0)
-            .with_randomization_factor(0.5)
+            .with_randomization_factor(jitter)
             .with_max_elapsed_time(None)
             .build();
         Self { policy, wait_max }

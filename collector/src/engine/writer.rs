@@ -6,10 +6,11 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, PAYLOAD_LEN_MAX, SettingsText};
 use zerkalo_core::market::{Decision, Order};
@@ -58,11 +59,29 @@ pub struct Parts {
     pub outbox: Arc<Bell>,
 }
 
-/// Folds the journal in `dir` and starts the writer. The second value tells how it ended.
+/// Folds the journal in `dir` and starts the writer, on a thread of its own. The second value tells how it ended.
 pub fn start(
     dir: &Path,
     parts: Parts,
 ) -> Result<(Engine, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
+    let (engine, writing) = assemble(dir, parts)?;
+    let (done, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("writer".to_owned())
+        // Nobody waits for the end while the process is going down.
+        .spawn(move || drop(done.send(runtime.block_on(writing))))
+        .map_err(EngineError::Thread)?;
+    Ok((engine, ended))
+}
+
+/// Folds the journal in `dir`. The second value is the writer's work: nothing is done until it is driven, on whatever
+/// thread may wait for the disk.
+pub fn assemble(
+    dir: &Path,
+    parts: Parts,
+) -> Result<(Engine, impl Future<Output = Result<(), EngineError>> + std::marker::Send + 'static), EngineError>
+{
     let mut fold = Fold::new();
     let mut relog = Relog::new(&parts.state, &parts.routes);
     let mut entries = 0u64;
@@ -103,14 +122,7 @@ pub fn start(
         relog_not_before: now,
         clock_is_behind: false,
     };
-    let (done, ended) = oneshot::channel();
-    let runtime = Handle::current();
-    std::thread::Builder::new()
-        .name("writer".to_owned())
-        // Nobody waits for the end while the process is going down.
-        .spawn(move || drop(done.send(writer.run(&runtime))))
-        .map_err(EngineError::Thread)?;
-    Ok((Engine { requests: sender, view }, ended))
+    Ok((Engine { requests: sender, view }, writer.run()))
 }
 
 /// Refuses to serve from a journal that was written by a clock far ahead of this one.
@@ -164,10 +176,10 @@ enum Reply {
 }
 
 impl Writer {
-    fn run(mut self, runtime: &Handle) -> Result<(), EngineError> {
+    async fn run(mut self) -> Result<(), EngineError> {
         loop {
             let wait = self.wait();
-            let Some(mut group) = runtime.block_on(next_group(&mut self.requests, wait)) else {
+            let Some(mut group) = next_group(&mut self.requests, wait).await else {
                 return Ok(());
             };
             self.watch_clock();
@@ -477,7 +489,7 @@ async fn next_group(requests: &mut mpsc::Receiver<Request>, wait: Duration) -> O
         Ok(first) => first?,
         Err(_) => return Some(Vec::new()),
     };
-    let close_at = tokio::time::Instant::now() + GROUP_WINDOW;
+    let close_at = Instant::now() + GROUP_WINDOW;
     let mut len = weight(&first);
     let mut group = vec![first];
     // An order is checked against the fold: what it rests on must be in there, so nothing may come behind it.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream as Incoming, StreamExt};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tonic::{Code as Grpc, Status, Streaming};
+use tonic::{Code as Grpc, Status};
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fold::Wish;
@@ -69,7 +70,11 @@ type Answers = FuturesOrdered<BoxFuture<'static, Option<RecordsAnswer>>>;
 
 impl Stream {
     /// Serves the agent until one side ends it.
-    pub async fn run(self, mut inbound: Streaming<StreamRequest>, replaced: oneshot::Receiver<()>) {
+    pub async fn run(
+        self,
+        mut inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin,
+        replaced: oneshot::Receiver<()>,
+    ) {
         let agent = &self.agent;
         // Before the Welcome: who was welcomed misses no wish.
         let wishes = self.engine.wishes();
@@ -108,14 +113,14 @@ impl Stream {
     /// Hello, then Welcome and the list if the agent's is older.
     async fn greet(
         &self,
-        inbound: &mut Streaming<StreamRequest>,
+        inbound: &mut (impl Incoming<Item = Result<StreamRequest, Status>> + Unpin),
     ) -> Result<watch::Receiver<Option<Arc<ListInForce>>>, End> {
         let told = |detail| End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail };
-        let first = tokio::time::timeout(HELLO_WAIT, inbound.message())
+        let first = tokio::time::timeout(HELLO_WAIT, inbound.next())
             .await
             .map_err(|_| told("no Hello came in time"))?
-            .map_err(|_| End::Gone)?
-            .ok_or(End::Gone)?;
+            .ok_or(End::Gone)?
+            .map_err(|_| End::Gone)?;
         let Some(Up::Hello(hello)) = first.message else {
             return Err(told("the first message must be a Hello"));
         };
@@ -149,7 +154,7 @@ impl Stream {
 
     async fn serve(
         &self,
-        mut inbound: Streaming<StreamRequest>,
+        mut inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin,
         mut lists: watch::Receiver<Option<Arc<ListInForce>>>,
         mut wishes: broadcast::Receiver<Wish>,
         mut replaced: oneshot::Receiver<()>,
@@ -160,11 +165,19 @@ impl Stream {
         let mut open = true;
         loop {
             let step = tokio::select! {
+                // In this order, so that the same events have the same outcome; who is to end is never kept waiting.
+                biased;
+                _ = &mut replaced => Err(End::Told {
+                    grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream",
+                }),
+                () = stopping.stopped() => Err(End::Told {
+                    grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping",
+                }),
                 Some(answer) = answers.next() => self.pass_on(answer).await,
-                message = inbound.message(), if open && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
-                    Ok(Some(message)) => self.take(message, &ended, &mut answers).await,
-                    Ok(None) => { open = false; Ok(()) }
-                    Err(error) => { open = false; self.broken(&error, &mut answers) }
+                message = inbound.next(), if open && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
+                    Some(Ok(message)) => self.take(message, &ended, &mut answers).await,
+                    None => { open = false; Ok(()) }
+                    Some(Err(error)) => { open = false; self.broken(&error, &mut answers) }
                 },
                 Ok(()) = lists.changed(), if open => {
                     let list = lists.borrow_and_update().clone();
@@ -181,12 +194,6 @@ impl Stream {
                     // The sender lives as long as the engine, of which this stream holds a handle.
                     Err(broadcast::error::RecvError::Closed) => Err(End::Gone),
                 },
-                _ = &mut replaced => Err(End::Told {
-                    grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream",
-                }),
-                () = stopping.stopped() => Err(End::Told {
-                    grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping",
-                }),
                 else => Err(End::Gone),
             };
             match step {
@@ -230,7 +237,7 @@ impl Stream {
         if !records.is_empty() {
             let key = self.key;
             let arrivals = || records.into_iter().map(|record| Arrival::new(record, &key)).collect();
-            let records = tokio::task::block_in_place(arrivals);
+            let records = aside(arrivals);
             let batch = RecordBatch { agent: self.agent.clone(), records, ended: ended.clone() };
             let stopping = |_| End::Told {
                 grpc: Grpc::Unavailable,
@@ -252,7 +259,7 @@ impl Stream {
         let named = <[u8; 32]>::try_from(sha256.as_slice()).ok().and_then(|digest| {
             self.engine.read(|fold| fold.picture_of(&self.agent, &Sha256(digest)).cloned())
         });
-        let kept = tokio::task::block_in_place(|| self.pictures.put(named.as_ref(), &content));
+        let kept = aside(|| self.pictures.put(named.as_ref(), &content));
         let (code, detail) = match kept {
             Ok(()) => Default::default(),
             Err(refusal) => {
@@ -320,12 +327,21 @@ impl Stream {
     async fn send(&self, message: Down) -> Result<(), End> {
         let stopping = &self.stopping;
         tokio::select! {
+            biased;
             sent = self.responses.send(Ok(StreamResponse { message: Some(message) })) => {
                 sent.map_err(|_| End::Gone)
             }
             () = tokio::time::sleep(SEND_WAIT) => Err(End::Gone),
             () = stopping.stopped() => Err(End::Gone),
         }
+    }
+}
+
+/// Work for a core or a disk, where the runtime has other threads for the other streams.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
