@@ -1,6 +1,5 @@
 //! `zerkalo decisions`: the log of what each market should do, and what a decision rests on.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -8,16 +7,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use zerkalo_core::fold::Fold;
-use zerkalo_core::journal::Event;
 use zerkalo_core::market::Decision;
-use zerkalo_core::record::ProbeRecord;
-use zerkalo_core::target::Sha256;
 use zerkalo_core::verdict::Verdict;
 use zerkalo_core::words::MarketId;
 use zerkalo_proto::operator::{decision_to_wire, evidence_to_wire};
 use zerkalo_proto::operator_v1 as wire;
 
 use crate::client::{Service, answer};
+use crate::evidence::{self, Exhibit, Records};
 use crate::journal::read_journal;
 use crate::packets::steps;
 use crate::table::{Format, LogFormat, draw, instant, print, print_json};
@@ -39,7 +36,7 @@ pub enum Decisions {
         #[arg(short = 'o', long = "output", value_enum, default_value_t = LogFormat::Table)]
         format: LogFormat,
     },
-    /// Show a decision with everything it rests on; with --journal down to the packets, without a collector.
+    /// Show a decision with everything it rests on, down to the packets; each record's signature is checked.
     Explain(Explain),
 }
 
@@ -48,7 +45,7 @@ pub enum Decisions {
 pub struct Explain {
     /// As `zerkalo decisions ls` shows it.
     id: String,
-    /// A collector's DIR/journal: fold it again and show what each record measured, step by step.
+    /// Ask no collector: fold a collector's DIR/journal again, and read the records there.
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
     /// Of the reasons.
@@ -78,7 +75,14 @@ pub async fn decisions(service: &mut Service, command: Decisions) -> Result<()> 
         Decisions::Explain(args) => {
             let request = wire::ExplainDecisionRequest { id: args.id.clone() };
             let found = answer("explain the decision", service.explain_decision(request)).await?;
-            explain(found, &args, &BTreeMap::new())
+            let records = evidence::fetch(service, &args.id).await;
+            let (records, failure) = match records {
+                Ok(records) => (records, None),
+                // What is known is shown first.
+                Err(error) => (Records::default(), Some(error)),
+            };
+            explain(found, &args, &records)?;
+            failure.map_or(Ok(()), Err)
         }
     }
 }
@@ -95,18 +99,8 @@ pub fn explain_offline(args: &Explain) -> Result<()> {
         bail!("the journal makes no decision {:?}; `zerkalo replay` prints those it makes", args.id);
     };
     let controls = decision.evidence.iter().filter_map(|item| item.verdict.control);
-    let wanted: BTreeSet<Sha256> = decision.evidence.iter().map(|item| item.record).chain(controls).collect();
-    let mut records = BTreeMap::new();
-    read_journal(journal, |entry| {
-        if let Event::Record { signed, facts } = entry.event {
-            let hash = signed.link().hash;
-            if wanted.contains(&hash) {
-                records.insert(hash.to_string(), *facts);
-            }
-        }
-        let is_whole = records.len() == wanted.len();
-        Ok(if is_whole { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
+    let wanted = decision.evidence.iter().map(|item| item.record).chain(controls).collect();
+    let records = evidence::read_from(journal, wanted)?;
     let evidence = decision.evidence.iter().map(evidence_to_wire).collect();
     let logged = Some(decision_to_wire(&decision, decision.to_json()));
     explain(wire::ExplainDecisionResponse { decision: logged, evidence }, args, &records)
@@ -144,11 +138,7 @@ fn row(decision: &Decision) -> [String; 6] {
     ]
 }
 
-fn explain(
-    found: wire::ExplainDecisionResponse,
-    args: &Explain,
-    records: &BTreeMap<String, ProbeRecord>,
-) -> Result<()> {
+fn explain(found: wire::ExplainDecisionResponse, args: &Explain, records: &Records) -> Result<()> {
     let Some(logged) = found.decision else {
         bail!("the collector explained no decision; upgrade it, it is older than this program");
     };
@@ -178,18 +168,39 @@ fn explain(
             print(&text)?;
         }
     }
-    Ok(())
+    match records.faults() {
+        0 => Ok(()),
+        faults => bail!(
+            "{faults} of {} records are not what the decision names them for, as shown; run `zerkalo-collector verify` \
+             on the collector's directory",
+            records.found.len()
+        ),
+    }
 }
 
 /// What the record and its control measured, where they are at hand.
-fn measured(item: &wire::Evidence, verdict: &Verdict, records: &BTreeMap<String, ProbeRecord>) -> String {
+fn measured(item: &wire::Evidence, verdict: &Verdict, records: &Records) -> String {
     let control = verdict.control.map(|hash| hash.to_string());
     let named = [("measured", Some(&item.record)), ("the control measured", control.as_ref())];
     let mut text = String::new();
     for (what, hash) in named {
-        let Some((hash, facts)) = hash.and_then(|hash| Some((hash, records.get(hash)?))) else { continue };
-        text += &format!("    {what} (record {hash})\n");
-        text.extend(steps(facts).iter().map(|step| format!("      {step}\n")));
+        let Some(hash) = hash else { continue };
+        if records.missing.contains(hash) {
+            text += &format!("    {what}: record {hash} is not in the journal any more\n");
+        }
+        let Some(exhibit) = records.found.get(hash) else { continue };
+        match &exhibit.facts {
+            Ok(facts) => {
+                text += &format!("    {what} (record {hash}, signed by {})\n", exhibit.signer);
+                text.extend(steps(facts).iter().map(|step| format!("      {step}\n")));
+            }
+            Err(fault) => {
+                text += &format!(
+                    "    {what}: NOTHING THAT COUNTS (record {hash}, by {}): {fault}\n",
+                    exhibit.signer
+                );
+            }
+        }
     }
     text
 }
@@ -283,12 +294,12 @@ fn evidence_text(item: &wire::Evidence, verdict: &Verdict) -> String {
     text + &format!("    record {}\n", item.record)
 }
 
-fn evidence_json(
-    item: &wire::Evidence,
-    verdict: &Verdict,
-    records: &BTreeMap<String, ProbeRecord>,
-) -> serde_json::Value {
-    let of = |hash: &str| records.get(hash).map(steps);
+fn evidence_json(item: &wire::Evidence, verdict: &Verdict, records: &Records) -> serde_json::Value {
+    let of = |hash: &str| records.found.get(hash);
+    let measured =
+        |exhibit: Option<&Exhibit>| exhibit.and_then(|one| one.facts.as_ref().ok()).map(|facts| steps(facts));
+    let fault = |exhibit: Option<&Exhibit>| exhibit.and_then(|one| one.facts.as_ref().err()).cloned();
+    let (own, control) = (of(&item.record), verdict.control.and_then(|hash| of(&hash.to_string())));
     json!({
         "record": item.record,
         "agent": item.agent,
@@ -297,7 +308,11 @@ fn evidence_json(
         "access": item.access,
         "at": item.at_millis,
         "verdict": verdict,
-        "measured": of(&item.record),
-        "control_measured": verdict.control.and_then(|hash| of(&hash.to_string())),
+        "signed_by": own.map(|exhibit| &exhibit.signer),
+        "measured": measured(own),
+        "fault": fault(own),
+        "control_signed_by": control.map(|exhibit| &exhibit.signer),
+        "control_measured": measured(control),
+        "control_fault": fault(control),
     })
 }

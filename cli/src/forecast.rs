@@ -1,23 +1,26 @@
-//! `zerkalo forecast`: how long mirrors live in each market, by a journal, and how many domains the month will need.
+//! `zerkalo forecast`: how long mirrors live in each market, and how many domains the month will need.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use zerkalo_core::fold::Fold;
 use zerkalo_core::market::{DEATHS_MIN, Estimate, Forecast, MONTH_DAYS};
 use zerkalo_core::words::MarketId;
+use zerkalo_proto::operator::forecast_from_wire;
+use zerkalo_proto::operator_v1 as wire;
 
+use crate::client::{Service, answer};
 use crate::journal::read_journal;
 use crate::table::{Format, draw, print, print_json};
 
 /// What to forecast from.
 #[derive(Debug, Args)]
 pub struct ForecastArgs {
-    /// A collector's DIR/journal, or one segment of it (the first, unless nothing before it matters).
+    /// Ask no collector: a collector's DIR/journal, or one segment of it (the first, unless nothing before it matters).
     #[arg(long, value_name = "DIR")]
-    journal: PathBuf,
+    pub journal: Option<PathBuf>,
     /// Only of this market.
     #[arg(long, value_name = "MARKET")]
     market: Option<MarketId>,
@@ -25,10 +28,24 @@ pub struct ForecastArgs {
     format: Format,
 }
 
+/// Asks the collector.
+pub async fn forecast(service: &mut Service, args: ForecastArgs) -> Result<()> {
+    let market = args.market.map(String::from).unwrap_or_default();
+    let found = answer("forecast", service.forecast(wire::ForecastRequest { market })).await?;
+    let forecasts: Vec<Forecast> = found
+        .markets
+        .iter()
+        .map(forecast_from_wire)
+        .collect::<Result<_, _>>()
+        .context("the collector sent a forecast that this program cannot read; upgrade it")?;
+    show(&forecasts, args.format)
+}
+
 /// Folds the journal and prints what follows.
-pub fn forecast(args: &ForecastArgs) -> Result<()> {
+pub fn forecast_offline(args: &ForecastArgs) -> Result<()> {
+    let journal = args.journal.as_deref().context("no journal is named")?;
     let mut fold = Fold::new();
-    read_journal(&args.journal, |entry| {
+    read_journal(journal, |entry| {
         fold.apply(&entry);
         Ok(ControlFlow::Continue(()))
     })?;
@@ -40,7 +57,11 @@ pub fn forecast(args: &ForecastArgs) -> Result<()> {
     if let Some(market) = args.market.as_ref().filter(|_| forecasts.is_empty()) {
         bail!("market {market} has no policy in this journal");
     }
-    match args.format {
+    show(&forecasts, args.format)
+}
+
+fn show(forecasts: &[Forecast], format: Format) -> Result<()> {
+    match format {
         Format::Json => print_json(&forecasts)?,
         Format::Table => forecasts.iter().try_for_each(|one| print(&text(one)))?,
     }

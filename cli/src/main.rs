@@ -19,6 +19,7 @@ mod orders;
 mod outbox;
 mod alerts;
 mod signal;
+mod evidence;
 mod packets;
 mod policy;
 mod forecast;
@@ -90,7 +91,7 @@ enum Command {
     /// How a market decides: check its policy, without a collector.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    /// How long mirrors live, and how many domains the month needs, by a journal, without a collector.
+    /// How long mirrors live in each market, and how many domains the month needs.
     Forecast(forecast::ForecastArgs),
     /// Who was seen breaking TLS open.
     #[command(subcommand)]
@@ -126,7 +127,7 @@ fn main() -> ExitCode {
         Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
         Command::Export(args) => export::export_journal(&args),
         Command::Policy(command) => policy::policy(&command),
-        Command::Forecast(args) => forecast::forecast(&args),
+        Command::Forecast(args) if args.journal.is_some() => forecast::forecast_offline(&args),
         Command::Decisions(decisions::Decisions::Explain(args)) if args.journal.is_some() => {
             decisions::explain_offline(&args)
         }
@@ -183,7 +184,7 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
             Command::Import(ooni::Import::Ooni(args)) => ooni::import_ooni(&args),
             Command::Export(args) => export::export_journal(&args),
             Command::Policy(command) => policy::policy(&command),
-            Command::Forecast(args) => forecast::forecast(&args),
+            Command::Forecast(args) => forecast::forecast(service, args).await,
         }
     })
 }

@@ -8,6 +8,8 @@
 //! A disk that failed to write or sync a segment is never asked again about that file: the group goes into a new segment,
 //! whose first mark says how much of the old one counts.
 
+mod archive;
+
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -16,6 +18,8 @@ use std::path::{Path, PathBuf};
 use zerkalo_core::journal::{
     Found, JournalEntry, MAGIC, MARK_LEN, PAYLOAD_LEN_MAX, frame, heir_of, mark_group, mark_heir, read_frame,
 };
+
+pub use archive::{Archive, Span};
 
 /// A segment that has reached this length gets no more entries: small enough to read whole, and to prune by.
 pub const SEGMENT_LEN_MAX: u64 = 64 * 1024 * 1024;

@@ -4,6 +4,7 @@
 //! never has.
 
 mod deliveries;
+mod evidence;
 mod interceptions;
 mod orders;
 mod pictures;
@@ -31,6 +32,7 @@ use zerkalo_proto::operator_v1::{self as wire};
 use crate::clock;
 use crate::engine::{ChangeRefusal, Engine, OpenedList};
 use crate::executor::Route;
+use crate::journal::Archive;
 use crate::metrics::{Metrics, count};
 use crate::outbox::Bell;
 use crate::people::{People, Person};
@@ -61,6 +63,7 @@ const WATCH_WAIT_MIN: Duration = Duration::from_millis(200);
 pub struct Operator {
     pub engine: Engine,
     pub state: Arc<State>,
+    pub archive: Arc<Archive>,
     pub catalogue: Arc<Catalogue>,
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
@@ -205,17 +208,24 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::ExplainDecisionRequest>,
     ) -> Result<Response<wire::ExplainDecisionResponse>, Status> {
-        let id = request.into_inner().id;
-        let bytes = block_in_place(|| self.state.decision(&id)).map_err(|error| self.failed(&error))?;
-        let bytes = bytes.ok_or_else(|| {
-            let detail =
-                format!("there is no decision {:?}; `zerkalo decisions ls` names them", truncated(&id));
-            self.refuse(Grpc::NotFound, "unknown_decision", detail)
-        })?;
-        let (decision, json) = self.parse(&bytes)?;
+        let (decision, json) = self.logged(&request.get_ref().id)?;
         let evidence = decision.evidence.iter().map(evidence_to_wire).collect();
         let decision = Some(decision_to_wire(&decision, json));
         Ok(Response::new(wire::ExplainDecisionResponse { decision, evidence }))
+    }
+
+    async fn fetch_evidence(
+        &self,
+        request: Request<wire::FetchEvidenceRequest>,
+    ) -> Result<Response<wire::FetchEvidenceResponse>, Status> {
+        self.evidence(request.get_ref()).await.map(Response::new)
+    }
+
+    async fn forecast(
+        &self,
+        request: Request<wire::ForecastRequest>,
+    ) -> Result<Response<wire::ForecastResponse>, Status> {
+        self.forecasts(&request.get_ref().market).map(Response::new)
     }
 
     async fn list_interceptions(

@@ -25,6 +25,7 @@ use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
 use crate::executor::{self, Route};
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
+use crate::journal::Archive;
 use crate::lock::{DirLock, LockError};
 use crate::metrics::{self, Metrics};
 use crate::operator::{Bearer, Operator};
@@ -36,6 +37,8 @@ use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
 use crate::vicinity::{VICINITY_KEY, VicinityKey};
 
+/// The journal's directory, in the collector's.
+const JOURNAL: &str = "journal";
 /// How long peers get to finish when the collector stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// A connection that says nothing for so long is asked whether it lives.
@@ -136,7 +139,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         routes: routes.clone(),
         outbox: bell.clone(),
     };
-    let (engine, writer) = engine::start(&config.dir.join("journal"), parts).map_err(ServeError::Engine)?;
+    let (engine, writer) = engine::start(&config.dir.join(JOURNAL), parts).map_err(ServeError::Engine)?;
     let (stop, stopping) = stop::channel();
     let pictures = open_pictures(&config, &metrics)?;
     let signal_tokens = open_signal_tokens(&config, &state)?;
@@ -332,6 +335,7 @@ impl Services<'_> {
         let operator = OperatorServiceServer::new(Operator {
             engine: self.engine.clone(),
             state: self.state.clone(),
+            archive: Arc::new(Archive::new(self.config.dir.join(JOURNAL))),
             catalogue: Arc::new(self.config.catalogue.clone()),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),

@@ -2,7 +2,7 @@
 
 use prost::Message;
 use zerkalo_core::admission::RejectionCode;
-use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::evidence::{PublicKey, SignedRecord};
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
 use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
@@ -83,6 +83,21 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
     Ok(JournalEntry { at: UnixMillis(entry.at_millis), event })
 }
 
+/// The admitted record in the payload of a frame, its body unread; `None` for every other entry.
+pub fn decode_record(payload: &[u8]) -> Result<Option<SignedRecord>, DecodeError> {
+    let entry = wire::JournalEntry::decode(payload).map_err(DecodeError::Protobuf)?;
+    match entry.event {
+        Some(wire::journal_entry::Event::Record(record)) => record_from_wire(record).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// When the entry in the payload of a frame was written.
+pub fn decode_instant(payload: &[u8]) -> Result<UnixMillis, DecodeError> {
+    let entry = wire::JournalEntry::decode(payload).map_err(DecodeError::Protobuf)?;
+    Ok(UnixMillis(entry.at_millis))
+}
+
 fn enrolled_to_wire(enrolment: &Enrolment) -> wire::Enrolled {
     let (carrier, access) = match &enrolment.station {
         Station::Field { carrier, access } => (carrier.to_string(), access.to_string()),
@@ -140,7 +155,7 @@ fn key(field: &'static str, bytes: &[u8]) -> Result<PublicKey, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
+    use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList};
 
     #[test]
     fn entries_survive_and_nonsense_does_not() {
@@ -187,6 +202,8 @@ mod tests {
             let entry = JournalEntry { at: UnixMillis(7), event };
             assert_eq!(decode(&encode(&entry)).unwrap(), entry);
         }
+        let tick = encode(&JournalEntry { at: UnixMillis(7), event: Event::Tick });
+        assert_eq!((decode_record(&tick).unwrap(), decode_instant(&tick).unwrap()), (None, UnixMillis(7)));
         assert!(decode(b"").is_err());
         assert!(decode(b"\x08\x01").is_err());
     }

@@ -1,5 +1,9 @@
 //! What operators are shown, for the wire: matrix, agents, decisions.
 
+mod forecast;
+
+pub use forecast::{forecast_from_wire, forecast_to_wire};
+
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::cell::{CarrierView, CellView, Share};
 use zerkalo_core::fold::{AgentState, Matrix, MatrixRow, NamedPicture};

@@ -24,6 +24,32 @@ async fn replay(journal: &Path) -> String {
     zerkalo(&["replay", &journal.to_string_lossy()]).await
 }
 
+/// The chain from a decision down to the packets is one, whether the collector is asked or its journal is read.
+async fn explains_the_same_live_and_from_the_journal(config: &str, journal: &Path, decisions: &str) {
+    let of_rotation = |line: &&str| line.contains("\"action\":\"rotate\"");
+    let rotation: serde_json::Value =
+        serde_json::from_str(decisions.lines().find(of_rotation).unwrap()).unwrap();
+    let id = rotation["id"].as_str().unwrap();
+    let journal = journal.to_string_lossy();
+    for format in ["table", "json"] {
+        let live = zerkalo(&["--config", config, "decisions", "explain", id, "-o", format]).await;
+        let read = zerkalo(&["decisions", "explain", id, "--journal", &journal, "-o", format]).await;
+        assert_eq!(live, read, "{format}");
+    }
+    let text = zerkalo(&["--config", config, "decisions", "explain", id]).await;
+    for part in ["measured (record ", "the control measured (record ", "signed by ", "  dns "] {
+        assert!(text.contains(part), "{part:?} in\n{text}");
+    }
+    let live = zerkalo(&["--config", config, "forecast", "--market", "kz"]).await;
+    assert!(live.contains("market kz: 1 lives seen"), "{live}");
+    // Time has passed since the last entry for none of them: a forecast is of the journal's last instant.
+    let shape = |text: &str| {
+        text.lines().map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let read = zerkalo(&["forecast", "--journal", &journal, "--market", "kz"]).await;
+    assert_eq!(shape(&live), shape(&read), "{live}\n{read}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_replayed_gives_the_decisions_of_the_live_collector() {
     let _stage = stage().await;
@@ -40,6 +66,8 @@ async fn a_journal_replayed_gives_the_decisions_of_the_live_collector() {
     assert_eq!(first, live, "the journal tells another story than the collector");
     assert_eq!(first.lines().count(), report.decisions.len());
     assert!(first.lines().any(|line| line.contains("\"action\":\"rotate\"")), "{first}");
+
+    explains_the_same_live_and_from_the_journal(&config, &dir.join("journal"), &first).await;
 
     // The journal goes on growing while the agents run: the decisions in it do not change.
     assert_eq!(replay(&dir.join("journal")).await, first);

@@ -32,6 +32,9 @@ impl Operator {
             attempts: delivery.attempts,
             last_error: delivery.last_error.clone().unwrap_or_default(),
             last_attempt_at_millis: delivery.last_attempt_at.map_or(0, |at| at.0),
+            next_attempt_at_millis: 0,
+            refusals: 0,
+            given_up_because: String::new(),
             configured: self.routes.iter().any(|route| route.executor == key.executor),
         }
     }

@@ -3,7 +3,9 @@
 use tonic::{Code as Grpc, Response, Status};
 use zerkalo_core::market::{Alert, OrderError};
 use zerkalo_core::words::{CarrierId, MarketId};
-use zerkalo_proto::operator::{active_to_wire, alert_to_wire, decision_to_wire, pool_mirror_to_wire};
+use zerkalo_proto::operator::{
+    active_to_wire, alert_to_wire, decision_to_wire, forecast_to_wire, pool_mirror_to_wire,
+};
 use zerkalo_proto::operator_v1 as wire;
 use zerkalo_proto::order::order_from_wire;
 
@@ -61,6 +63,21 @@ impl Operator {
             let frozen = markets.iter().filter(|market| fold.is_frozen(market));
             wire::ListPoolResponse { mirrors, frozen: frozen.map(ToString::to_string).collect() }
         }))
+    }
+
+    pub(super) fn forecasts(&self, market: &str) -> Result<wire::ForecastResponse, Status> {
+        let markets = match market {
+            "" => self.catalogue.markets().iter().map(|market| market.id.clone()).collect(),
+            market => vec![self.market(market)?],
+        };
+        let forecasts: Vec<_> =
+            self.engine.read(|fold| markets.iter().filter_map(|market| fold.forecast(market)).collect());
+        if forecasts.is_empty() && !market.is_empty() {
+            let detail =
+                format!("market {} has no policy; without one nothing is decided there", truncated(market));
+            return Err(self.refuse(Grpc::NotFound, "no_policy", detail));
+        }
+        Ok(wire::ForecastResponse { markets: forecasts.iter().map(forecast_to_wire).collect() })
     }
 
     pub(super) fn active(&self, market: &str, carrier: &str) -> Result<Option<wire::ActiveMirror>, Status> {

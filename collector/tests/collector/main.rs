@@ -7,6 +7,7 @@ mod backup;
 mod configuration;
 mod dns;
 mod enrollment;
+mod evidence;
 mod full_disk;
 mod interceptions;
 mod operators;
