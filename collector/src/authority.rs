@@ -8,13 +8,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, UnixMillis};
 
 /// Behind an agent's name in its certificate; no public name ends so.
 const AGENT_SUFFIX: &str = ".agent.zerkalo";
+/// Before the generation, in a certificate's organisational unit.
+const GENERATION_PREFIX: &str = "generation ";
 /// An agent's certificate is renewed by enrolling anew until there is renewal on the stream.
 const AGENT_CERTIFICATE_DAYS: u64 = 90;
 /// CA and server certificate: agents pin the CA, so nothing is gained by changing them more often than the machine.
@@ -56,6 +59,11 @@ impl Request {
         }
         CertificateSigningRequestParams::from_pem(pem).map(Self).map_err(AuthorityError::Request)
     }
+
+    /// Digest of the public key, as a certificate over it has it.
+    pub fn key(&self) -> Sha256 {
+        Sha256::of(&self.0.public_key.subject_public_key_info())
+    }
 }
 
 /// The CA, able to sign.
@@ -96,11 +104,14 @@ impl Authority {
     pub fn agent_certificate(
         &self,
         agent: &AgentId,
+        generation: u64,
         request: &Request,
         now: UnixMillis,
     ) -> Result<String, AuthorityError> {
         let name = format!("{agent}{AGENT_SUFFIX}");
         let mut params = params(&name, now, AGENT_CERTIFICATE_DAYS);
+        let unit = format!("{GENERATION_PREFIX}{generation}");
+        params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![alt_name(&name)?];
         let certificate =
@@ -109,14 +120,40 @@ impl Authority {
     }
 }
 
-/// The agent a certificate speaks for. Whether the chain holds is checked in the handshake, not here.
-pub fn agent_of(certificate_der: &[u8]) -> Option<AgentId> {
-    let (_, certificate) = X509Certificate::from_der(certificate_der).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::DNSName(name) => AgentId::parse(name.strip_suffix(AGENT_SUFFIX)?).ok(),
-        _ => None,
-    })
+/// What an agent's certificate says. Whether the chain holds is checked in the handshake, not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Papers {
+    pub agent: AgentId,
+    /// Rises with each certificate of the agent; 0 for those made before there were generations.
+    pub generation: u64,
+    /// Digest of its public key.
+    pub key: Sha256,
+    pub until: UnixMillis,
+}
+
+impl Papers {
+    /// Reads a certificate; `None` if it speaks for no agent.
+    pub fn read(certificate_der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate_der).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        let agent = names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::DNSName(name) => AgentId::parse(name.strip_suffix(AGENT_SUFFIX)?).ok(),
+            _ => None,
+        })?;
+        let units = certificate.subject().iter_organizational_unit();
+        let generation = units
+            .filter_map(|unit| unit.as_str().ok()?.strip_prefix(GENERATION_PREFIX)?.parse().ok())
+            .next()
+            .unwrap_or_default();
+        let until = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+        let key = Sha256::of(certificate.public_key().raw);
+        Some(Self { agent, generation, key, until: UnixMillis(until.saturating_mul(1_000)) })
+    }
+
+    /// Whether its time is over.
+    pub fn is_over(&self, now: UnixMillis) -> bool {
+        now > self.until
+    }
 }
 
 fn params(common_name: &str, now: UnixMillis, days: u64) -> CertificateParams {
@@ -154,9 +191,12 @@ mod tests {
         let pem = asked.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
         let agent = AgentId::parse("kz-kcell-00000001").unwrap();
         let request = Request::parse(&pem).unwrap();
-        let pem = authority.agent_certificate(&agent, &request, now).unwrap();
+        let pem = authority.agent_certificate(&agent, 7, &request, now).unwrap();
         let (_, der) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
-        assert_eq!(agent_of(&der.contents), Some(agent));
+        let papers = Papers::read(&der.contents).unwrap();
+        assert_eq!((&papers.agent, papers.generation, papers.key), (&agent, 7, request.key()));
+        assert_eq!(papers.until, now.plus_secs(AGENT_CERTIFICATE_DAYS * 86_400));
+        assert!(!papers.is_over(papers.until) && papers.is_over(papers.until.plus_secs(1)));
         assert!(!der.parse_x509().unwrap().is_ca());
         assert!(Request::parse("no request").is_err());
         assert!(Request::parse(&"x".repeat(REQUEST_LEN_MAX + 1)).is_err());

@@ -68,7 +68,7 @@ impl Enrollment {
         let enrolment = self.engine.enrol(claim).await.map_err(refused)?;
         let certificate_pem = self
             .authority
-            .agent_certificate(&enrolment.agent, &certificate_request, clock::now())
+            .agent_certificate(&enrolment.agent, 1, &certificate_request, clock::now())
             .map_err(|error| (Grpc::Internal, "certificate_failed", error.to_string()))?;
         let (carrier, access) = match &enrolment.station {
             Station::Field { carrier, access } => (Some(carrier), access.as_str()),

@@ -10,6 +10,7 @@ pub mod token;
 pub mod people;
 pub mod enrollment;
 pub mod vicinity;
+pub mod session;
 pub mod uplink;
 pub mod engine;
 pub mod journal;

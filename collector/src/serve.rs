@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::server::{Router, TcpIncoming};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_stream::Stream;
+use tonic::transport::server::{self, Router, TcpIncoming};
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use zerkalo_proto::agent_v1::enrollment_service_server::EnrollmentServiceServer;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkServiceServer;
 use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
@@ -31,6 +33,7 @@ use crate::metrics::{self, Metrics};
 use crate::operator::{Bearer, Operator};
 use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
+use crate::session::{self, SessionError};
 use crate::signal::{self, Signal, SignalTokens};
 use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
@@ -93,6 +96,8 @@ pub enum ServeError {
     },
     #[error("TLS cannot be set up from {SERVER_CERTIFICATE}, {SERVER_KEY} and {CA_CERTIFICATE}")]
     Tls(#[source] tonic::transport::Error),
+    #[error("TLS cannot be set up from {SERVER_CERTIFICATE}, {SERVER_KEY} and {CA_CERTIFICATE}")]
+    Sessions(#[source] SessionError),
     #[error("gRPC reflection cannot be set up")]
     Reflection(#[source] Box<tonic_reflection::server::Error>),
     #[error("the listener for {what} failed")]
@@ -179,8 +184,8 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         engine,
         stop,
         listeners: vec![
-            listen("agents", agents_router, agents, stopping.clone()),
-            listen("operators", operators_router, operators, stopping.clone()),
+            listen("agents", agents_router, session::accept(agents, tls.agents), stopping.clone()),
+            listen("operators", operators_router, by_tcp(operators), stopping.clone()),
             listen_metrics(metrics::routes(registry), scrapers, stopping),
         ],
         outbox,
@@ -270,6 +275,8 @@ impl Listeners {
 struct Tls {
     ca_pem: String,
     authority: Arc<Authority>,
+    /// How agents are listened to.
+    agents: Arc<rustls::ServerConfig>,
     identity: Identity,
 }
 
@@ -281,8 +288,10 @@ impl Tls {
         };
         let ca_pem = read(CA_CERTIFICATE)?;
         let authority = Authority::load(&ca_pem, &read(CA_KEY)?).map_err(ServeError::Authority)?;
-        let identity = Identity::from_pem(read(SERVER_CERTIFICATE)?, read(SERVER_KEY)?);
-        Ok(Self { ca_pem, authority: Arc::new(authority), identity })
+        let (certificate, key) = (read(SERVER_CERTIFICATE)?, read(SERVER_KEY)?);
+        let agents = session::server_config(&ca_pem, &certificate, &key).map_err(ServeError::Sessions)?;
+        let identity = Identity::from_pem(certificate, key);
+        Ok(Self { ca_pem, authority: Arc::new(authority), agents, identity })
     }
 }
 
@@ -302,12 +311,6 @@ struct Services<'a> {
 
 impl Services<'_> {
     async fn agents(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
-        let tls = ServerTlsConfig::new()
-            .identity(self.tls.identity.clone())
-            .client_ca_root(Certificate::from_pem(&self.tls.ca_pem))
-            // Enrolment comes without a certificate; the uplink demands one itself.
-            .client_auth_optional(true)
-            .timeout(HANDSHAKE_TIMEOUT);
         let catalogue = Arc::new(self.config.catalogue.clone());
         let enrollment = EnrollmentServiceServer::new(Enrollment {
             engine: self.engine.clone(),
@@ -327,7 +330,7 @@ impl Services<'_> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<EnrollmentServiceServer<Enrollment>>().await;
         health.set_serving::<UplinkServiceServer<Uplink>>().await;
-        Ok(server(tls)?.add_service(health_service).add_service(enrollment).add_service(uplink))
+        Ok(server().add_service(health_service).add_service(enrollment).add_service(uplink))
     }
 
     async fn operators(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
@@ -359,29 +362,35 @@ impl Services<'_> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| ServeError::Reflection(Box::new(error)))?;
-        Ok(server(tls)?.add_service(health_service).add_service(reflection).add_service(operator))
+        let mut server = server().tls_config(tls).map_err(ServeError::Tls)?;
+        Ok(server.add_service(health_service).add_service(reflection).add_service(operator))
     }
 }
 
-fn server(tls: ServerTlsConfig) -> Result<Server, ServeError> {
-    let server = Server::builder()
+fn server() -> Server {
+    Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .max_concurrent_streams(CONNECTION_STREAMS_MAX);
-    server.tls_config(tls).map_err(ServeError::Tls)
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
 }
 
 async fn bind(what: &'static str, key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { what, key, address, source })
 }
 
-fn listen(
+fn by_tcp(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+fn listen<IO>(
     what: &'static str,
     router: Router,
-    listener: TcpListener,
+    incoming: impl Stream<Item = io::Result<IO>> + Send + 'static,
     stopping: StopSignal,
-) -> JoinHandle<Result<(), ServeError>> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+) -> JoinHandle<Result<(), ServeError>>
+where
+    IO: AsyncRead + AsyncWrite + server::Connected + Unpin + Send + 'static,
+{
     tokio::spawn(async move {
         let stopped = async move { stopping.stopped().await };
         let served = router.serve_with_incoming_shutdown(incoming, stopped).await;

@@ -20,10 +20,12 @@ use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
 use zerkalo_proto::agent_v1::{StreamRequest, StreamResponse};
 use zerkalo_proto::code::status;
 
-use crate::authority;
+use crate::authority::Papers;
+use crate::clock;
 use crate::engine::Engine;
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
+use crate::session::Session;
 use crate::stop::StopSignal;
 use crate::vicinity::VicinityKey;
 use stream::Stream;
@@ -58,7 +60,8 @@ impl UplinkService for Uplink {
             status(Grpc::Unauthenticated, code, detail)
         })?;
         // Behind NAT the carrier's own.
-        let peer = request.remote_addr().map(|address| unwrap_embedded(address.ip()));
+        let session = request.extensions().get::<Session>();
+        let peer = session.and_then(|session| session.peer).map(|address| unwrap_embedded(address.ip()));
         Ok(Response::new(self.attend(agent, key, peer, request.into_inner())))
     }
 }
@@ -97,12 +100,21 @@ impl Uplink {
         &self,
         request: &Request<Streaming<StreamRequest>>,
     ) -> Result<(AgentId, PublicKey), (&'static str, String)> {
-        let certificates = request.peer_certs();
-        let leaf = certificates.as_ref().and_then(|chain| chain.first());
+        let session = request.extensions().get::<Session>();
+        let leaf = session.and_then(|session| session.leaf.as_ref());
         let leaf =
             leaf.ok_or(("certificate_missing", "enrol first, then connect with the certificate".to_owned()))?;
-        let agent = authority::agent_of(leaf)
+        let papers = Papers::read(leaf)
             .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
+        if papers.is_over(clock::now()) {
+            let detail = format!(
+                "the certificate's time was over at {}; the agent gets another by its record key, by itself; one \
+                 that does not is too old: enrol it anew with a new token",
+                papers.until
+            );
+            return Err(("certificate_expired", detail));
+        }
+        let agent = papers.agent;
         match self
             .engine
             .read(|fold| fold.agents().get(&agent).map(|known| (known.revoked, known.enrolment.key)))

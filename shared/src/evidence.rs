@@ -84,6 +84,11 @@ impl PublicKey {
         hex::encode(self.to_bytes())
     }
 
+    /// Checks a signature over bytes that begin with a domain of their own.
+    pub(crate) fn verify(&self, bytes: &[u8], signature: &[u8; 64]) -> Result<(), BadSignature> {
+        self.verify_strict(bytes, signature)
+    }
+
     fn verify_strict(&self, bytes: &[u8], signature: &[u8; 64]) -> Result<(), BadSignature> {
         self.0.verify_strict(bytes, &Signature::from_bytes(signature)).map_err(|_| BadSignature)
     }
@@ -102,6 +107,11 @@ impl SecretKey {
     /// The 32 bytes, to be kept in a file only its owner reads.
     pub fn to_bytes(&self) -> [u8; 32] {
         self.0.to_bytes()
+    }
+
+    /// Signs bytes that begin with a domain of their own.
+    pub(crate) fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign(bytes).to_bytes()
     }
 
     /// The public half.
