@@ -117,7 +117,7 @@ impl Uplink {
         let agent = papers.agent;
         match self
             .engine
-            .read(|fold| fold.agents().get(&agent).map(|known| (known.revoked, known.enrolment.key)))
+            .read(|fold| fold.agents().get(&agent).map(|known| (!known.has_say(), known.enrolment.key)))
         {
             Some((false, key)) => Ok((agent, key)),
             Some((true, _)) => {

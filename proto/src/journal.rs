@@ -3,7 +3,9 @@
 use prost::Message;
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::{PublicKey, SignedRecord};
+use zerkalo_core::identity::{Certified, Standing, StandingChange};
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
+use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
 use crate::evidence::{list_from_wire, list_to_wire, record_from_wire, record_to_wire};
@@ -39,6 +41,20 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
             asn: whereabouts.asn.unwrap_or_default(),
             vicinity: whereabouts.vicinity.map(|Vicinity(digest)| digest.to_vec()).unwrap_or_default(),
         }),
+        Event::Standing(change) => Wire::Standing(wire::StandingChanged {
+            agent: change.agent.to_string(),
+            standing: change.standing.as_str().to_owned(),
+            author: change.author.clone(),
+            reason: change.reason.clone(),
+        }),
+        Event::Certified(certified) => Wire::Certified(wire::Certified {
+            agent: certified.agent.to_string(),
+            generation: certified.generation,
+            key_sha256: certified.key.0.to_vec(),
+        }),
+        Event::Shown { agent, generation } => {
+            Wire::Shown(wire::Shown { agent: agent.to_string(), generation: *generation })
+        }
     };
     wire::JournalEntry { at_millis: entry.at.0, event: Some(event) }.encode_to_vec()
 }
@@ -79,6 +95,19 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
                 vicinity: vicinity(&observed.vicinity)?,
             },
         },
+        Wire::Standing(change) => Event::Standing(StandingChange {
+            agent: agent(&change.agent)?,
+            standing: Standing::parse(&change.standing)
+                .ok_or_else(|| DecodeError::invalid("standing", &change.standing))?,
+            author: change.author,
+            reason: change.reason,
+        }),
+        Wire::Certified(certified) => Event::Certified(Certified {
+            agent: agent(&certified.agent)?,
+            generation: certified.generation,
+            key: digest("key_sha256", &certified.key_sha256)?,
+        }),
+        Wire::Shown(shown) => Event::Shown { agent: agent(&shown.agent)?, generation: shown.generation },
     };
     Ok(JournalEntry { at: UnixMillis(entry.at_millis), event })
 }
@@ -148,6 +177,10 @@ fn agent(text: &str) -> Result<AgentId, DecodeError> {
     AgentId::parse(text).map_err(|_| DecodeError::invalid("agent", text))
 }
 
+fn digest(field: &'static str, bytes: &[u8]) -> Result<Sha256, DecodeError> {
+    bytes.try_into().map(Sha256).map_err(|_| DecodeError::invalid(field, format!("{} bytes", bytes.len())))
+}
+
 fn key(field: &'static str, bytes: &[u8]) -> Result<PublicKey, DecodeError> {
     PublicKey::from_bytes(bytes).map_err(|bad| DecodeError::invalid(field, bad))
 }
@@ -198,6 +231,14 @@ mod tests {
                 whereabouts: Whereabouts { asn: Some(8_359), vicinity: Some(Vicinity([1; 8])) },
             },
             Event::Observed { agent: id.clone(), whereabouts: Whereabouts::default() },
+            Event::Standing(StandingChange {
+                agent: id.clone(),
+                standing: Standing::Locked,
+                author: String::new(),
+                reason: "two boxes".into(),
+            }),
+            Event::Certified(Certified { agent: id.clone(), generation: 3, key: Sha256([4; 32]) }),
+            Event::Shown { agent: id.clone(), generation: 3 },
         ] {
             let entry = JournalEntry { at: UnixMillis(7), event };
             assert_eq!(decode(&encode(&entry)).unwrap(), entry);

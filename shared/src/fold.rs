@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod doubt;
+mod identities;
 mod judging;
 mod markets;
 mod orders;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use crate::admission::ChainHead;
 use crate::cell::{Cell, CellPolicy};
 use crate::evidence::SignedList;
+use crate::identity::{Generations, Standing};
 use crate::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
 use crate::ledger::Ledger;
 use crate::market::{Alert, Decision};
@@ -51,7 +53,13 @@ const EVIDENCE_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentState {
     pub enrolment: Enrolment,
-    pub revoked: bool,
+    pub standing: Standing,
+    /// When its standing changed last, and why; empty while it never did.
+    pub standing_since: UnixMillis,
+    pub standing_reason: String,
+    /// Its certificates.
+    pub generations: Generations,
+    pub enrolled_at: UnixMillis,
     pub head: ChainHead,
     /// Records admitted.
     pub records: u64,
@@ -147,6 +155,15 @@ impl Fold {
             }
             Event::Enrolled(enrolment) => self.enrol(enrolment),
             Event::Revoked(agent) => self.revoke(agent),
+            Event::Standing(change) => return self.change_standing(change),
+            Event::Certified(certified) => {
+                self.note_certified(certified);
+                return Outcome::default();
+            }
+            Event::Shown { agent, generation } => {
+                self.note_shown(agent, *generation);
+                return Outcome::default();
+            }
             Event::List { list, operator } => {
                 if let Ok(opened) = list.open(operator) {
                     self.put_list(list.clone(), opened);
@@ -232,27 +249,6 @@ impl Fold {
     /// Carriers and markets in force.
     pub fn catalogue(&self) -> &crate::catalogue::Catalogue {
         self.settings.catalogue()
-    }
-
-    fn enrol(&mut self, enrolment: &Enrolment) {
-        let state = AgentState {
-            enrolment: enrolment.clone(),
-            revoked: false,
-            head: ChainHead::default(),
-            records: 0,
-            last_record_at: None,
-            whereabouts: Whereabouts::default(),
-            clock_ahead_millis: None,
-        };
-        self.agents.insert(enrolment.agent.clone(), state);
-    }
-
-    fn revoke(&mut self, agent: &AgentId) {
-        if let Some(state) = self.agents.get_mut(agent) {
-            state.revoked = true;
-        }
-        self.with_cells(|cell, policy| cell.forget(agent, policy));
-        self.docket.forget(agent);
     }
 
     /// What is known of a mirror ends when the list drops it or gives it another URL.

@@ -3,8 +3,12 @@
 //!
 //! Every proof covers the session it is made in (RFC 5705), so that on another connection it is worth nothing.
 
+use serde::{Deserialize, Serialize};
+
 use crate::evidence::{BadSignature, PublicKey, SecretKey};
 use crate::target::Sha256;
+use crate::verdict::words;
+use crate::words::{AgentId, UnixMillis};
 
 /// Names the value that both ends of a TLS session derive for proofs.
 pub const BINDING_LABEL: &[u8] = b"EXPORTER-zerkalo-identity";
@@ -134,9 +138,140 @@ pub fn token_key(secret: &str) -> SecretKey {
     SecretKey::from_bytes(&Sha256::of(&[TOKEN_KEY_DOMAIN, secret.as_bytes()].concat()).0)
 }
 
+words!(
+    /// What an agent's word is worth.
+    Standing {
+        Good = "good",
+        /// Two boxes seem to use its name: nobody knows which of them speaks, until a person unlocks it.
+        Locked = "locked",
+        /// For ever.
+        Revoked = "revoked",
+    }
+);
+
+impl Standing {
+    /// The standing of that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|standing| standing.as_str() == text)
+    }
+}
+
+/// An agent's standing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingChange {
+    pub agent: AgentId,
+    pub standing: Standing,
+    /// Who ordered it; empty: the collector by itself.
+    pub author: String,
+    pub reason: String,
+}
+
+/// An agent gets a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certified {
+    pub agent: AgentId,
+    pub generation: u64,
+    /// Digest of the certificate's public key.
+    pub key: Sha256,
+}
+
+/// An agent's certificates so far: each has a generation, and each generation one key. A box that shows an older one
+/// after a newer one was shown is a copy, or one was made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Generations {
+    /// Of the last certificate made; 0: none since there are generations.
+    pub current: u64,
+    /// Of that certificate, where known.
+    pub key: Option<Sha256>,
+    pub issued_at: UnixMillis,
+    /// The highest that was shown.
+    pub shown: u64,
+}
+
+/// What a certificate shown tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Known,
+    /// It is shown for the first time.
+    New,
+    /// It is newer than any known: this collector forgot some.
+    Ahead,
+    /// Another box had this generation, or was beyond it.
+    Twice,
+}
+
+/// A generation was asked for by two boxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Twice;
+
+impl Generations {
+    /// Looks at a certificate that a box shows.
+    pub fn look(&self, generation: u64, key: &Sha256) -> Shown {
+        if generation > self.current {
+            return Shown::Ahead;
+        }
+        if generation == self.current {
+            return match self.key {
+                Some(known) if known != *key => Shown::Twice,
+                _ if self.shown < generation => Shown::New,
+                _ => Shown::Known,
+            };
+        }
+        // The answer with the newer one may have been lost.
+        let may_lack_newer = self.shown < self.current && generation + 1 == self.current;
+        if may_lack_newer { Shown::Known } else { Shown::Twice }
+    }
+
+    /// The generation of a certificate over `key`, for a box that holds generation `held`. Asked again for the same key it
+    /// is the same: the answer may have been lost.
+    pub fn next(&self, held: u64, key: &Sha256) -> Result<u64, Twice> {
+        if held >= self.current {
+            return Ok(held.saturating_add(1));
+        }
+        let is_same = held + 1 == self.current && self.key == Some(*key);
+        if is_same { Ok(self.current) } else { Err(Twice) }
+    }
+
+    /// Notes a certificate made.
+    pub fn issue(&mut self, generation: u64, key: Sha256, at: UnixMillis) {
+        if generation >= self.current {
+            (self.current, self.key, self.issued_at) = (generation, Some(key), at);
+        }
+    }
+
+    /// Notes a certificate shown.
+    pub fn show(&mut self, generation: u64) {
+        self.shown = self.shown.max(generation);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_generation_has_one_key_and_none_comes_back() {
+        let key = |n: u8| Sha256([n; 32]);
+        let mut made = Generations::default();
+        // Enrolled before there were generations: whatever it holds is its own.
+        assert_eq!(made.look(0, &key(1)), Shown::Known);
+        assert_eq!(made.next(0, &key(2)), Ok(1));
+        made.issue(1, key(2), UnixMillis(5));
+        // The answer was lost: the same key gets the same, another box's does not.
+        assert_eq!((made.next(0, &key(2)), made.next(0, &key(3))), (Ok(1), Err(Twice)));
+        assert_eq!(made.look(0, &key(1)), Shown::Known);
+        assert_eq!((made.look(1, &key(2)), made.look(1, &key(3))), (Shown::New, Shown::Twice));
+        made.show(1);
+        assert_eq!((made.look(1, &key(2)), made.look(0, &key(1))), (Shown::Known, Shown::Twice));
+        assert_eq!(made.next(1, &key(4)), Ok(2));
+        made.issue(2, key(4), UnixMillis(6));
+        assert_eq!((made.look(1, &key(2)), made.look(0, &key(1))), (Shown::Known, Shown::Twice));
+        assert_eq!(made.next(0, &key(9)), Err(Twice));
+        // A collector that was restored from an older backup takes what its own CA signed since.
+        assert_eq!((made.look(7, &key(5)), made.next(7, &key(6))), (Shown::Ahead, Ok(8)));
+        made.issue(1, key(9), UnixMillis(7));
+        assert_eq!((made.current, made.key), (2, Some(key(4))), "time does not run backwards");
+    }
 
     #[test]
     fn a_proof_holds_for_nothing_else() {

@@ -8,6 +8,7 @@
 
 use crate::admission::RejectionCode;
 use crate::evidence::{PublicKey, SignedList, SignedRecord};
+use crate::identity::{Certified, StandingChange};
 use crate::market::Order;
 use crate::record::ProbeRecord;
 use crate::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
@@ -43,7 +44,7 @@ pub enum Event {
     Settings(SettingsText),
     /// An agent joined, or joined anew.
     Enrolled(Enrolment),
-    /// An agent's word no longer counts.
+    /// An agent's word no longer counts: as a [`Event::Standing`] without author and reason.
     Revoked(AgentId),
     /// The operator signed a new list, checked against this key.
     List { list: SignedList, operator: PublicKey },
@@ -57,6 +58,12 @@ pub enum Event {
     Observed { agent: AgentId, whereabouts: Whereabouts },
     /// A person ordered something, checked by the fold.
     Ordered(Order),
+    /// An agent was locked, unlocked or revoked.
+    Standing(StandingChange),
+    /// An agent gets a certificate.
+    Certified(Certified),
+    /// An agent's certificate was shown for the first time.
+    Shown { agent: AgentId, generation: u64 },
 }
 
 /// What is kept of the address that a stream comes from.

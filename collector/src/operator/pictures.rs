@@ -30,7 +30,7 @@ impl Operator {
             let fits = |(id, agent): &(&AgentId, &AgentState)| {
                 let is_meant =
                     if named.is_empty() { measures(fold, agent, mirror) } else { named.contains(*id) };
-                is_meant && !agent.revoked && self.connected.has(id)
+                is_meant && agent.has_say() && self.connected.has(id)
             };
             let wish = |(id, _): (&AgentId, &AgentState)| Wish {
                 agent: id.clone(),

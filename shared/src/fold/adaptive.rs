@@ -100,7 +100,7 @@ impl Fold {
             let Station::Field { carrier, .. } = &state.enrolment.station else { continue };
             let heard = state
                 .last_record_at
-                .filter(|last| !state.revoked && self.at.since_millis(*last) <= VISITOR_SILENT_SECS * 1_000);
+                .filter(|last| state.has_say() && self.at.since_millis(*last) <= VISITOR_SILENT_SECS * 1_000);
             let Some(heard) = heard else { continue };
             let of_owner = boxes.entry((carrier, &state.enrolment.owner)).or_insert((heard, agent));
             *of_owner = (heard, agent).max(*of_owner);

@@ -132,7 +132,7 @@ impl Fold {
         }
         let measured = self.place_in_time(agent, hash, facts);
         // Who was revoked may still have a stream open; its records count for nothing.
-        let known = self.agents.get(agent).filter(|agent| !agent.revoked);
+        let known = self.agents.get(agent).filter(|agent| agent.has_say());
         match known.map(|agent| agent.enrolment.station.clone()) {
             // A control within a carrier's network is none.
             Some(Station::Control) if self.elsewhere(agent).is_some() => {}
@@ -264,7 +264,7 @@ impl Fold {
     fn is_word_missing(&self, waiting: &Waiting, heard: &[&Measured]) -> bool {
         let is_at_work = |agent: &super::AgentState| {
             let last = agent.last_record_at.unwrap_or_default();
-            !agent.revoked
+            agent.has_say()
                 && agent.enrolment.station == Station::Control
                 && agent.elsewhere(self.settings.catalogue()).is_none()
                 && self.at.since_millis(last) <= CONTROL_SILENT_SECS * 1_000
@@ -319,7 +319,7 @@ impl Fold {
     }
 
     fn observe(&mut self, waiting: &Waiting, mirror: &MirrorId, verdict: Verdict) {
-        let Some(agent) = self.agents.get(&waiting.measured.agent).filter(|agent| !agent.revoked) else {
+        let Some(agent) = self.agents.get(&waiting.measured.agent).filter(|agent| agent.has_say()) else {
             return;
         };
         let Station::Field { carrier, access } = &agent.enrolment.station else { return };

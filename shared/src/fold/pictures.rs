@@ -71,7 +71,7 @@ impl Fold {
 
     pub(super) fn note_picture(&mut self, agent: &AgentId, record: Sha256, facts: &ProbeRecord) {
         let (Some(mirror), Some(screenshot)) = (&facts.mirror, &facts.screenshot) else { return };
-        if self.agents.get(agent).is_none_or(|agent| agent.revoked) {
+        if self.agents.get(agent).is_none_or(|agent| !agent.has_say()) {
             return;
         }
         let mut screenshot = screenshot.clone();

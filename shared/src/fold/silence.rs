@@ -124,7 +124,7 @@ impl Fold {
     /// Owners heard in the last hour, by carrier.
     fn heard_of_late(&self) -> BTreeMap<CarrierId, Heard> {
         let mut heard: BTreeMap<CarrierId, Heard> = BTreeMap::new();
-        for agent in self.agents.values().filter(|agent| !agent.revoked) {
+        for agent in self.agents.values().filter(|agent| agent.has_say()) {
             let Station::Field { carrier, .. } = &agent.enrolment.station else { continue };
             let last = agent.last_record_at.filter(|last| last.plus_secs(ACTIVE_SECS) > self.at);
             let is_elsewhere = agent.elsewhere(self.settings.catalogue()).is_some();
@@ -147,7 +147,7 @@ impl Fold {
     fn hears_a_control(&self, since: UnixMillis) -> bool {
         let controls = self.agents.values().filter(|agent| agent.enrolment.station == Station::Control);
         controls
-            .filter(|agent| !agent.revoked)
+            .filter(|agent| agent.has_say())
             .any(|agent| agent.last_record_at.is_some_and(|last| last >= since))
     }
 

@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod controls;
+mod identities;
 mod pools;
 mod replay;
 mod silence;

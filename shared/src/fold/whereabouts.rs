@@ -18,7 +18,7 @@ impl Fold {
     /// Agents with a say that stand elsewhere.
     pub fn count_elsewhere(&self) -> usize {
         let catalogue = self.settings.catalogue();
-        let heard = self.agents.values().filter(|agent| !agent.revoked);
+        let heard = self.agents.values().filter(|agent| agent.has_say());
         heard.filter(|agent| agent.elsewhere(catalogue).is_some()).count()
     }
 

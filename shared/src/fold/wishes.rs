@@ -95,7 +95,7 @@ impl Fold {
                 let is_there = |own: &CarrierId| own == other;
                 let on_carrier =
                     matches!(&state.enrolment.station, Station::Field { carrier, .. } if is_there(carrier));
-                on_carrier && !state.revoked && state.elsewhere(self.settings.catalogue()).is_none()
+                on_carrier && state.has_say() && state.elsewhere(self.settings.catalogue()).is_none()
             });
             let heard = boxes.filter_map(|(agent, state)| Some((state.last_record_at?, agent)));
             heard.max().map(|(_, agent)| agent.clone())
@@ -114,7 +114,7 @@ impl Fold {
         let now = self.at;
         let visitors = self.visitors_by_market(mirror);
         for (agent, state) in &self.agents {
-            let is_heard = !state.revoked && state.elsewhere(self.settings.catalogue()).is_none();
+            let is_heard = state.has_say() && state.elsewhere(self.settings.catalogue()).is_none();
             let market = match &state.enrolment.station {
                 Station::Field { carrier, .. } => {
                     self.settings.catalogue().carrier(carrier).map(|known| &known.market)

@@ -21,6 +21,8 @@ words!(
         Unblocked = "unblocked",
         /// A decision waits for people.
         ApprovalNeeded = "approval_needed",
+        /// Two boxes use one agent's name.
+        AgentLocked = "agent_locked",
     }
 );
 
