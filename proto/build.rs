@@ -18,6 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let bytes = descriptors.encode_to_vec();
     std::fs::write(out.join("descriptors.bin"), &bytes)?;
+    let services = descriptors.file.iter().filter(|file| file.package() == "zerkalo.operator.v1");
+    let methods = services.flat_map(|file| &file.service).flat_map(|service| &service.method);
+    let calls: Vec<&str> = methods.map(|method| method.name()).collect();
+    std::fs::write(out.join("operator_calls.rs"), format!("&{calls:?}"))?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&bytes)?

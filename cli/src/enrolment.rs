@@ -12,23 +12,35 @@ use zerkalo_core::words::{Access, CarrierId, OwnerId};
 use zerkalo_proto::operator_v1 as wire;
 
 use crate::client::{Service, answer};
+use crate::operator::Operator;
+use crate::people;
 use crate::table::{Format, draw, instant, or_dash, print, print_json};
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
 pub enum Tokens {
-    /// Make a one-time enrolment token for one box.
+    /// Make a token: for a box to enrol with once (--owner), or for a person to ask with (--name, --scope).
     Create(Create),
+    /// List who may ask: people's tokens, never their text.
+    Ls {
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Take a person's token away.
+    Revoke {
+        /// As `zerkalo tokens ls` shows it.
+        name: String,
+    },
 }
 
-/// A token for one box.
+/// A token for one box, or for one person.
 #[derive(Debug, Args)]
 pub struct Create {
     /// The person who hosts the box: one vote, however many boxes.
-    #[arg(long, value_name = "OWNER")]
-    owner: OwnerId,
+    #[arg(long, value_name = "OWNER", required_unless_present = "scope")]
+    owner: Option<OwnerId>,
     /// The carrier the box sits behind, such as kz-kcell.
-    #[arg(long, value_name = "CARRIER", requires = "access", required_unless_present = "control")]
+    #[arg(long, value_name = "CARRIER", requires = "access", required_unless_present_any = ["control", "scope"])]
     carrier: Option<CarrierId>,
     /// How the box reaches it: fixed or mobile.
     #[arg(long, value_name = "ACCESS", requires = "carrier", value_parser = access)]
@@ -39,7 +51,17 @@ pub struct Create {
     /// How long the token can be used.
     #[arg(long, value_name = "SECS", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(60..=2_592_000))]
     valid_secs: u32,
-    /// Write the token to this new file, readable by you alone, instead of printing it.
+    /// A person's name, under which their orders are journaled, such as anna.
+    #[arg(long, value_name = "NAME", requires = "scope")]
+    name: Option<String>,
+    /// How far the person's token reaches.
+    #[arg(long, value_enum, value_name = "SCOPE", requires = "name",
+          conflicts_with_all = ["owner", "carrier", "access", "control"])]
+    scope: Option<people::Scope>,
+    /// How long a person's token is good.
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=365))]
+    days: u32,
+    /// Write to this new file, readable by you alone, instead of printing: the box's token, or the person's operator.toml.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
@@ -56,12 +78,28 @@ pub enum Agents {
     },
 }
 
-/// Makes a token and hands it over.
-pub async fn tokens(service: &mut Service, Tokens::Create(create): Tokens) -> Result<()> {
+/// Carries out one command about tokens.
+pub async fn tokens(service: &mut Service, operator: &Operator, command: Tokens) -> Result<()> {
+    match command {
+        Tokens::Create(create) => match (&create.name, create.scope) {
+            (Some(name), Some(scope)) => {
+                let Create { days, out, format, .. } = &create;
+                let (days, format, out) = (*days, *format, out.as_deref());
+                people::create(service, operator, &people::Asked { name, scope, days, out, format }).await
+            }
+            _ => box_token(service, create).await,
+        },
+        Tokens::Ls { format } => people::list(service, format).await,
+        Tokens::Revoke { name } => people::revoke(service, &name).await,
+    }
+}
+
+/// Makes a box's token and hands it over.
+async fn box_token(service: &mut Service, create: Create) -> Result<()> {
     // The file comes first: a token that cannot be written down would be lost.
     let file = create.out.as_deref().map(new_secret_file).transpose()?;
     let request = wire::CreateTokenRequest {
-        owner: create.owner.to_string(),
+        owner: create.owner.as_ref().map(OwnerId::to_string).unwrap_or_default(),
         carrier: create.carrier.as_ref().map(CarrierId::to_string).unwrap_or_default(),
         access: create.access.map(|access| access.to_string()).unwrap_or_default(),
         control: create.control,
@@ -154,7 +192,8 @@ fn access(text: &str) -> Result<Access, String> {
     text.parse().map_err(|error: zerkalo_core::words::WordError| error.to_string())
 }
 
-fn new_secret_file(path: &Path) -> Result<File> {
+/// A file that must be new, for its owner's eyes.
+pub fn new_secret_file(path: &Path) -> Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(|| {
         format!("cannot create {}; the file must be new, in a directory you may write", path.display())
     })

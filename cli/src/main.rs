@@ -12,6 +12,8 @@ use clap::{Parser, Subcommand};
 mod operator;
 mod client;
 mod enrolment;
+mod people;
+mod audit;
 mod mirrors;
 mod matrix;
 mod decisions;
@@ -47,9 +49,12 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// One-time enrolment tokens for boxes.
+    /// Tokens: one-time ones for boxes to enrol with, lasting ones for people to ask with.
     #[command(subcommand)]
     Tokens(enrolment::Tokens),
+    /// Who changed what: a log whose lines are chained to one another.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// The boxes enrolled.
     #[command(subcommand)]
     Agents(enrolment::Agents),
@@ -131,6 +136,7 @@ fn main() -> ExitCode {
         Command::Decisions(decisions::Decisions::Explain(args)) if args.journal.is_some() => {
             decisions::explain_offline(&args)
         }
+        Command::Audit(audit::Audit::Verify(args)) if args.file.is_some() => audit::verify_offline(&args),
         asking => ask(config, asking),
     };
     match done {
@@ -157,7 +163,8 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
     runtime.block_on(async {
         let service = &mut client::connect(&operator).await?;
         match command {
-            Command::Tokens(command) => enrolment::tokens(service, command).await,
+            Command::Tokens(command) => enrolment::tokens(service, &operator, command).await,
+            Command::Audit(command) => audit::audit(service, command).await,
             Command::Agents(command) => enrolment::agents(service, command).await,
             Command::Mirrors(command) => mirrors::mirrors(service, &operator, command).await,
             Command::Matrix(args) => matrix::matrix(service, args).await,

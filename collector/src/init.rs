@@ -229,8 +229,8 @@ mod tests {
         let operator = fs::read_to_string(dir.path().join(OPERATOR_FILE)).unwrap();
         let operator: toml::Table = operator.parse().unwrap();
         let api_token = operator["api_token"].as_str().unwrap();
-        let bearer = config.operators.people.bearer(api_token).unwrap();
-        assert_eq!(bearer.0, "operator");
+        let (bearer, digest) = &config.operators.people.0[0];
+        assert_eq!((bearer.0.as_str(), *digest), ("operator", Sha256::of(api_token.as_bytes())));
         let key: [u8; 32] =
             hex::decode(operator["signing_key"].as_str().unwrap()).unwrap().try_into().unwrap();
         assert_eq!(SecretKey::from_bytes(&key).public(), config.operator_key);

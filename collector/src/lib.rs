@@ -8,6 +8,8 @@ pub mod lock;
 pub mod authority;
 pub mod token;
 pub mod people;
+pub mod access;
+pub mod gate;
 pub mod enrollment;
 pub mod vicinity;
 pub mod session;

@@ -1,12 +1,16 @@
 //! What operators ask: tokens, agents, mirror lists, the matrix, decisions; and what they order.
 //!
-//! Every call bears an operator's token, which tells who it is. Nothing here can sign a list: that takes the operator's key, which the collector
+//! Every call comes through the gate, which tells who it is. Every change goes into the audit log before it is made; one
+//! that is refused after all is followed by a line that says so. Nothing here can sign a list: that takes the operator's key, which the collector
 //! never has.
 
+mod audit;
 mod deliveries;
 mod evidence;
 mod interceptions;
+mod lists;
 mod orders;
+mod people;
 mod pictures;
 mod signals;
 
@@ -19,26 +23,25 @@ use tokio::task::block_in_place;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::evidence::{PublicKey, SignedList};
+use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::market::Decision;
-use zerkalo_core::target::MirrorList;
-use zerkalo_core::words::{Access, CarrierId, MarketId, OwnerId, Station};
+use zerkalo_core::words::{Access, CarrierId, OwnerId, Station};
 use zerkalo_proto::code::status;
-use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
+use zerkalo_proto::evidence::list_to_wire;
 use zerkalo_proto::operator::{agent_to_wire, decision_to_wire, evidence_to_wire, matrix_to_wire};
 use zerkalo_proto::operator_v1::operator_service_server::OperatorService;
 use zerkalo_proto::operator_v1::{self as wire};
 
+use crate::access::{self, Bearing};
 use crate::clock;
-use crate::engine::{ChangeRefusal, Engine, OpenedList};
+use crate::engine::{ChangeRefusal, Engine};
 use crate::executor::Route;
 use crate::journal::Archive;
 use crate::metrics::{Metrics, count};
 use crate::outbox::Bell;
-use crate::people::{People, Person};
 use crate::pictures::Pictures;
 use crate::signal::SignalTokens;
-use crate::state::{State, Topic};
+use crate::state::{State, StateError, Topic};
 use crate::stop::StopSignal;
 use crate::token::{Token, TokenSecret};
 use crate::uplink::Connected;
@@ -53,10 +56,10 @@ const TOKEN_SECS_DEFAULT: u32 = 86_400;
 const DECISIONS_MAX: u32 = 1_000;
 /// Bytes of decisions in one answer: clients read 4 MiB.
 const DECISIONS_LEN_MAX: usize = 1_500_000;
-/// Largest list, in bytes: agents read messages of 4 MiB, and 1,000 mirrors of the usual size need a quarter of it.
-const LIST_LEN_MAX: usize = 2 * 1024 * 1024;
 /// A watcher gets no more than five changes a second, however fast records come.
 const WATCH_WAIT_MIN: Duration = Duration::from_millis(200);
+/// A watcher's token is looked at again after this, whatever changes: it may have expired.
+const WATCH_AGAIN: Duration = Duration::from_secs(60);
 
 /// The operator service.
 #[derive(Clone)]
@@ -68,6 +71,7 @@ pub struct Operator {
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
     pub connected: Connected,
+    pub access: Arc<access::Access>,
     pub signals: Arc<SignalTokens>,
     pub signal_listen: Option<SocketAddr>,
     pub routes: Arc<[Route]>,
@@ -79,33 +83,13 @@ pub struct Operator {
     pub stopping: StopSignal,
 }
 
-/// Lets only bearers of an operator's token in, and notes who it is.
-#[derive(Clone)]
-pub struct Bearer {
-    pub people: People,
-    pub metrics: Arc<Metrics>,
-}
-
-impl tonic::service::Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let value = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| value.strip_prefix("Bearer "));
-        if let Some(person) = token.and_then(|token| self.people.bearer(token)).cloned() {
-            request.extensions_mut().insert(person);
-            return Ok(request);
-        }
-        count(&self.metrics.requests_refused, "unauthenticated");
-        let detail = "the API token is missing or wrong; see api_token in operator.toml";
-        Err(status(Grpc::Unauthenticated, "unauthenticated", detail))
-    }
-}
-
 #[tonic::async_trait]
 impl OperatorService for Operator {
     async fn create_token(
         &self,
         request: Request<wire::CreateTokenRequest>,
     ) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let bearing = bearing(&request)?;
         let request = request.into_inner();
         let owner = OwnerId::parse(&request.owner).map_err(|error| self.bad(error.to_string()))?;
         let station = self.station(&request)?;
@@ -118,9 +102,11 @@ impl OperatorService for Operator {
         let secret = TokenSecret::generate();
         let expires_at = clock::now().plus_secs(secs.into());
         let token = Token { owner, station, expires_at, used_by: None };
-        block_in_place(|| self.state.put_token(&secret.digest(), &token)).map_err(|error| {
-            if error.is_full() { self.not_changed(&ChangeRefusal::StorageFull) } else { self.failed(&error) }
-        })?;
+        let (carrier, access) = (request.carrier, request.access);
+        let about = vec![("owner", token.owner.to_string()), ("carrier", carrier), ("access", access)];
+        let act = bearing.act("token.create", about);
+        block_in_place(|| self.state.put_new_token(&secret.digest(), &token, &act))
+            .map_err(|error| self.not_kept(&error))?;
         let text = secret.token_text(&self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
         tracing::info!(owner = %token.owner, station = ?token.station, %expires_at, "made a token");
         Ok(Response::new(wire::CreateTokenResponse { token: text, expires_at_millis: expires_at.0 }))
@@ -141,24 +127,8 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::PutMirrorListRequest>,
     ) -> Result<Response<wire::PutMirrorListResponse>, Status> {
-        let list = request.into_inner().list.ok_or_else(|| self.bad("no list was sent"))?;
-        let signed = list_from_wire(list).map_err(|error| self.bad(error.to_string()))?;
-        let list = signed.open(&self.operator_key).map_err(|error| {
-            use zerkalo_core::evidence::ListError;
-            match error {
-                ListError::Signature { .. } => {
-                    self.refuse(Grpc::PermissionDenied, "bad_signature", error.to_string())
-                }
-                ListError::Malformed(source) => self.bad(format!("the list cannot be read: {source}")),
-                ListError::Target(source) => {
-                    self.refuse(Grpc::InvalidArgument, "bad_list", source.to_string())
-                }
-            }
-        })?;
-        self.check_list(&signed, &list)?;
-        let opened = OpenedList { signed, list, operator: self.operator_key };
-        let version = self.engine.put_list(opened).await.map_err(|refusal| self.not_changed(&refusal))?;
-        tracing::info!(version, "a mirror list is in force");
+        let bearing = bearing(&request)?;
+        let version = self.put_list(&bearing, request.into_inner()).await?;
         Ok(Response::new(wire::PutMirrorListResponse { version }))
     }
 
@@ -181,15 +151,16 @@ impl OperatorService for Operator {
 
     async fn watch_matrix(
         &self,
-        _: Request<wire::WatchMatrixRequest>,
+        request: Request<wire::WatchMatrixRequest>,
     ) -> Result<Response<Self::WatchMatrixStream>, Status> {
+        let bearing = bearing(&request)?;
         // One in flight: a slow watcher gets fewer matrices, each of them fresh.
         let (matrices, outbound) = mpsc::channel(1);
         let operator = self.clone();
         tokio::spawn(async move {
             let look = |operator: &Self| Ok(SameRows(operator.matrix()));
             let wrap = |SameRows(matrix)| wire::WatchMatrixResponse { matrix: Some(matrix) };
-            operator.watch(matrices, look, wrap).await;
+            operator.watch(bearing, matrices, look, wrap).await;
         });
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
@@ -269,7 +240,7 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::GiveOrderRequest>,
     ) -> Result<Response<wire::GiveOrderResponse>, Status> {
-        self.order(person(&request)?, request.into_inner()).await
+        self.order(bearing(&request)?, request.into_inner()).await
     }
 
     async fn list_alerts(
@@ -292,8 +263,9 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::RetryDeliveryRequest>,
     ) -> Result<Response<wire::RetryDeliveryResponse>, Status> {
-        self.retry(&request.get_ref().id)?;
-        tracing::info!(by = person(&request)?.0, id = request.get_ref().id, "a delivery is tried again");
+        let (bearing, id) = (bearing(&request)?, &request.get_ref().id);
+        self.audited(&bearing, "delivery.retry", vec![("id", id.clone())], || self.retry(id))?;
+        tracing::info!(by = bearing.person.0, id, "a delivery is tried again");
         Ok(Response::new(wire::RetryDeliveryResponse {}))
     }
 
@@ -301,8 +273,9 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::DropDeliveryRequest>,
     ) -> Result<Response<wire::DropDeliveryResponse>, Status> {
-        self.drop_one(&request.get_ref().id)?;
-        tracing::warn!(by = person(&request)?.0, id = request.get_ref().id, "a delivery was dropped");
+        let (bearing, id) = (bearing(&request)?, &request.get_ref().id);
+        self.audited(&bearing, "delivery.drop", vec![("id", id.clone())], || self.drop_one(id))?;
+        tracing::warn!(by = bearing.person.0, id, "a delivery was dropped");
         Ok(Response::new(wire::DropDeliveryResponse {}))
     }
 
@@ -321,6 +294,7 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::WatchActiveMirrorRequest>,
     ) -> Result<Response<Self::WatchActiveMirrorStream>, Status> {
+        let bearing = bearing(&request)?;
         let wire::WatchActiveMirrorRequest { market, carrier } = request.into_inner();
         self.place(&market, &carrier)?;
         // One in flight, as with the matrix.
@@ -329,7 +303,7 @@ impl OperatorService for Operator {
         tokio::spawn(async move {
             let look = |operator: &Self| operator.active(&market, &carrier);
             let wrap = |active| wire::WatchActiveMirrorResponse { active };
-            operator.watch(changes, look, wrap).await;
+            operator.watch(bearing, changes, look, wrap).await;
         });
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
@@ -338,7 +312,7 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::CreateSignalTokenRequest>,
     ) -> Result<Response<wire::CreateSignalTokenResponse>, Status> {
-        self.make_signal_token(person(&request)?, request.get_ref()).map(Response::new)
+        self.make_signal_token(&bearing(&request)?, request.get_ref()).map(Response::new)
     }
 
     async fn list_signal_tokens(
@@ -352,8 +326,37 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::RevokeSignalTokenRequest>,
     ) -> Result<Response<wire::RevokeSignalTokenResponse>, Status> {
-        self.revoke_signal(&person(&request)?, &request.get_ref().id)?;
+        self.revoke_signal(&bearing(&request)?, &request.get_ref().id)?;
         Ok(Response::new(wire::RevokeSignalTokenResponse {}))
+    }
+
+    async fn create_api_token(
+        &self,
+        request: Request<wire::CreateApiTokenRequest>,
+    ) -> Result<Response<wire::CreateApiTokenResponse>, Status> {
+        self.make_api_token(&bearing(&request)?, request.get_ref()).map(Response::new)
+    }
+
+    async fn list_api_tokens(
+        &self,
+        _: Request<wire::ListApiTokensRequest>,
+    ) -> Result<Response<wire::ListApiTokensResponse>, Status> {
+        Ok(Response::new(self.list_people()))
+    }
+
+    async fn revoke_api_token(
+        &self,
+        request: Request<wire::RevokeApiTokenRequest>,
+    ) -> Result<Response<wire::RevokeApiTokenResponse>, Status> {
+        self.revoke_person(&bearing(&request)?, &request.get_ref().name)?;
+        Ok(Response::new(wire::RevokeApiTokenResponse {}))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<wire::ListAuditRequest>,
+    ) -> Result<Response<wire::ListAuditResponse>, Status> {
+        self.audit_after(request.get_ref()).map(Response::new)
     }
 }
 
@@ -367,37 +370,13 @@ impl PartialEq for SameRows {
     }
 }
 
-/// Whose token came with a request.
-fn person<T>(request: &Request<T>) -> Result<Person, Status> {
-    // The interceptor lets nobody else in.
+/// Whose call it is.
+fn bearing<T>(request: &Request<T>) -> Result<Bearing, Status> {
+    // The gate lets nobody else in.
     request.extensions().get().cloned().ok_or_else(|| Status::unauthenticated("nobody's token"))
 }
 
 impl Operator {
-    /// What only the collector can refuse a list for.
-    fn check_list(&self, signed: &SignedList, list: &MirrorList) -> Result<(), Status> {
-        if signed.bytes.len() > LIST_LEN_MAX {
-            return Err(self.not_changed(&ChangeRefusal::TooLarge { limit: LIST_LEN_MAX }));
-        }
-        let unknown = |what: String, market: &MarketId| {
-            let detail = format!("{what} is in market {market}, which the catalogue lacks");
-            self.refuse(Grpc::InvalidArgument, "unknown_market", detail)
-        };
-        for mirror in &list.mirrors {
-            mirror.url.require_public().map_err(|error| {
-                let detail = format!("mirror {}: {error}", mirror.id);
-                self.refuse(Grpc::InvalidArgument, "special_range", detail)
-            })?;
-            if let Some(market) = mirror.markets.iter().find(|market| !self.catalogue.has_market(market)) {
-                return Err(unknown(format!("mirror {}", mirror.id), market));
-            }
-        }
-        match list.references.iter().find(|reference| !self.catalogue.has_market(&reference.market)) {
-            Some(reference) => Err(unknown(format!("reference {}", reference.url), &reference.market)),
-            None => Ok(()),
-        }
-    }
-
     fn station(&self, request: &wire::CreateTokenRequest) -> Result<Station, Status> {
         match (request.control, request.carrier.as_str(), request.access.as_str()) {
             (true, "", "") => Ok(Station::Control),
@@ -422,18 +401,27 @@ impl Operator {
         self.engine.read(|fold| matrix_to_wire(&fold.matrix(self.engine.now(fold))))
     }
 
-    /// Sends what `look` sees at once, then whenever it is something else; ends where nothing can be seen.
+    /// Sends what `look` sees at once, then whenever it is something else; ends where nothing can be seen, or with the
+    /// watcher's token.
     async fn watch<T: PartialEq + Clone, M>(
         self,
+        bearing: Bearing,
         watcher: mpsc::Sender<Result<M, Status>>,
         look: impl Fn(&Self) -> Result<T, Status>,
         wrap: impl Fn(T) -> M,
     ) {
         let mut changes = self.engine.changes();
+        let mut revocations = self.access.revocations();
         let stopping = &self.stopping;
         let mut sent = None;
         loop {
             changes.mark_unchanged();
+            revocations.mark_unchanged();
+            if !self.access.is_live(&bearing, clock::now()) {
+                let detail = "the token of this watch was revoked or expired; ask an admin for a new one";
+                let ended = self.refuse(Grpc::Unauthenticated, "unauthenticated", detail);
+                return drop(watcher.send(Err(ended)).await);
+            }
             let Ok(seen) = look(&self) else { return };
             if sent.as_ref() != Some(&seen) {
                 sent = Some(seen.clone());
@@ -443,6 +431,9 @@ impl Operator {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                // It lives as long as this service does.
+                _ = revocations.changed() => {}
+                () = tokio::time::sleep(WATCH_AGAIN) => {}
                 () = watcher.closed() => return,
                 () = stopping.stopped() => return,
             }
@@ -503,6 +494,11 @@ impl Operator {
             }
         };
         self.refuse(grpc, refusal.code(), refusal.to_string())
+    }
+
+    /// A change that the state did not keep.
+    fn not_kept(&self, error: &StateError) -> Status {
+        if error.is_full() { self.not_changed(&ChangeRefusal::StorageFull) } else { self.failed(error) }
     }
 
     fn failed(&self, error: &(dyn std::error::Error + 'static)) -> Status {

@@ -21,16 +21,18 @@ use zerkalo_proto::agent_v1::enrollment_service_server::EnrollmentServiceServer;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkServiceServer;
 use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
 
+use crate::access::Access;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
 use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
 use crate::executor::{self, Route};
+use crate::gate::Gate;
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::journal::Archive;
 use crate::lock::{DirLock, LockError};
 use crate::metrics::{self, Metrics};
-use crate::operator::{Bearer, Operator};
+use crate::operator::Operator;
 use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
 use crate::session::{self, SessionError};
@@ -148,6 +150,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let (stop, stopping) = stop::channel();
     let pictures = open_pictures(&config, &metrics)?;
     let signal_tokens = open_signal_tokens(&config, &state)?;
+    let access = open_access(&config, &state)?;
     let services = Services {
         config: &config,
         tls: &tls,
@@ -155,6 +158,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         state: &state,
         metrics: &metrics,
         pictures: &pictures,
+        access: &access,
         signals: &signal_tokens,
         signal_listen: signals.as_ref().and_then(|listener| listener.local_addr().ok()),
         routes: &routes,
@@ -241,6 +245,11 @@ fn open_signal_tokens(config: &Config, state: &Arc<State>) -> Result<Arc<SignalT
     opened.map(Arc::new).map_err(|source| ServeError::State { dir: config.dir.join("state"), source })
 }
 
+fn open_access(config: &Config, state: &Arc<State>) -> Result<Arc<Access>, ServeError> {
+    let opened = Access::open(state.clone(), config.operators.people.clone());
+    opened.map(Arc::new).map_err(|source| ServeError::State { dir: config.dir.join("state"), source })
+}
+
 fn open_pictures(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<Pictures>, ServeError> {
     let dir = config.dir.join(pictures::DIR);
     let bytes_max = u64::from(config.picture_store_mib) << 20;
@@ -303,6 +312,7 @@ struct Services<'a> {
     state: &'a Arc<State>,
     metrics: &'a Arc<Metrics>,
     pictures: &'a Arc<Pictures>,
+    access: &'a Arc<Access>,
     signals: &'a Arc<SignalTokens>,
     signal_listen: Option<SocketAddr>,
     routes: &'a Arc<[Route]>,
@@ -343,6 +353,7 @@ impl Services<'_> {
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
             connected: connected.clone(),
+            access: self.access.clone(),
             signals: self.signals.clone(),
             signal_listen: self.signal_listen,
             routes: self.routes.clone(),
@@ -353,8 +364,7 @@ impl Services<'_> {
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(OPERATOR_MESSAGE_LEN_MAX);
-        let bearer = Bearer { people: self.config.operators.people.clone(), metrics: self.metrics.clone() };
-        let operator = tonic::service::interceptor::InterceptedService::new(operator, bearer);
+        let operator = Gate::new(operator, self.access.clone(), self.metrics.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<OperatorServiceServer<Operator>>().await;
         let reflection = tonic_reflection::server::Builder::configure()

@@ -3,6 +3,7 @@
 //! Every change is on the disk when its call returns. Logs and outbox could be made again from the journal; tokens
 //! could not. After a failed write the store is opened anew before the next, for sled stays failed until then.
 
+mod audit;
 mod deliveries;
 mod log;
 mod signals;
@@ -17,6 +18,7 @@ use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 
 use crate::token::Token;
 
+pub use audit::{ApiToken, KnownTokens};
 pub use deliveries::{Delivery, DeliveryKey, DropOutcome, Place, RetryRefusal, Waiting};
 pub use log::{Logged, Send, Topic};
 pub use signals::SignalToken;

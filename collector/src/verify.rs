@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use zerkalo_core::admission::{ChainHead, Place, place};
+use zerkalo_core::audit::BrokenChain;
 use zerkalo_core::evidence::{CheckedRecord, PublicKey, SignedRecord};
 use zerkalo_core::journal::{Event, JournalEntry};
 use zerkalo_core::words::AgentId;
@@ -13,6 +14,7 @@ use zerkalo_core::words::AgentId;
 use crate::backup::{self, BackupError};
 use crate::clock;
 use crate::journal::{self, JournalError};
+use crate::state::{State, StateError};
 
 /// Faults named one by one; more are counted.
 const FAULTS_NAMED_MAX: usize = 20;
@@ -24,6 +26,10 @@ pub enum VerifyError {
     Backup(#[from] BackupError),
     #[error("the journal is wrong")]
     Journal(#[from] JournalError),
+    #[error("the state cannot be read")]
+    State(#[from] StateError),
+    #[error("the audit log is broken: somebody changed the state behind the collector's back")]
+    Audit(#[source] BrokenChain),
     #[error("{count} of {entries} entries are wrong:\n{}", .named.join("\n"))]
     Faults { count: u64, entries: u64, named: Vec<String> },
 }
@@ -40,9 +46,10 @@ pub fn verify(dir: &Path) -> Result<String, VerifyError> {
     if check.faults > 0 {
         return Err(VerifyError::Faults { count: check.faults, entries: check.entries, named: check.named });
     }
-    check_state(&dir.join("state"))?;
+    let audited = check_state(&dir.join("state"))?;
     let mut said = format!(
-        "{} entries, {} records of {} agents, {} lists: every checksum, signature and chain holds; the state can be read",
+        "{} entries, {} records of {} agents, {} lists: every checksum, signature and chain holds; the state can be read, \
+         and {audited} lines of the audit log follow from one another",
         check.entries,
         check.records,
         check.agents.len(),
@@ -64,10 +71,13 @@ fn journal_len(dir: &Path) -> u64 {
 }
 
 /// Reads a copy: opening a store writes to it, and another process may hold it.
-fn check_state(dir: &Path) -> Result<(), BackupError> {
+fn check_state(dir: &Path) -> Result<u64, VerifyError> {
     let copy: PathBuf =
         std::env::temp_dir().join(format!("zerkalo-verify-{}", hex::encode(clock::random::<8>())));
-    let copied = backup::copy_state(dir, &copy);
+    let copied = backup::copy_state(dir, &copy).map_err(VerifyError::from).and_then(|()| {
+        let state = State::open(&copy)?;
+        state.check_audit()?.map(|head| head.number).map_err(VerifyError::Audit)
+    });
     // A copy left behind is no harm.
     let _ = fs::remove_dir_all(&copy);
     copied

@@ -49,3 +49,6 @@ pub mod code;
 
 /// The compiled .proto files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The names of the operator service's calls.
+pub const OPERATOR_CALLS: &[&str] = include!(concat!(env!("OUT_DIR"), "/operator_calls.rs"));

@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod identity;
 pub mod admission;
 pub mod journal;
+pub mod audit;
 pub mod catalogue;
 pub mod networks;
 pub mod fingerprint;

@@ -35,6 +35,10 @@ impl Reader<'_> {
                 let problem = format!("{:?} is the name of another operator", person.0.0);
                 self.fault_in(&path, &problem, "give each a file of its own name");
             }
+            if people.iter().any(|(_, digest)| *digest == person.1) {
+                let problem = "its token is another operator's: two names must be two people";
+                self.fault_in(&path, &problem, "make it anew by `zerkalo-collector operator add`");
+            }
             people.push(person);
         }
         if people.len() > people::PEOPLE_MAX {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use zerkalo_core::audit::Act;
 use zerkalo_core::fold::Fold;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, PAYLOAD_LEN_MAX, SettingsText};
 use zerkalo_core::market::{Decision, Order};
@@ -23,6 +24,7 @@ use super::{
     ChangeRefusal, Claim, Engine, EngineError, FutureJournal, REQUESTS_QUEUED_MAX, RecordBatch,
     RecordsAnswer, Refusal, Request, View, WISHES_QUEUED_MAX,
 };
+use crate::access::DIRECTORY;
 use crate::clock;
 use crate::executor::{Notice, Route};
 use crate::journal::{Journal, JournalError};
@@ -93,6 +95,7 @@ pub fn assemble(
     if entries == 0 || *fold.settings() != parts.settings {
         let at = clock::now().max(fold.at());
         let entry = JournalEntry { at, event: Event::Settings(parts.settings.clone()) };
+        parts.state.audit(&settings_act(&parts.settings))?;
         journal.append(std::slice::from_ref(&entry))?;
         relog.hear(fold.apply(&entry));
     }
@@ -123,6 +126,19 @@ pub fn assemble(
         clock_is_behind: false,
     };
     Ok((Engine { requests: sender, view }, writer.run()))
+}
+
+/// What the audit log says of other rules of the house: their digests, for the texts stand in the journal.
+fn settings_act(settings: &SettingsText) -> Act {
+    let digest = |text: &str| Sha256::of(text.as_bytes()).to_string();
+    let policies: Vec<String> = settings.policies.iter().map(|text| digest(text)).collect();
+    let about = vec![
+        ("catalogue", digest(&settings.catalogue)),
+        ("policies", policies.join(" ")),
+        ("fingerprints", digest(&settings.fingerprints)),
+        ("networks", digest(&settings.networks)),
+    ];
+    Act { by: DIRECTORY.to_owned(), token: String::new(), act: "settings.change", about }
 }
 
 /// Refuses to serve from a journal that was written by a clock far ahead of this one.

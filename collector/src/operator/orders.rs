@@ -2,7 +2,8 @@
 
 use tonic::{Code as Grpc, Response, Status};
 use zerkalo_core::market::{Alert, OrderError};
-use zerkalo_core::words::{CarrierId, MarketId};
+use zerkalo_core::words::{CarrierId, MarketId, UnixMillis};
+use zerkalo_proto::journal_v1::Ordered;
 use zerkalo_proto::operator::{
     active_to_wire, alert_to_wire, decision_to_wire, forecast_to_wire, pool_mirror_to_wire,
 };
@@ -10,8 +11,8 @@ use zerkalo_proto::operator_v1 as wire;
 use zerkalo_proto::order::order_from_wire;
 
 use super::{Operator, truncated};
+use crate::access::Bearing;
 use crate::engine::ChangeRefusal;
-use crate::people::Person;
 use crate::state::Topic;
 
 /// Alerts in one answer if nothing else is asked for, and at most.
@@ -22,15 +23,19 @@ const ALERTS_LEN_MAX: usize = 1_500_000;
 impl Operator {
     pub(super) async fn order(
         &self,
-        person: Person,
+        bearing: Bearing,
         request: wire::GiveOrderRequest,
     ) -> Result<Response<wire::GiveOrderResponse>, Status> {
         let mut order = request.order.ok_or_else(|| self.bad("no order was sent"))?;
-        order.author = person.0.clone();
+        let author = bearing.person.0.clone();
+        order.author = author.clone();
+        let about = about(&order);
         let order = order_from_wire(order).map_err(|error| self.bad(error.to_string()))?;
-        let decisions = self.engine.order(order).await.map_err(|refusal| self.not_ordered(&refusal))?;
+        let number = self.write_down(&bearing, "order", about)?;
+        let given = self.engine.order(order).await.map_err(|refusal| self.not_ordered(&refusal));
+        let decisions = self.or_taken_back(&bearing, number, given)?;
         let decisions = decisions.iter().map(|decision| decision_to_wire(decision, decision.to_json()));
-        Ok(Response::new(wire::GiveOrderResponse { author: person.0, decisions: decisions.collect() }))
+        Ok(Response::new(wire::GiveOrderResponse { author, decisions: decisions.collect() }))
     }
 
     fn not_ordered(&self, refusal: &ChangeRefusal) -> Status {
@@ -135,4 +140,21 @@ impl Operator {
         scanned.map_err(|error| self.failed(&error))?;
         failure.map_or(Ok(kept.into()), |error| Err(self.failed(&error)))
     }
+}
+
+/// An order's parts that say something.
+fn about(order: &Ordered) -> Vec<(&'static str, String)> {
+    let until =
+        if order.until_millis == 0 { String::new() } else { UnixMillis(order.until_millis).to_string() };
+    let parts = [
+        ("kind", order.kind.clone()),
+        ("market", order.market.clone()),
+        ("mirror", order.mirror.clone()),
+        ("action", order.action.clone()),
+        ("until", until),
+        ("decision", order.decision.clone()),
+        ("state", order.state.clone()),
+        ("reason", order.reason.clone()),
+    ];
+    parts.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }

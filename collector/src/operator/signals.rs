@@ -7,8 +7,8 @@ use zerkalo_core::words::MarketId;
 use zerkalo_proto::operator_v1 as wire;
 
 use super::{Operator, truncated};
+use crate::access::Bearing;
 use crate::clock;
-use crate::people::Person;
 use crate::state::SignalToken;
 use crate::token::TokenSecret;
 
@@ -20,7 +20,7 @@ const ID_LEN: usize = 12;
 impl Operator {
     pub(super) fn make_signal_token(
         &self,
-        person: Person,
+        bearing: &Bearing,
         request: &wire::CreateSignalTokenRequest,
     ) -> Result<wire::CreateSignalTokenResponse, Status> {
         let markets = request.markets.iter().map(|market| self.market(market));
@@ -35,10 +35,13 @@ impl Operator {
             return Err(self.refuse(Grpc::ResourceExhausted, "too_many_tokens", detail));
         }
         let secret = TokenSecret::generate();
-        let token = SignalToken { markets, made_at: clock::now(), made_by: person.0 };
+        let token = SignalToken { markets, made_at: clock::now(), made_by: bearing.person.0.clone() };
         let digest = secret.digest();
         tracing::info!(id = id_of(&digest), markets = ?token.markets, by = token.made_by, "made a signal token");
-        block_in_place(|| self.signals.put(digest, token)).map_err(|error| self.failed(&error))?;
+        let about = vec![("id", id_of(&digest)), ("markets", request.markets.join(" "))];
+        self.audited(bearing, "signal_token.create", about, || {
+            block_in_place(|| self.signals.put(digest, token)).map_err(|error| self.not_kept(&error))
+        })?;
         Ok(wire::CreateSignalTokenResponse {
             token: secret.reveal().to_owned(),
             id: id_of(&digest),
@@ -56,15 +59,17 @@ impl Operator {
         wire::ListSignalTokensResponse { tokens: tokens.collect() }
     }
 
-    pub(super) fn revoke_signal(&self, person: &Person, id: &str) -> Result<(), Status> {
+    pub(super) fn revoke_signal(&self, bearing: &Bearing, id: &str) -> Result<(), Status> {
         let mut found = self.signals.all().into_iter().filter(|(digest, _)| id_of(digest) == id);
         let (digest, _) = found.next().ok_or_else(|| {
             let detail =
                 format!("there is no signal token {:?}; `zerkalo signal ls` names them", truncated(id));
             self.refuse(Grpc::NotFound, "unknown_token", detail)
         })?;
-        block_in_place(|| self.signals.remove(&digest)).map_err(|error| self.failed(&error))?;
-        tracing::info!(id, by = person.0, "revoked a signal token");
+        self.audited(bearing, "signal_token.revoke", vec![("id", id.to_owned())], || {
+            block_in_place(|| self.signals.remove(&digest)).map_err(|error| self.not_kept(&error))
+        })?;
+        tracing::info!(id, by = bearing.person.0, "revoked a signal token");
         Ok(())
     }
 }

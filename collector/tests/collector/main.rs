@@ -12,6 +12,7 @@ mod full_disk;
 mod interceptions;
 mod operators;
 mod orders;
+mod people;
 mod pictures;
 mod programs;
 mod restart;
