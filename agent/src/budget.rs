@@ -80,6 +80,11 @@ impl Budget {
         }
     }
 
+    /// Takes all promises back, where every probe was given up.
+    pub fn forgive(&mut self) {
+        self.promised.clear();
+    }
+
     /// Takes a promise back: what was made of it is noted by itself.
     pub fn redeem(&mut self, host: &str, count: usize) {
         if let Some(promised) = self.promised.get_mut(host) {

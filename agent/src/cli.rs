@@ -1,4 +1,7 @@
-//! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another.
+//! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another;
+//! 4: its host's consent is missing.
+
+mod host;
 
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +14,14 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use zerkalo_core::record::{Arm, Cause};
-use zerkalo_core::target::{CANARY_LEN_MIN, Reference, ReferenceSide, TargetUrl};
+use zerkalo_core::target::{CANARY_LEN_MIN, Category, Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{Access, CarrierId, MarketId};
 
 use crate::allowance::Stage;
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
+use crate::consent::{self, ConsentError};
 use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::means;
 use crate::probe::arms::OWN_ARMS;
@@ -46,6 +50,8 @@ const BLOCKING_THREADS_MAX: usize = 4;
 const BAD_INPUT: u8 = 2;
 /// Exit status where the collector says that two boxes share one name.
 const CLONED: u8 = 3;
+/// Exit status where the host has not agreed, or agrees no more.
+const NO_CONSENT: u8 = 4;
 
 /// Measures the operator's mirrors from this box.
 #[derive(Debug, Parser)]
@@ -63,6 +69,11 @@ enum Command {
     Run(RunArgs),
     /// Show who this box is, and what is left of the day's bytes.
     Status(StatusArgs),
+    /// What this box is used for: show the terms, accept them, withdraw.
+    #[command(subcommand)]
+    Consent(host::ConsentCommand),
+    /// List every address this box has talked to.
+    Touched(host::TouchedArgs),
     /// Measure one URL now and print what happened; needs no collector and no enrolment.
     Probe(Box<ProbeArgs>),
     /// Keeps the browser of one picture; started by the agent itself.
@@ -87,6 +98,9 @@ struct EnrollArgs {
     /// How this box reaches it: fixed or mobile; refused if the token says otherwise.
     #[arg(long)]
     access: Option<Access>,
+    /// Accept this version of the terms, which `zerkalo-agent consent show` prints: without it nothing is measured.
+    #[arg(long, value_name = "VERSION")]
+    accept: Option<u32>,
     /// Replace the identity this box already has; its unsent records are moved aside.
     #[arg(long)]
     force: bool,
@@ -202,6 +216,8 @@ pub fn main() -> ExitCode {
         Command::Probe(args) => (runtime.block_on(probe_command(*args)), BAD_INPUT),
         Command::Enroll(args) => (runtime.block_on(enroll_command(args)), 1),
         Command::Status(args) => (status_command(&args), 1),
+        Command::Consent(command) => (runtime.block_on(host::consent_command(command)), 1),
+        Command::Touched(args) => (host::touched_command(&args), 1),
         Command::Run(args) => (runtime.block_on(run_command(args)), 1),
         #[cfg(feature = "screenshot")]
         Command::PictureKeeper => unreachable!("answered above, before there is a runtime"),
@@ -221,6 +237,7 @@ fn status_of(error: &anyhow::Error) -> Option<u8> {
     match error.downcast_ref::<RunError>() {
         Some(RunError::Cloned(_)) => return Some(CLONED),
         Some(RunError::Settings(_)) => return Some(BAD_INPUT),
+        Some(RunError::Consent(_)) => return Some(NO_CONSENT),
         _ => {}
     }
     error.is::<crate::config::SettingsError>().then_some(BAD_INPUT)
@@ -303,6 +320,9 @@ async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
         std::fs::read_to_string(&args.token_file)
             .with_context(|| format!("the token file {} cannot be read", args.token_file.display()))?
     };
+    if let Some(offered) = args.accept.filter(|offered| *offered != consent::VERSION) {
+        return Err(ConsentError::OtherVersion { offered }.into());
+    }
     let token = Token::parse(&text)
         .with_context(|| format!("the token file {} holds no token", args.token_file.display()))?;
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
@@ -317,6 +337,13 @@ async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
         _ => "control".to_owned(),
     };
     println!("enrolled as {} (owner {}, {place}) in {}", identity.agent, identity.owner, args.dir.display());
+    let state = StateDir::existing(&args.dir);
+    if let Some(version) = args.accept {
+        consent::accept(&state, version, host::own_language(), &Category::ALL, wall_clock())?;
+    }
+    if let Err(missing) = consent::standing(&state) {
+        println!("before it measures: {missing}");
+    }
     println!("start it with: zerkalo-agent run --dir {}", args.dir.display());
     Ok(())
 }
@@ -325,6 +352,7 @@ fn status_command(args: &StatusArgs) -> anyhow::Result<()> {
     let state = StateDir::existing(&args.dir);
     let identity = state.identity()?;
     println!("agent {} (owner {})", identity.agent, identity.owner);
+    host::show_agreement(&state, &identity)?;
     match means::kept(&state)? {
         None => println!("nothing measured yet"),
         Some(kept) => {

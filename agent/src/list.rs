@@ -67,7 +67,6 @@ pub fn take(
 mod tests {
     use super::*;
     use zerkalo_core::evidence::SecretKey;
-    use zerkalo_core::target::Tools;
     use zerkalo_core::words::UnixMillis;
 
     #[test]
@@ -76,13 +75,7 @@ mod tests {
         let state = StateDir::create(dir.path()).unwrap();
         let (operator, thief) = (SecretKey::from_bytes(&[1; 32]), SecretKey::from_bytes(&[2; 32]));
         let key = operator.public();
-        let list = |version| MirrorList {
-            tools: Tools::default(),
-            version,
-            issued_at: UnixMillis(5),
-            mirrors: vec![],
-            references: vec![],
-        };
+        let list = |version| MirrorList::issued(version, UnixMillis(5));
         assert_eq!(load(&state, &key).unwrap(), None);
         take(&state, &key, 0, &SignedList::sign(&list(3), &operator)).unwrap();
         assert_eq!(load(&state, &key).unwrap(), Some(list(3)));

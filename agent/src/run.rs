@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use zerkalo_core::record::{Arm, Cause};
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::record::{Arm, Cause, ProbeRecord};
 use zerkalo_core::target::{Mirror, MirrorList, Reference, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId};
 use zerkalo_durable::store::StoreError;
@@ -16,6 +17,7 @@ use zerkalo_durable::store::StoreError;
 use crate::allowance::{Allowance, BYTES_PER_DAY_DEFAULT, BYTES_PER_DAY_METERED, Stage};
 use crate::budget::HANDSHAKES_MAX;
 use crate::config::{Settings, SettingsError, load_trust};
+use crate::consent::{self, Consent, ConsentError};
 use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
 use crate::means::Means;
@@ -34,6 +36,7 @@ use crate::probe::{
 use crate::schedule::{Pace, Promises, Schedule, Step};
 use crate::spool::{self, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
+use crate::touched::{self, Touched};
 use crate::uplink::{Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
@@ -57,6 +60,8 @@ pub enum RunError {
     State(#[from] StateError),
     #[error("the settings cannot be used")]
     Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Consent(#[from] ConsentError),
     #[error("the spool cannot be opened")]
     Spool(#[from] SpoolError),
     #[error(transparent)]
@@ -77,15 +82,12 @@ impl RunError {
 pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), RunError> {
     let state = StateDir::existing(dir);
     let identity = state.identity()?;
+    let consent = consent::standing(&state)?;
     let _lock = state.lock()?;
     let operator_key = state.operator_key(&identity)?;
     let probe_settings = probe_settings_of(settings)?;
     let spool = open_spool(&state, &identity)?;
-    let held = list::load(&state, &operator_key).unwrap_or_else(|error| {
-        // The collector sends it again; until then this box measures nothing.
-        tracing::warn!(error = chain(&error), "the stored mirror list cannot be used");
-        None
-    });
+    let held = held_list(&state, &operator_key);
     tracing::info!(
         agent = %identity.agent,
         list_version = held.as_ref().map_or(0, |list| list.version),
@@ -98,6 +100,9 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let spool = SharedSpool::new(spool, SpoolWork::Threads);
     let means = means_of(settings, &identity, state.clone());
     let (studio, pictures) = studio_of(settings, &state);
+    let withdrawn = consent::withdrawn(state.clone());
+    let touched = touched_before(&state);
+    let own_state = state.clone();
     let uplink = Uplink {
         credentials: state.credentials()?,
         urls: identity.collector_urls.clone(),
@@ -121,6 +126,9 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         under_way: JoinSet::new(),
         doubts: Doubts::new(settings.interval),
         spool,
+        consent,
+        state: own_state,
+        touched,
         held: None,
         list: list_seen,
         wishes: wishes_seen,
@@ -133,11 +141,20 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     tokio::select! {
         cloned = uplink.run() => Err(cloned.into()),
         never = measuring.run() => match never {},
+        error = withdrawn => Err(error.into()),
         () = stop => {
             tracing::info!("agent stopped");
             Ok(())
         }
     }
+}
+
+/// The list of the last run. Without it this box measures nothing until the collector sends it again.
+fn held_list(state: &StateDir, operator_key: &PublicKey) -> Option<MirrorList> {
+    list::load(state, operator_key).unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "the stored mirror list cannot be used");
+        None
+    })
 }
 
 /// How this host probes.
@@ -178,6 +195,14 @@ fn studio_of(settings: &Settings, state: &StateDir) -> (Studio, Option<Pending>)
     (Studio::new(camera, pending.clone(), trust), pending)
 }
 
+/// What this box talked to in earlier runs.
+fn touched_before(state: &StateDir) -> Touched {
+    Touched::load(state).unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "what was touched before is forgotten");
+        Touched::default()
+    })
+}
+
 /// What the host's line gives. A control stands in a data centre, and measures the mirrors of all markets.
 fn means_of(settings: &Settings, identity: &Identity, state: StateDir) -> Means {
     let by_kind = match (settings.is_metered, &identity.market) {
@@ -200,7 +225,10 @@ struct Measuring {
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
     spool: SharedSpool,
-    /// The list the schedule knows.
+    consent: Consent,
+    state: StateDir,
+    touched: Touched,
+    /// What the host agreed to of the list, as the schedule knows it.
     held: Option<Arc<MirrorList>>,
     list: watch::Receiver<Option<Arc<MirrorList>>>,
     wishes: mpsc::Receiver<Wish>,
@@ -296,9 +324,19 @@ impl Measuring {
         self.schedule.request(wish.mirror);
     }
 
-    /// Schedules the mirrors of this box's market.
+    /// Schedules the mirrors of this box's market that its host agreed to.
     fn take_list(&mut self) {
         let list = self.list.borrow_and_update().clone();
+        let list = list.map(|list| Arc::new(self.consent.agreed(&list)));
+        if let Some(reason) = list.as_ref().and_then(|list| list.stop.as_ref()) {
+            tracing::warn!(
+                reason,
+                "the operator has every agent stop: nothing is touched until a newer list"
+            );
+            self.under_way = JoinSet::new();
+            self.schedule.forgive();
+            self.studio.abandon();
+        }
         let mirrors = list.iter().flat_map(|list| &list.mirrors);
         let own = mirrors
             .filter(|mirror| self.market.as_ref().is_none_or(|market| mirror.markets.contains(market)))
@@ -416,6 +454,7 @@ impl Measuring {
         if let Some(Checked { references, network }) = self.checked.clone() {
             (record.references, record.network) = (references, Some(network));
         }
+        self.note_touched(&record).await;
         let body = zerkalo_proto::record::encode(&record);
         self.means.note_probe(&mirror, &record, body.len(), (now, wall_clock())).await;
         match self.spool.append(body, wall_clock()).await {
@@ -427,6 +466,18 @@ impl Measuring {
                 error = chain(&error),
                 "a record could not be kept and is lost; measuring goes on"
             ),
+        }
+    }
+
+    /// Keeps what a probe talked to, for the host.
+    async fn note_touched(&mut self, record: &ProbeRecord) {
+        if !self.touched.note(record, wall_clock()) {
+            return;
+        }
+        let (state, kept) = (self.state.clone(), self.touched.to_kept());
+        let written = tokio::task::spawn_blocking(move || touched::write(&state, &kept)).await;
+        if let Err(error) = written.expect("a write does not panic and is never aborted") {
+            tracing::error!(error = chain(&error), "what was touched cannot be kept");
         }
     }
 
@@ -484,7 +535,6 @@ fn pace_of(mirror: &Mirror, is_field: bool) -> Pace {
 mod tests {
     use super::*;
     use zerkalo_core::target::ReferenceSide;
-    use zerkalo_core::target::Tools;
     use zerkalo_core::words::UnixMillis;
 
     #[test]
@@ -501,13 +551,7 @@ mod tests {
             reference("kz", ReferenceSide::Domestic, kz),
             reference("kz", ReferenceSide::Foreign, free),
         ];
-        let list = MirrorList {
-            tools: Tools::default(),
-            version: 1,
-            issued_at: UnixMillis(0),
-            mirrors: vec![],
-            references,
-        };
+        let list = MirrorList { references, ..MirrorList::issued(1, UnixMillis(0)) };
         let asked = |market: Option<&str>| -> Vec<String> {
             let market = market.map(|market| MarketId::parse(market).unwrap());
             references_of(&list, market.as_ref()).iter().map(|asked| asked.url.to_string()).collect()

@@ -149,6 +149,11 @@ impl Schedule {
         promises.iter().for_each(|(host, count)| self.budget.redeem(host, *count));
     }
 
+    /// Takes all promises back, where every probe was given up.
+    pub fn forgive(&mut self) {
+        self.budget.forgive();
+    }
+
     /// How many handshakes with a host name fit its budget now.
     pub fn room(&self, host: &str, now: Duration) -> usize {
         self.budget.room(host, now)

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use zerkalo_core::evidence::{PublicKey, SecretKey, SignedList};
-use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetError, TargetUrl};
+use zerkalo_core::target::{
+    Category, Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetError, TargetUrl,
+};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
 use zerkalo_proto::operator_v1 as wire;
@@ -48,6 +50,23 @@ pub enum Mirrors {
     ///
     /// With -o json: {"version": N, "mirror": {the mirror as listed}}.
     Set(Set),
+    /// Have every agent stop at once and touch nothing, until `resume`.
+    ///
+    /// With -o json: {"version": N, "stop": REASON}.
+    Stop {
+        /// Why; agents' hosts see it.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Let agents measure again.
+    ///
+    /// With -o json: {"version": N, "stop": null}.
+    Resume {
+        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
     /// Set what you run so that agents can compare; what is not given stays as it is.
     ///
     /// With -o json: {"version": N, "tools": {what is set}}.
@@ -80,6 +99,9 @@ pub struct Add {
     /// It serves nobody yet: it waits in its markets' pools to take another's place.
     #[arg(long)]
     standby: bool,
+    /// What it is: news, human_rights, commerce, culture, communication or other. Hosts of agents say which they agree to.
+    #[arg(long, value_name = "CATEGORY")]
+    category: Option<Category>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -90,11 +112,15 @@ pub struct Set {
     /// The mirror's name.
     id: MirrorId,
     /// A page of at least 64 KiB at the mirror's host; `none` to read none any more.
-    #[arg(long, value_name = "URL|none", value_parser = large_page, required_unless_present = "standby")]
+    #[arg(long, value_name = "URL|none", value_parser = large_page,
+          required_unless_present_any = ["standby", "category"])]
     large_page: Option<LargePage>,
     /// Whether it waits in its markets' pools to take another's place (true) or serves from the start (false).
     #[arg(long, value_name = "true|false")]
     standby: Option<bool>,
+    /// What it is: news, human_rights, commerce, culture, communication or other.
+    #[arg(long, value_name = "CATEGORY")]
+    category: Option<Category>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -182,6 +208,8 @@ pub async fn mirrors(service: &mut Service, operator: &Operator, command: Mirror
             let format = set.format;
             (with_change(list, set)?, format)
         }
+        Mirrors::Stop { reason, format } => (with_stop(list, Some(reason))?, format),
+        Mirrors::Resume { format } => (with_stop(list, None)?, format),
         Mirrors::Tools(set) => {
             let format = set.format;
             (tools::with_tools(list, &set)?, format)
@@ -243,6 +271,7 @@ fn mirror_of(add: Add) -> Result<Mirror> {
         key_pins: add.pins,
         expected_addresses: add.expected_addresses,
         standby: add.standby,
+        category: add.category,
     })
 }
 
@@ -252,9 +281,10 @@ fn next(list: Option<MirrorList>) -> Result<MirrorList> {
         .duration_since(UNIX_EPOCH)
         .context("this machine's clock stands before 1970; set it, the list is dated by it")?;
     let issued_at = UnixMillis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
-    let (version, mirrors, references, tools) =
-        list.map_or_else(Default::default, |list| (list.version, list.mirrors, list.references, list.tools));
-    Ok(MirrorList { version: version + 1, issued_at, mirrors, references, tools })
+    Ok(match list {
+        None => MirrorList::issued(1, issued_at),
+        Some(list) => MirrorList { version: list.version + 1, issued_at, ..list },
+    })
 }
 
 fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {
@@ -280,8 +310,23 @@ fn with_change(list: Option<MirrorList>, set: Set) -> Result<Change> {
         mirror.large_page = page.0;
     }
     mirror.standby = set.standby.unwrap_or(mirror.standby);
+    mirror.category = set.category.or(mirror.category);
     let what = json!(mirror);
     Ok(Change { list, said: format!("mirror {id} changed"), kind: "mirror", what })
+}
+
+fn with_stop(list: Option<MirrorList>, stop: Option<String>) -> Result<Change> {
+    let mut list = next(list)?;
+    if stop.is_none() && list.stop.is_none() {
+        bail!("nothing is stopped; `zerkalo mirrors ls` shows the list in force");
+    }
+    let said = match &stop {
+        Some(_) => "agents stop as soon as they hear of it; `zerkalo mirrors resume` ends it",
+        None => "agents measure again",
+    };
+    let what = json!(stop);
+    list.stop = stop;
+    Ok(Change { list, said: said.to_owned(), kind: "stop", what })
 }
 
 /// A large page elsewhere would tell of another host.
@@ -330,8 +375,23 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
         (Format::Table, None) => print("no list yet; `zerkalo mirrors add URL --market MARKET` makes one\n")?,
         (Format::Table, Some(list)) => {
             print(&format!("version {}, issued {}\n", list.version, list.issued_at))?;
+            if let Some(reason) = &list.stop {
+                print(&format!(
+                    "STOPPED: agents touch nothing ({reason}); `zerkalo mirrors resume` ends it\n"
+                ))?;
+            }
             print(&draw(
-                ["mirror", "URL", "markets", "canary", "pins", "expected addresses", "large page", "standby"],
+                [
+                    "mirror",
+                    "URL",
+                    "markets",
+                    "canary",
+                    "pins",
+                    "expected addresses",
+                    "large page",
+                    "standby",
+                    "category",
+                ],
                 list.mirrors.iter().map(row),
             ))?;
             if !list.references.is_empty() {
@@ -352,7 +412,7 @@ fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
     Ok(())
 }
 
-fn row(mirror: &Mirror) -> [String; 8] {
+fn row(mirror: &Mirror) -> [String; 9] {
     let join = |words: Vec<String>| or_dash(&words.join(" "));
     [
         mirror.id.to_string(),
@@ -363,6 +423,7 @@ fn row(mirror: &Mirror) -> [String; 8] {
         join(mirror.expected_addresses.iter().map(IpAddr::to_string).collect()),
         mirror.large_page.as_ref().map_or_else(|| "-".to_owned(), TargetUrl::path_and_query),
         if mirror.standby { "yes" } else { "-" }.to_owned(),
+        mirror.category.map_or("-", Category::as_str).to_owned(),
     ]
 }
 
@@ -407,8 +468,24 @@ mod tests {
             expected_addresses: vec![],
             large_page: None,
             standby: false,
+            category: None,
             format: Format::Table,
         })
+    }
+
+    #[test]
+    fn a_stop_holds_through_other_changes_until_it_is_ended() {
+        let first = with_mirror(None, mirror("https://mirror.example/", None).unwrap()).unwrap().list;
+        assert!(with_stop(Some(first.clone()), None).is_err(), "nothing is stopped");
+        let stopped = with_stop(Some(first), Some("a law suit".to_owned())).unwrap().list;
+        let second = mirror("https://other.example/", None).unwrap();
+        let changed = with_mirror(Some(stopped), second).unwrap().list;
+        assert_eq!((changed.version, changed.stop.as_deref()), (3, Some("a law suit")));
+        let resumed = with_stop(Some(changed), None).unwrap().list;
+        assert_eq!((resumed.stop, resumed.mirrors.len()), (None, 2));
+        let endless =
+            with_stop(Some(MirrorList::issued(1, UnixMillis(1))), Some(String::new())).unwrap().list;
+        assert!(endless.validate().unwrap_err().to_string().contains("reason"));
     }
 
     #[test]
@@ -452,7 +529,7 @@ mod tests {
             let large_page = page.map(|page| large_page(page).unwrap());
             with_change(
                 Some(list.clone()),
-                Set { id: id.clone(), large_page, standby, format: Format::Table },
+                Set { id: id.clone(), large_page, standby, category: None, format: Format::Table },
             )
         };
         let set = |page: &str| change(&id, Some(page), None);

@@ -15,7 +15,7 @@ use zerkalo_core::record::{
     HttpOutcome, ProbeRecord, QueryType, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake,
     TlsOutcome,
 };
-use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
 use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station, UnixMillis};
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -152,13 +152,7 @@ fn opened(opening: &[JournalEntry]) -> Fold {
 
 /// Four carriers of three owners and a control; then 1,000 records, every third a dropped ClientHello.
 fn story() -> (Vec<JournalEntry>, Vec<JournalEntry>) {
-    let list = MirrorList {
-        tools: Tools::default(),
-        version: 1,
-        issued_at: START,
-        mirrors: vec![mirror()],
-        references: vec![],
-    };
+    let list = MirrorList { mirrors: vec![mirror()], ..MirrorList::issued(1, START) };
     let mut events = vec![
         Event::Settings(default_settings()),
         Event::List { list: SignedList::sign(&list, &key()), operator: key().public() },
@@ -213,6 +207,7 @@ fn mirror() -> Mirror {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     }
 }
 

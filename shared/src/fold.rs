@@ -221,6 +221,11 @@ impl Fold {
         self.entries
     }
 
+    /// Whether the operator has every agent stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.list().is_some_and(|list| list.stop.is_some())
+    }
+
     /// The mirror list in force.
     pub fn list(&self) -> Option<&MirrorList> {
         self.list.as_ref().map(|(_, list)| list)

@@ -22,6 +22,8 @@ pub const CANARY_LEN_MAX: usize = 1_024;
 pub const PINS_MAX: usize = 32;
 /// Most expected addresses of one mirror: those of a content network seldom are known, and then not one by one.
 pub const ADDRESSES_MAX: usize = 64;
+/// Longest reason for a stop, in bytes.
+pub const STOP_REASON_LEN_MAX: usize = 500;
 /// Most reference hosts in one list: an agent visits all of its market's in each round.
 pub const LIST_REFERENCES_MAX: usize = 64;
 
@@ -62,8 +64,12 @@ pub enum TargetError {
     Twice { mirror: MirrorId },
     #[error("the large page of mirror {mirror} is at {host}; it must be at the mirror's own host")]
     LargePageElsewhere { mirror: MirrorId, host: String },
+    #[error("{text:?} is no category; write news, human_rights, commerce, culture, communication or other")]
+    Category { text: String },
     #[error("{name:?} is no host name for the whoami question")]
     WhoamiName { name: String },
+    #[error("the reason for the stop has {len} bytes; from 1 to {STOP_REASON_LEN_MAX} are allowed")]
+    StopReason { len: usize },
     #[error("mirror {mirror} is in no market; name at least one, such as ru or kz")]
     NoMarket { mirror: MirrorId },
 }
@@ -249,6 +255,58 @@ pub struct Mirror {
     /// Whether it waits in its markets' pools to take another's place.
     #[serde(default, skip_serializing_if = "is_false")]
     pub standby: bool,
+    /// What it is; hosts of agents say which categories they agree to. Absent: [`Category::Other`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<Category>,
+}
+
+/// What kind of site a mirror is: what the host of an agent agrees to, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Category {
+    /// Newspapers, broadcasters, blogs of journalists.
+    News,
+    /// Human-rights groups, legal aid, election observers.
+    HumanRights,
+    /// Shops and paid services.
+    Commerce,
+    /// Libraries, education, arts, religion.
+    Culture,
+    /// Forums, messengers, circumvention tools.
+    Communication,
+    /// Whatever else is lawful where the operator is.
+    Other,
+}
+
+impl Category {
+    pub const ALL: [Self; 6] =
+        [Self::News, Self::HumanRights, Self::Commerce, Self::Culture, Self::Communication, Self::Other];
+
+    /// The word in lists and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::News => "news",
+            Self::HumanRights => "human_rights",
+            Self::Commerce => "commerce",
+            Self::Culture => "culture",
+            Self::Communication => "communication",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl std::fmt::Display for Category {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Category {
+    type Err = TargetError;
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let known = Self::ALL.into_iter().find(|category| category.as_str() == text);
+        known.ok_or_else(|| TargetError::Category { text: text.to_owned() })
+    }
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -314,6 +372,9 @@ pub struct MirrorList {
     pub references: Vec<Reference>,
     #[serde(default, skip_serializing_if = "Tools::is_empty")]
     pub tools: Tools,
+    /// Why agents are to touch nothing at all, until a newer list says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<String>,
 }
 
 /// What the operator runs so that agents can compare. Nothing here is needed; each makes verdicts finer.
@@ -347,6 +408,18 @@ impl Tools {
 }
 
 impl MirrorList {
+    /// A list of nothing yet.
+    pub fn issued(version: u64, issued_at: UnixMillis) -> Self {
+        Self {
+            version,
+            issued_at,
+            mirrors: Vec::new(),
+            references: Vec::new(),
+            tools: Tools::default(),
+            stop: None,
+        }
+    }
+
     /// Checks what the types alone cannot: limits, doubles, canaries.
     pub fn validate(&self) -> Result<(), TargetError> {
         if self.mirrors.len() > LIST_MIRRORS_MAX {
@@ -356,6 +429,11 @@ impl MirrorList {
             return Err(TargetError::TooManyReferences { count: self.references.len() });
         }
         self.tools.validate()?;
+        if let Some(len) =
+            self.stop.as_ref().map(String::len).filter(|len| !(1..=STOP_REASON_LEN_MAX).contains(len))
+        {
+            return Err(TargetError::StopReason { len });
+        }
         let mut seen = std::collections::BTreeSet::new();
         for mirror in &self.mirrors {
             if !seen.insert(&mirror.id) {
@@ -416,14 +494,9 @@ mod tests {
             key_pins: vec![],
             expected_addresses: vec![],
             standby: false,
+            category: None,
         };
-        let list = |mirrors| MirrorList {
-            tools: Tools::default(),
-            version: 1,
-            issued_at: UnixMillis(0),
-            mirrors,
-            references: vec![],
-        };
+        let list = |mirrors| MirrorList { mirrors, ..MirrorList::issued(1, UnixMillis(0)) };
         assert_eq!(list(vec![mirror("a", None), mirror("b", Some("long-enough"))]).validate(), Ok(()));
         assert!(matches!(
             list(vec![mirror("a", None), mirror("a", None)]).validate(),

@@ -104,6 +104,11 @@ impl Studio {
         }
     }
 
+    /// Gives up whatever is being taken.
+    pub fn abandon(&mut self) {
+        self.under_way = JoinSet::new();
+    }
+
     /// When to look again, if nothing else happens.
     pub fn wake(&self, now: Duration) -> Option<Duration> {
         self.turns.wake(now).filter(|_| self.under_way.is_empty())

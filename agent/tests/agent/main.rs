@@ -9,6 +9,7 @@ mod ech;
 mod evil;
 mod field;
 mod flow;
+mod host;
 mod http;
 mod names;
 #[cfg(feature = "screenshot")]

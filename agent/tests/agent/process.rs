@@ -5,10 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use zerkalo_agent::consent;
 use zerkalo_agent::spool::{DIR, Limits, Spool};
 use zerkalo_core::evidence::{SecretKey, SignedList};
 use zerkalo_core::record::{Cause, HttpOutcome};
-use zerkalo_core::target::{Mirror, MirrorList, TargetUrl, Tools};
+use zerkalo_core::target::{Category, Mirror, MirrorList, TargetUrl};
 use zerkalo_core::words::{AgentId, MarketId, MirrorId, UnixMillis};
 
 use crate::world::*;
@@ -40,6 +41,8 @@ pub fn write_state(dir: &Path, list: &MirrorList) {
     ] {
         std::fs::write(dir.join(name), text).unwrap();
     }
+    let state = zerkalo_agent::state::StateDir::existing(dir);
+    consent::accept(&state, consent::VERSION, consent::Language::En, &Category::ALL, UnixMillis(1)).unwrap();
 }
 
 pub fn start(dir: &Path, config: &Path) -> Child {
@@ -72,13 +75,11 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     };
     let list = MirrorList {
-        tools: Tools::default(),
-        version: 4,
-        issued_at: UnixMillis(1),
         mirrors: vec![mirror("m1", "kz"), mirror("other", "ru")],
-        references: vec![],
+        ..MirrorList::issued(4, UnixMillis(1))
     };
     let home = tempfile::tempdir().unwrap();
     let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
@@ -143,10 +144,10 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     };
     let (mirrors, references) = (vec![mirror("slow"), mirror("fast")], vec![]);
-    let list =
-        MirrorList { tools: Tools::default(), version: 1, issued_at: UnixMillis(1), mirrors, references };
+    let list = MirrorList { mirrors, references, ..MirrorList::issued(1, UnixMillis(1)) };
     let home = tempfile::tempdir().unwrap();
     let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
     write_state(&dir, &list);

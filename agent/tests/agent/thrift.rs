@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use zerkalo_agent::cost;
 use zerkalo_core::record::{Arm, BODY_LEN_MAX};
-use zerkalo_core::target::{Mirror, MirrorList, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 
 use crate::process::{start, write_state};
@@ -48,14 +48,9 @@ impl Site {
             key_pins: vec![],
             expected_addresses: vec![],
             standby: false,
+            category: None,
         };
-        let list = MirrorList {
-            tools: Tools::default(),
-            version: 1,
-            issued_at: UnixMillis(1),
-            mirrors: vec![mirror],
-            references: vec![],
-        };
+        let list = MirrorList { mirrors: vec![mirror], ..MirrorList::issued(1, UnixMillis(1)) };
         let home = tempfile::tempdir().unwrap();
         write_state(home.path(), &list);
         let config = home.path().join("agent.toml");

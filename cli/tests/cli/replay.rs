@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, default_settings};
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, MAGIC, frame};
-use zerkalo_core::target::{Mirror, MirrorList, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
 use zerkalo_core::words::{Access, AgentId, MirrorId, OwnerId, Station};
 
 use crate::records::{NOON, URL, reached};
@@ -143,14 +143,9 @@ fn story() -> Vec<JournalEntry> {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     };
-    let list = MirrorList {
-        tools: Tools::default(),
-        version: 1,
-        issued_at: NOON,
-        mirrors: vec![mirror],
-        references: vec![],
-    };
+    let list = MirrorList { mirrors: vec![mirror], ..MirrorList::issued(1, NOON) };
     let mut events = vec![
         Event::Settings(default_settings()),
         Event::List { list: SignedList::sign(&list, &key), operator: key.public() },

@@ -20,7 +20,7 @@ use tonic::{Request, Status, Streaming};
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList, SignedRecord};
 use zerkalo_core::journal::{Event, Found, JournalEntry, MAGIC, read_frame};
 use zerkalo_core::record::{Arm, Cause, HttpExchange, HttpOutcome, ProbeRecord, Span};
-use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
 use zerkalo_core::words::{AgentId, MarketId, MirrorId};
 use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
@@ -444,15 +444,10 @@ pub fn list(version: u64, mirrors: &[&str]) -> MirrorList {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     };
     let mirrors = mirrors.iter().map(mirror).collect();
-    MirrorList {
-        tools: Tools::default(),
-        version,
-        issued_at: zerkalo_collector::clock::now(),
-        mirrors,
-        references: vec![],
-    }
+    MirrorList { mirrors, ..MirrorList::issued(version, zerkalo_collector::clock::now()) }
 }
 
 fn url(mirror: &str) -> TargetUrl {

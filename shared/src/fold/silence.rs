@@ -51,6 +51,10 @@ impl Fold {
 
     /// Looks who has fallen silent, where it is time; tells what changed.
     pub(super) fn hear_silence(&mut self) -> Vec<Alert> {
+        if self.is_stopped() {
+            // Whoever was told to stop is not heard, and that says nothing.
+            self.silence.deadline = None;
+        }
         if self.silence.deadline.is_none_or(|at| at > self.at) {
             return Vec::new();
         }

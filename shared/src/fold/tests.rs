@@ -14,7 +14,7 @@ use crate::judge::tests::transfer::{frozen, large};
 use crate::judge::tests::{answer, cut, healthy, mirror};
 use crate::market::Action;
 use crate::record::{ProbeRecord, TlsOutcome};
-use crate::target::{MirrorList, Tools};
+use crate::target::MirrorList;
 use crate::words::{OwnerId, Station};
 use proptest::prelude::*;
 
@@ -65,13 +65,7 @@ impl Journal {
         let mut journal =
             Self { entries: Vec::new(), heads: BTreeMap::new(), now: UnixMillis(1_800_000_000_000) };
         journal.push(Event::Settings(default_settings()));
-        let list = MirrorList {
-            tools: Tools::default(),
-            version: 1,
-            issued_at: journal.now,
-            mirrors: vec![mirror()],
-            references: vec![],
-        };
+        let list = MirrorList { mirrors: vec![mirror()], ..MirrorList::issued(1, journal.now) };
         journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
         journal.enrol("control-1", "house", Station::Control);
         for carrier in CARRIERS {
@@ -365,13 +359,7 @@ fn records_of_a_url_the_list_no_longer_names_say_nothing() {
     (0..3).for_each(|_| journal.round([Fine; 4], Fine));
     let mut moved = mirror();
     moved.url = crate::target::TargetUrl::parse("https://new.example/").unwrap();
-    let list = MirrorList {
-        tools: Tools::default(),
-        version: 2,
-        issued_at: journal.now,
-        mirrors: vec![moved],
-        references: vec![],
-    };
+    let list = MirrorList { mirrors: vec![moved], ..MirrorList::issued(2, journal.now) };
     journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
     (0..5).for_each(|_| journal.round([Nxdomain; 4], Fine));
     let (state, decisions) = fold(&journal.entries);

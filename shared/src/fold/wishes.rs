@@ -111,6 +111,9 @@ impl Fold {
     }
 
     fn ask(&mut self, mirror: &MirrorId, addresses: &[IpAddr], chosen: impl Fn(&Station, &AgentId) -> bool) {
+        if self.is_stopped() {
+            return;
+        }
         let now = self.at;
         let visitors = self.visitors_by_market(mirror);
         for (agent, state) in &self.agents {

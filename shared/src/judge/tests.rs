@@ -25,6 +25,7 @@ pub(crate) fn mirror() -> Mirror {
         key_pins: vec![],
         expected_addresses: vec![OWN.parse().unwrap()],
         standby: false,
+        category: None,
     }
 }
 

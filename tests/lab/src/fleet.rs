@@ -314,7 +314,7 @@ impl Seat {
         std::fs::write(&token_file, &token)?;
         std::fs::write(&config, self.agent_toml(ca_file))?;
         let url = url_of(&token).context("the token names no collector")?;
-        let enrol = ["enroll", &url, "--token-file", &token_file, "--dir", &state];
+        let enrol = ["enroll", &url, "--token-file", &token_file, "--dir", &state, "--accept", "1"];
         Process::start(&format!("enrolment of {}", self.owner), program, &enrol, &log)?.succeed().await?;
         let run = ["run", "--dir", &state, "--config", &config];
         Process::start(&agent_name(&self.owner), program, &run, &log)

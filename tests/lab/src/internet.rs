@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{Access, MarketId, MirrorId, UnixMillis};
 
 use crate::carrier::{Carrier, Host, Networks};
@@ -95,6 +95,7 @@ impl Internet {
                 key_pins: vec![identity.key_pin],
                 expected_addresses,
                 standby: false,
+                category: None,
             });
         }
         let mut references = Vec::new();
@@ -109,11 +110,9 @@ impl Internet {
     /// What the operator would sign.
     pub fn list(&self, version: u64, issued_at: UnixMillis) -> MirrorList {
         MirrorList {
-            tools: Tools::default(),
-            version,
-            issued_at,
             mirrors: self.mirrors.clone(),
             references: self.references.clone(),
+            ..MirrorList::issued(version, issued_at)
         }
     }
 

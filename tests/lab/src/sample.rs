@@ -8,7 +8,7 @@ use zerkalo_core::record::{
     ProbeRecord, QueryType, ReferenceCheck, ResolverKind, Span, TcpConnect, TcpOutcome, TlsHandshake,
     TlsOutcome,
 };
-use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl, Tools};
+use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 
 /// The mirror all of it is about.
@@ -26,14 +26,9 @@ pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
         key_pins: vec![],
         expected_addresses: vec![],
         standby: false,
+        category: None,
     };
-    Ok(MirrorList {
-        tools: Tools::default(),
-        version: 1,
-        issued_at,
-        mirrors: vec![mirror],
-        references: vec![],
-    })
+    Ok(MirrorList { mirrors: vec![mirror], ..MirrorList::issued(1, issued_at) })
 }
 
 /// The encoded record of a mirror that works.

@@ -71,15 +71,10 @@ fn with_standby() -> Journal {
         id: MirrorId::parse("standby").unwrap(),
         url: crate::target::TargetUrl::parse("https://standby.example/").unwrap(),
         standby: true,
+        category: None,
         ..mirror()
     };
-    let list = MirrorList {
-        tools: Tools::default(),
-        version: 2,
-        issued_at: journal.now,
-        mirrors: vec![mirror(), standby],
-        references: vec![],
-    };
+    let list = MirrorList { mirrors: vec![mirror(), standby], ..MirrorList::issued(2, journal.now) };
     journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
     journal
 }

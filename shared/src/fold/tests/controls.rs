@@ -22,11 +22,8 @@ impl Story {
         let mut journal = Journal::new();
         journal.enrol("control-2", "house", Station::Control);
         let list = MirrorList {
-            tools: Tools::default(),
-            version: 2,
-            issued_at: journal.now,
             mirrors: vec![crate::target::Mirror { expected_addresses: vec![], ..mirror() }],
-            references: vec![],
+            ..MirrorList::issued(2, journal.now)
         };
         journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
         let mut story = Self { journal, state: Fold::new(), folded: 0 };

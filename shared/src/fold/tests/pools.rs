@@ -48,7 +48,7 @@ impl Story {
         mirrors.extend(standbys.iter().map(|name| of(name, true)));
         self.version += 1;
         let (version, issued_at) = (self.version, self.journal.now);
-        let list = MirrorList { tools: Tools::default(), version, issued_at, mirrors, references: vec![] };
+        let list = MirrorList { mirrors, ..MirrorList::issued(version, issued_at) };
         self.journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
         self.feed();
     }

@@ -76,6 +76,27 @@ fn what_is_no_shutdown_raises_no_alarm() {
 }
 
 #[test]
+fn whoever_the_operator_stopped_is_neither_suspected_nor_asked() {
+    let mut journal = Journal::new();
+    (0..10).for_each(|_| round(&mut journal, |_, _| true));
+    let list = MirrorList {
+        mirrors: vec![mirror()],
+        stop: Some("a law suit".to_owned()),
+        ..MirrorList::issued(2, journal.now)
+    };
+    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+    // Some hear of it later than others.
+    (0..6).for_each(|_| round(&mut journal, |carrier, _| carrier == "kz-beeline"));
+    let (mut state, told, _) = alerts(&journal.entries);
+    assert_eq!(kinds(&told), []);
+    state.take_wishes();
+    let known = journal.entries.len();
+    journal.record("kz-beeline-0", facts(HelloDropped, journal.now));
+    journal.entries[known..].iter().for_each(|entry| drop(state.apply(entry)));
+    assert_eq!(state.take_wishes().len(), 0);
+}
+
+#[test]
 fn a_collector_that_was_away_suspects_nobody() {
     let mut journal = Journal::new();
     (0..10).for_each(|_| round(&mut journal, |_, _| true));

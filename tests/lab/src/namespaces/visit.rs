@@ -92,6 +92,7 @@ fn mirror(visit: &Visit, key_pin: Sha256) -> Result<Mirror> {
         id: MirrorId::parse("netlab")?,
         expected_addresses,
         standby: false,
+        category: None,
         url,
         markets: vec![MarketId::parse("ru")?],
         canary: Some(CANARY.to_owned()),
