@@ -60,7 +60,7 @@ fn show(found: &wire::ListDeliveriesResponse, format: Format) -> Result<()> {
         print("nothing waits, and nothing was given up\n")?;
         return Ok(());
     }
-    let headings = ["delivery", "what", "market", "mirror", "state", "tried", "last", "last error"];
+    let headings = ["delivery", "what", "market", "mirror", "state", "tried", "last", "next", "last error"];
     let mut text = draw(headings, found.deliveries.iter().map(row));
     if found.left_out > 0 {
         text += &format!("and {} more\n", found.left_out);
@@ -76,17 +76,40 @@ fn show(found: &wire::ListDeliveriesResponse, format: Format) -> Result<()> {
     Ok(())
 }
 
-fn row(one: &wire::Delivery) -> [String; 8] {
+fn row(one: &wire::Delivery) -> [String; 9] {
     [
         one.id.clone(),
         or_dash(&one.word),
         one.market.clone(),
         or_dash(&one.mirror),
-        if one.dead { "given up" } else { "waits" }.to_owned(),
+        state(one),
         one.attempts.to_string(),
         instant(one.last_attempt_at_millis),
+        next(one),
         or_dash(&one.last_error),
     ]
+}
+
+/// Where it stands, and why it was given up.
+fn state(one: &wire::Delivery) -> String {
+    let why = match one.given_up_because.as_str() {
+        "refused" => format!(": refused {} times", one.refusals),
+        "too_long" => ": failed too often".to_owned(),
+        "superseded" => ": a newer decision was carried out".to_owned(),
+        "hopeless" => ": no attempt can succeed".to_owned(),
+        _ => String::new(),
+    };
+    if one.dead { format!("given up{why}") } else { "waits".to_owned() }
+}
+
+/// When it is tried next.
+fn next(one: &wire::Delivery) -> String {
+    match one.next_attempt_at_millis {
+        _ if one.dead => "-".to_owned(),
+        _ if !one.configured => "never".to_owned(),
+        0 => "in its turn".to_owned(),
+        at => instant(at),
+    }
 }
 
 fn to_json(one: &wire::Delivery) -> serde_json::Value {
@@ -100,7 +123,39 @@ fn to_json(one: &wire::Delivery) -> serde_json::Value {
         "mirror": some(&one.mirror),
         "state": if one.dead { "dead" } else { "waiting" },
         "attempts": one.attempts,
+        "refusals": one.refusals,
+        "given_up_because": some(&one.given_up_because),
         "last_attempt_at": Some(one.last_attempt_at_millis).filter(|at| *at > 0),
+        "next_attempt_at": Some(one.next_attempt_at_millis).filter(|at| *at > 0),
         "last_error": some(&one.last_error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_why_it_was_given_up_and_when_it_is_tried_next() {
+        let waiting =
+            wire::Delivery { configured: true, next_attempt_at_millis: 1_000, ..wire::Delivery::default() };
+        assert_eq!((state(&waiting).as_str(), next(&waiting)), ("waits", instant(1_000)));
+        let behind = wire::Delivery { next_attempt_at_millis: 0, ..waiting.clone() };
+        assert_eq!(next(&behind), "in its turn");
+        assert_eq!(next(&wire::Delivery { configured: false, ..waiting.clone() }), "never");
+        let dead = |why: &str| wire::Delivery {
+            dead: true,
+            refusals: 3,
+            given_up_because: why.to_owned(),
+            ..wire::Delivery::default()
+        };
+        for (why, expected) in [
+            ("refused", "given up: refused 3 times"),
+            ("too_long", "given up: failed too often"),
+            ("superseded", "given up: a newer decision was carried out"),
+            ("", "given up"),
+        ] {
+            assert_eq!((state(&dead(why)).as_str(), next(&dead(why)).as_str()), (expected, "-"));
+        }
+    }
 }

@@ -58,10 +58,23 @@ pub enum Carries {
     Replacements,
 }
 
+/// What another attempt may bring after one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// Something was away, busy or slow: it may succeed.
+    Passing,
+    /// A plain no: it ends the same way until somebody mends something.
+    Refused,
+    /// Nothing that a receiver does can make it succeed.
+    Hopeless,
+}
+
 /// An executor at work.
 pub struct Executor {
     /// Attempts before a notice is given up.
     pub attempts: u32,
+    /// Attempts refused for good before it is.
+    pub refusals: u32,
     means: Means,
 }
 
@@ -83,9 +96,13 @@ pub enum AttemptError {
 }
 
 impl AttemptError {
-    /// Whether another attempt under the same configuration must fail too.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Dns(DnsError::NoValue { .. }))
+    /// What another attempt may bring.
+    pub fn outlook(&self) -> Outlook {
+        match self {
+            Self::Webhook(error) => error.outlook(),
+            Self::Program(error) => error.outlook(),
+            Self::Dns(error) => error.outlook(),
+        }
     }
 }
 
@@ -196,7 +213,7 @@ impl Executor {
             ExecutorKind::Program(program) => Means::Program(Program::new(program.clone())),
             ExecutorKind::Dns(dns) => Means::Dns(Box::new(Dns::new((**dns).clone()))),
         };
-        Self { attempts: config.attempts, means }
+        Self { attempts: config.attempts, refusals: config.refusals, means }
     }
 
     /// Whether it is a webhook.

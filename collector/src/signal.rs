@@ -4,6 +4,8 @@
 //! while a mirror is live, 503 otherwise. Whoever bears no token of the market gets a 404 like that of any other path:
 //! nothing tells a wrong token from a wrong market. It answers from the fold and changes nothing.
 
+mod guests;
+mod patience;
 mod server;
 
 use std::collections::BTreeMap;
@@ -26,6 +28,8 @@ use crate::token;
 
 pub use server::serve;
 
+/// What is counted where there was no place for a connection.
+const BUSY: &str = "busy";
 /// Digits of the digest of an answer that make its ETag.
 const ETAG_LEN: usize = 32;
 /// Longest path and query together, in bytes; one with every part at its longest has 300.

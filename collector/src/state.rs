@@ -19,7 +19,7 @@ use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 use crate::token::Token;
 
 pub use audit::{ApiToken, KnownTokens};
-pub use deliveries::{Delivery, DeliveryKey, DropOutcome, Place, RetryRefusal, Waiting};
+pub use deliveries::{Delivery, DeliveryKey, DropOutcome, GivenUp, Place, RetryRefusal, Waiting};
 pub use log::{Logged, Send, Topic};
 pub use signals::SignalToken;
 

@@ -39,6 +39,15 @@ fn actions(report: &Value, market: &str) -> Vec<String> {
     decisions.iter().filter(about).map(|decision| decision["action"].as_str().unwrap().to_owned()).collect()
 }
 
+/// What took the place of the mirror under attack, by the market's last rotation.
+fn replacement<'a>(report: &'a Value, market: &str) -> &'a str {
+    let decisions = report["decisions"].as_array().unwrap().iter();
+    let mut rotations = decisions.filter(|one| one["market"] == market && one["replacement"].is_object());
+    let rotation = rotations.next_back().unwrap();
+    assert_eq!((&rotation["mirror"], &rotation["effect"]), (&"m1".into(), &"act".into()), "{rotation}");
+    rotation["replacement"]["mirror"].as_str().unwrap()
+}
+
 fn state<'a>(report: &'a Value, market: &str, carrier: &str) -> &'a str {
     report["matrix"][market]["m1"]["carriers"][carrier]["state"].as_str().unwrap()
 }
@@ -47,7 +56,10 @@ fn state<'a>(report: &'a Value, market: &str, carrier: &str) -> &'a str {
 async fn early_warning_prepares_before_it_pauses_and_rotates() {
     let report = play("early-warning").await;
     let kz = actions(&report, "kz");
-    assert_eq!(kz, ["keep", "prepare", "pause", "rotate"]);
+    // A rotation that waits for its standby is told before the one that names it.
+    let mut steps = kz.clone();
+    steps.dedup();
+    assert_eq!(steps, ["keep", "prepare", "pause", "rotate"]);
     assert_eq!(actions(&report, "ru"), ["keep"]);
     let reasons: Vec<&Value> =
         report["decisions"].as_array().unwrap().iter().map(|d| &d["reasons"]).collect();
@@ -58,6 +70,9 @@ async fn early_warning_prepares_before_it_pauses_and_rotates() {
         (&rotate["verified"], &rotate["body"]["type"], &rotate["body"]["data"]["market"]),
         (&Value::Bool(true), &"zerkalo.decision".into(), &"kz".into())
     );
+    assert_eq!(replacement(&report, "kz"), "spare-kz");
+    let told = webhooks.iter().any(|hook| hook["body"]["data"]["replacement"]["mirror"] == "spare-kz");
+    assert!(told, "whoever switches is told to what");
     let mechanisms = &report["matrix"]["kz"]["m1"]["carriers"]["kz-kazakhtelecom"]["cells"][0]["mechanisms"];
     assert!(mechanisms[0].as_str().unwrap().starts_with("dns.injection"), "{mechanisms}");
 }
@@ -67,6 +82,7 @@ async fn a_kz_only_block_leaves_russia_alone() {
     let report = play("kz-only").await;
     assert_eq!(actions(&report, "ru"), ["keep"]);
     assert_eq!(actions(&report, "kz").last().unwrap(), "rotate");
+    assert_eq!(replacement(&report, "kz"), "spare-kz");
     assert_eq!(state(&report, "kz", "kz-tele2-altel"), "red");
 }
 
@@ -75,6 +91,7 @@ async fn two_of_four_russian_carriers_are_enough() {
     let report = play("ru-2-of-4").await;
     assert_eq!(actions(&report, "kz"), ["keep"]);
     assert_eq!(actions(&report, "ru").last().unwrap(), "rotate");
+    assert_eq!(replacement(&report, "ru"), "spare-ru");
     assert_eq!(state(&report, "ru", "ru-megafon"), "green");
 }
 
@@ -105,7 +122,10 @@ async fn a_carrier_that_flaps_never_rotates_a_mirror() {
 async fn nothing_is_said_where_nothing_is_blocked() {
     let report = play("all-clear").await;
     let all = report["decisions"].as_array().unwrap();
-    assert!(all.len() == 4 && all.iter().all(|decision| decision["action"] == "keep"), "{all:#?}");
+    let served =
+        all.iter().filter(|decision| ["m1", "m2"].iter().any(|mirror| decision["mirror"] == *mirror));
+    assert_eq!(served.count(), 4, "{all:#?}");
+    assert!(all.iter().all(|decision| decision["action"] == "keep"), "{all:#?}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use zerkalo_core::simulate::Noise;
 use zerkalo_lab::play::{Pace, Play};
 use zerkalo_lab::scenario;
 use zerkalo_lab::screen::Audience;
@@ -41,13 +42,32 @@ async fn explains_the_same_live_and_from_the_journal(config: &str, journal: &Pat
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
     let live = zerkalo(&["--config", config, "forecast", "--market", "kz"]).await;
-    assert!(live.contains("market kz: 1 lives seen"), "{live}");
+    let seen = "market kz: 3 lives seen, 1 ended by a block; 2 serving, 0 standing by";
+    assert!(live.contains(seen), "{live}");
     // Time has passed since the last entry for none of them: a forecast is of the journal's last instant.
     let shape = |text: &str| {
         text.lines().map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
     };
     let read = zerkalo(&["forecast", "--journal", &journal, "--market", "kz"]).await;
     assert_eq!(shape(&live), shape(&read), "{live}\n{read}");
+}
+
+/// Nothing failed in the lab but what its censor did: for some seconds, on every Kazakh carrier, which for want of an hour
+/// is an outage. So no visit is blocked by chance.
+async fn fits_the_noise_that_there_was(journal: &Path) {
+    let fitted = zerkalo(&["simulate", "fit", "--journal", &journal.to_string_lossy()]).await;
+    let noise = Noise::parse(&fitted).unwrap();
+    assert!(noise.verdict.false_blocked <= 0.02, "{fitted}");
+    for part in [
+        "of 24 agents on 8 carriers",
+        "left out as parts of a block: 0",
+        "# No burst seen",
+        "# market outages seen: 1",
+    ] {
+        assert!(fitted.contains(part), "{part:?} in\n{fitted}");
+    }
+    let sample = Noise::built_in().probe;
+    assert_ne!(noise.probe.ok_millis, sample.ok_millis, "what visits took is measured, not assumed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,14 +83,17 @@ async fn a_journal_replayed_gives_the_decisions_of_the_live_collector() {
     let config = dir.join("operator/operator.toml").to_string_lossy().into_owned();
     let live = zerkalo(&["--config", &config, "decisions", "ls", "-o", "jsonl"]).await;
     let first = replay(&dir.join("journal")).await;
-    assert_eq!(first, live, "the journal tells another story than the collector");
-    assert_eq!(first.lines().count(), report.decisions.len());
+    // The agents go on: a standby that serves now may be decided about between two looks.
+    assert!(first.starts_with(&live), "the journal tells another story than the collector:\n{first}\n{live}");
+    assert!(live.lines().count() >= report.decisions.len());
     assert!(first.lines().any(|line| line.contains("\"action\":\"rotate\"")), "{first}");
 
     explains_the_same_live_and_from_the_journal(&config, &dir.join("journal"), &first).await;
 
+    fits_the_noise_that_there_was(&dir.join("journal")).await;
+
     // The journal goes on growing while the agents run: the decisions in it do not change.
-    assert_eq!(replay(&dir.join("journal")).await, first);
+    assert!(replay(&dir.join("journal")).await.starts_with(&first));
 
     // A journal without its last decision's cause tells a shorter story: the comparison can fail.
     let copy = tempfile::tempdir().unwrap();

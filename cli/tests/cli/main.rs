@@ -14,6 +14,7 @@ mod ooni;
 mod policies;
 mod records;
 mod replay;
+mod simulate;
 
 use records::{URL, reached, silenced};
 

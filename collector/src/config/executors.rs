@@ -17,10 +17,16 @@ use crate::executor::dns::{self, DnsKey};
 
 /// The executor that `[webhook]` makes.
 pub const WEBHOOK_NAME: &str = "webhook";
-/// Attempts before a notice is given up: with the outbox's waits about an hour, after which a person must look anyway.
-pub const ATTEMPTS_DEFAULT: u32 = 125;
-/// Half a day of attempts.
-const ATTEMPTS_MAX: u32 = 1_500;
+/// Attempts before a notice is given up: with the outbox's waits about a day, for whatever is away comes back or is
+/// missed by then.
+pub const ATTEMPTS_DEFAULT: u32 = 400;
+/// A fortnight of attempts.
+const ATTEMPTS_MAX: u32 = 4_000;
+/// Attempts among them that were refused for good: a receiver that was deployed wrong is mended within the first waits,
+/// or by a person.
+pub const REFUSALS_DEFAULT: u32 = 3;
+/// See [`REFUSALS_DEFAULT`].
+const REFUSALS_MAX: u32 = 100;
 /// How long a program may run.
 const TIMEOUT_SECS_DEFAULT: u32 = 30;
 /// Others of its market wait for it.
@@ -45,6 +51,8 @@ pub struct ExecutorConfig {
     pub actions: Vec<Action>,
     /// Attempts before a notice is given up.
     pub attempts: u32,
+    /// Attempts refused for good before it is.
+    pub refusals: u32,
     pub kind: ExecutorKind,
 }
 
@@ -115,13 +123,15 @@ impl Reader<'_> {
         let mut executors = Vec::new();
         if root.keys.contains_key("webhook") {
             let mut section = self.section(root, "webhook");
+            let (attempts, refusals) = self.patience(&mut section);
             let kind = self.webhook(&mut section).map(ExecutorKind::Webhook);
             self.finish(section);
             executors.extend(kind.map(|kind| ExecutorConfig {
                 name: WEBHOOK_NAME.to_owned(),
                 markets: Vec::new(),
                 actions: Vec::new(),
-                attempts: ATTEMPTS_DEFAULT,
+                attempts,
+                refusals,
                 kind,
             }));
         }
@@ -151,7 +161,7 @@ impl Reader<'_> {
         });
         let markets = self.markets(section, catalogue);
         let actions = self.actions(section);
-        let attempts = self.number(section, "attempts", (1, ATTEMPTS_MAX), ATTEMPTS_DEFAULT);
+        let (attempts, refusals) = self.patience(section);
         let kinds = "\"webhook\", \"program\" or \"dns\"";
         let kind = self.required(section, "kind", kinds, |text| match text {
             "webhook" | "program" | "dns" => Ok(text.to_owned()),
@@ -172,7 +182,13 @@ impl Reader<'_> {
             (Some(ExecutorKind::Dns(_)), actions) if actions.is_empty() => vec![Action::Rotate],
             (_, actions) => actions,
         };
-        Some(ExecutorConfig { name: name?, markets, actions, attempts, kind: kind? })
+        Some(ExecutorConfig { name: name?, markets, actions, attempts, refusals, kind: kind? })
+    }
+
+    /// Attempts in all, and those refused for good.
+    fn patience(&mut self, section: &mut Section) -> (u32, u32) {
+        let attempts = self.number(section, "attempts", (1, ATTEMPTS_MAX), ATTEMPTS_DEFAULT);
+        (attempts, self.number(section, "refusals", (1, REFUSALS_MAX), REFUSALS_DEFAULT))
     }
 
     fn markets(&mut self, section: &mut Section, catalogue: Option<&Catalogue>) -> Vec<MarketId> {

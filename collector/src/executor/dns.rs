@@ -15,7 +15,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use zerkalo_core::market::Replacement;
 use zerkalo_core::words::MirrorId;
 
-use super::{Errand, Notice};
+use super::{Errand, Notice, Outlook};
 use crate::clock;
 use crate::config::DnsConfig;
 use exchange::Line;
@@ -66,6 +66,31 @@ pub enum DnsError {
         "the server took the update, yet {name} is {found}; a CNAME beside other records is dropped silently"
     )]
     NotTaken { name: String, found: String },
+}
+
+impl DnsError {
+    /// What another attempt may bring.
+    pub fn outlook(&self) -> Outlook {
+        match self {
+            Self::NoReplacement | Self::NoValue { .. } => Outlook::Hopeless,
+            Self::Look { source, .. } | Self::Update { source, .. } => source.outlook(),
+            Self::LookRefused { code, .. } | Self::UpdateRefused { code, .. } => outlook_of(*code),
+            Self::NotAuthoritative { .. } | Self::CnameThere { .. } | Self::NotTaken { .. } => {
+                Outlook::Refused
+            }
+            Self::Raced { .. } => Outlook::Passing,
+        }
+    }
+}
+
+/// What another question may bring after an answer with this code.
+fn outlook_of(code: ResponseCode) -> Outlook {
+    use ResponseCode::{FormErr, NotAuth, NotImp, NotZone, Refused};
+    if matches!(code, FormErr | NotImp | Refused | NotAuth | NotZone) {
+        Outlook::Refused
+    } else {
+        Outlook::Passing
+    }
 }
 
 impl Dns {
@@ -262,5 +287,20 @@ mod tests {
         };
         assert_eq!(set(&["192.0.2.7", "192.0.2.10"]), set(&["192.0.2.10", "192.0.2.7", "192.0.2.7"]));
         assert_eq!(shown(&[]), "nothing");
+    }
+
+    #[test]
+    fn a_plain_no_is_told_from_a_server_in_trouble() {
+        for code in
+            [ResponseCode::Refused, ResponseCode::NotAuth, ResponseCode::NotZone, ResponseCode::FormErr]
+        {
+            assert_eq!(outlook_of(code), Outlook::Refused, "{code}");
+        }
+        for code in [ResponseCode::ServFail, ResponseCode::YXRRSet] {
+            assert_eq!(outlook_of(code), Outlook::Passing, "{code}");
+        }
+        let raced = DnsError::Raced { name: String::new(), found: String::new() };
+        assert_eq!(raced.outlook(), Outlook::Passing);
+        assert_eq!(DnsError::NoReplacement.outlook(), Outlook::Hopeless);
     }
 }

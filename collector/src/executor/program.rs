@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::oneshot;
 
-use super::Errand;
+use super::{Errand, Outlook};
 use crate::config::ProgramConfig;
 
 /// The idempotency key in the program's environment; in its JSON it is `idempotency_key`.
@@ -50,6 +50,26 @@ pub enum ProgramError {
     Failed { status: ExitStatus, said: Said },
     #[error("its end cannot be waited for")]
     Wait(#[source] std::io::Error),
+}
+
+impl ProgramError {
+    /// What another attempt may bring: an exit code says no, a signal, a late end or a full machine may not come again.
+    pub fn outlook(&self) -> Outlook {
+        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
+        match self {
+            Self::Start { source, .. }
+                if matches!(source.kind(), NotFound | PermissionDenied | InvalidInput) =>
+            {
+                Outlook::Refused
+            }
+            Self::Failed { status, .. } if status.code().is_some() => Outlook::Refused,
+            Self::Start { .. }
+            | Self::Timeout { .. }
+            | Self::Later { .. }
+            | Self::Failed { .. }
+            | Self::Wait(_) => Outlook::Passing,
+        }
+    }
 }
 
 /// The last line a program wrote to its standard error, ready to stand behind a message.

@@ -11,7 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use super::Errand;
+use super::{Errand, Outlook};
 use crate::clock;
 use crate::config::WebhookConfig;
 
@@ -39,6 +39,21 @@ pub enum WebhookError {
     Request(#[source] http::Error),
     #[error("the request could not be signed")]
     Sign(#[source] standardwebhooks::WebhookError),
+}
+
+impl WebhookError {
+    /// What another attempt may bring. A redirection is a no: nobody follows it, for the operator named the URL.
+    pub fn outlook(&self) -> Outlook {
+        use http::StatusCode as Code;
+        match self {
+            Self::Status(Code::REQUEST_TIMEOUT | Code::TOO_EARLY | Code::TOO_MANY_REQUESTS) => {
+                Outlook::Passing
+            }
+            Self::Status(code) if code.is_client_error() || code.is_redirection() => Outlook::Refused,
+            Self::Timeout | Self::Status(_) | Self::Unreachable(_) => Outlook::Passing,
+            Self::Request(_) | Self::Sign(_) => Outlook::Hopeless,
+        }
+    }
 }
 
 impl Webhook {
@@ -76,5 +91,25 @@ impl Webhook {
             .map_err(|_| WebhookError::Timeout)?
             .map_err(WebhookError::Unreachable)?;
         if answer.status().is_success() { Ok(()) } else { Err(WebhookError::Status(answer.status())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_no_is_told_from_a_receiver_that_is_away() {
+        let check = |code: u16, expected: Outlook| {
+            let error = WebhookError::Status(http::StatusCode::from_u16(code).unwrap());
+            assert_eq!(error.outlook(), expected, "{code}");
+        };
+        for code in [400, 401, 403, 404, 405, 410, 413, 422, 301, 308] {
+            check(code, Outlook::Refused);
+        }
+        for code in [408, 425, 429, 500, 502, 503, 504] {
+            check(code, Outlook::Passing);
+        }
+        assert_eq!(WebhookError::Timeout.outlook(), Outlook::Passing);
     }
 }

@@ -5,7 +5,7 @@ use tonic::{Code as Grpc, Status};
 use zerkalo_proto::operator_v1 as wire;
 
 use super::{Operator, truncated};
-use crate::state::{DeliveryKey, DropOutcome, RetryRefusal, Waiting};
+use crate::state::{DeliveryKey, DropOutcome, GivenUp, RetryRefusal, Waiting};
 
 /// Most deliveries in one answer: clients read 4 MiB.
 const DELIVERIES_MAX: usize = 5_000;
@@ -32,9 +32,9 @@ impl Operator {
             attempts: delivery.attempts,
             last_error: delivery.last_error.clone().unwrap_or_default(),
             last_attempt_at_millis: delivery.last_attempt_at.map_or(0, |at| at.0),
-            next_attempt_at_millis: 0,
-            refusals: 0,
-            given_up_because: String::new(),
+            next_attempt_at_millis: delivery.next_attempt_at.filter(|_| !dead).map_or(0, |at| at.0),
+            refusals: delivery.refusals,
+            given_up_because: delivery.given_up_because.map_or("", GivenUp::as_str).to_owned(),
             configured: self.routes.iter().any(|route| route.executor == key.executor),
         }
     }

@@ -46,6 +46,46 @@ pub struct Delivery {
     pub last_error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_attempt_at: Option<UnixMillis>,
+    /// Attempts among those made that were refused for good.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refusals: u32,
+    /// When its turn comes again; a person's wish or a restart brings it forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<UnixMillis>,
+    /// Unset while it waits, and in old entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up_because: Option<GivenUp>,
+}
+
+/// Why a delivery was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GivenUp {
+    /// It was refused for good as often as its executor bears.
+    Refused,
+    /// It was tried as often as its executor bears.
+    TooLong,
+    /// A newer decision was carried out.
+    Superseded,
+    /// No attempt can succeed.
+    Hopeless,
+}
+
+impl GivenUp {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TooLong => "too_long",
+            Self::Superseded => "superseded",
+            Self::Hopeless => "hopeless",
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Where a delivery stands.
@@ -110,7 +150,15 @@ impl Delivery {
             replaces,
             last_error: None,
             last_attempt_at: None,
+            refusals: 0,
+            next_attempt_at: None,
+            given_up_because: None,
         }
+    }
+
+    /// As if it had never been tried; why it failed stays known.
+    fn anew(self) -> Self {
+        Self { attempts: 0, refusals: 0, next_attempt_at: None, given_up_because: None, ..self }
     }
 
     /// What it speaks of, as far as order matters.
@@ -186,7 +234,7 @@ impl State {
                 return Ok((Err(RetryRefusal::Superseded { newer: self.number(&newer)? }), batch));
             }
             batch.delete(key.topic.dead(), &bytes);
-            put(key, &Delivery { attempts: 0, ..delivery }, &mut batch);
+            put(key, &delivery.anew(), &mut batch);
             Ok((Ok(()), batch))
         })
     }

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::process::{Child, Command};
 use zerkalo_collector::config::DnsConfig;
 use zerkalo_collector::executor::dns::{Dns, DnsError, DnsKey, parse_name, parse_value, sort};
-use zerkalo_collector::executor::{Errand, Notice};
+use zerkalo_collector::executor::{Errand, Notice, Outlook};
 use zerkalo_core::words::MirrorId;
 
 use crate::world::PATIENCE;
@@ -155,6 +155,11 @@ async fn rotate(dns: &Dns, mirror: &str) -> Result<String, DnsError> {
     tokio::time::timeout(PATIENCE, dns.attempt(&errand)).await.expect("an end in time")
 }
 
+/// What another attempt may bring.
+fn outlook(result: &Result<String, DnsError>) -> Outlook {
+    result.as_ref().unwrap_err().outlook()
+}
+
 /// The error and what caused it.
 fn said(result: Result<String, DnsError>) -> String {
     zerkalo_collector::config::chain(&result.unwrap_err())
@@ -172,7 +177,9 @@ async fn a_name_is_pointed_at_the_replacement_and_a_second_time_changes_nothing(
         "go.example.org. A is 192.0.2.8, 192.0.2.9 now; it was 192.0.2.7"
     );
     assert_eq!(named.answers("go.example.org", RecordType::A).await, ["192.0.2.8", "192.0.2.9"]);
-    let error = said(rotate(&go, "m4").await);
+    let failed = rotate(&go, "m4").await;
+    assert_eq!(outlook(&failed), Outlook::Hopeless);
+    let error = said(failed);
     assert!(error.contains("mirror m4") && error.contains("m4.example cannot stand in a A"), "{error}");
     let six = dns(named.address, "go.example.org", RecordType::AAAA, &[("m2", &["2001:db8::7"])]);
     rotate(&six, "m2").await.unwrap();
@@ -206,10 +213,14 @@ async fn a_wrong_key_and_a_refusing_zone_are_told_apart() {
     };
     let error = said(rotate(&with("zerkalo", OTHER_SECRET), "m2").await);
     assert!(error.contains("refused the key") && error.contains("BADSIG"), "{error}");
-    let error = said(rotate(&with("stranger", SECRET), "m2").await);
+    let failed = rotate(&with("stranger", SECRET), "m2").await;
+    assert_eq!(outlook(&failed), Outlook::Refused);
+    let error = said(failed);
     assert!(error.contains("refused the key") && error.contains("BADKEY"), "{error}");
     let refused = dns(named.address, "go.refused.example", RecordType::A, values);
-    let error = said(rotate(&refused, "m2").await);
+    let failed = rotate(&refused, "m2").await;
+    assert_eq!(outlook(&failed), Outlook::Refused);
+    let error = said(failed);
     assert!(error.contains("Query Refused to the update of go.refused.example"), "{error}");
     assert!(error.contains("allow-update"), "{error}");
     let nowhere = dns(named.address, "go.elsewhere.example", RecordType::A, values);
@@ -242,7 +253,9 @@ async fn what_somebody_else_changed_meanwhile_is_not_overwritten() {
         }
     });
     let late = dns(address, "go.example.org", RecordType::A, values);
-    let error = said(rotate(&late, "m2").await);
+    let failed = rotate(&late, "m2").await;
+    assert_eq!(outlook(&failed), Outlook::Passing);
+    let error = said(failed);
     assert!(error.contains("changed by somebody else") && error.contains("192.0.2.8 now"), "{error}");
     assert_eq!(named.answers("go.example.org", RecordType::A).await, ["192.0.2.8"]);
 }
@@ -323,6 +336,8 @@ async fn a_server_that_hangs_or_is_not_there_is_given_up_in_time() {
     let error = said(rotate(&dns(address, "go.example.org", RecordType::A, values), "m2").await);
     assert!(error.contains("gave no answer within 3 s by UDP and 5 s by TCP"), "{error}");
     drop((listener, hole));
-    let error = said(rotate(&dns(address, "go.example.org", RecordType::A, values), "m2").await);
+    let failed = rotate(&dns(address, "go.example.org", RecordType::A, values), "m2").await;
+    assert_eq!(outlook(&failed), Outlook::Passing);
+    let error = said(failed);
     assert!(error.contains("cannot be reached by TCP") && error.contains("refused"), "{error}");
 }

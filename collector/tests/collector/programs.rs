@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use zerkalo_collector::config::ProgramConfig;
 use zerkalo_collector::executor::program::{Program, ProgramError};
-use zerkalo_collector::executor::{Errand, Notice};
+use zerkalo_collector::executor::{Errand, Notice, Outlook};
 
 use crate::world::PATIENCE;
 
@@ -117,6 +117,18 @@ async fn exit_codes_signals_and_the_last_words_are_told_apart() {
     std::fs::remove_file(script.path("act")).unwrap();
     let error = script.run().await.unwrap_err().to_string();
     assert!(error.contains("act cannot be started"), "{error}");
+}
+
+#[tokio::test]
+async fn an_exit_code_is_a_no_and_a_hang_a_signal_or_75_is_none() {
+    let outlook = async |script: Script| script.run().await.unwrap_err().outlook();
+    assert_eq!(outlook(Script::new("exit 75", 20)).await, Outlook::Passing);
+    assert_eq!(outlook(Script::new("kill -9 $$", 20)).await, Outlook::Passing);
+    assert_eq!(outlook(Script::new("sleep 600", 1)).await, Outlook::Passing);
+    assert_eq!(outlook(Script::new("exit 1", 20)).await, Outlook::Refused);
+    let gone = Script::new("exit 0", 20);
+    std::fs::remove_file(gone.path("act")).unwrap();
+    assert_eq!(outlook(gone).await, Outlook::Refused);
 }
 
 #[tokio::test]

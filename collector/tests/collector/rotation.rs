@@ -210,7 +210,7 @@ async fn a_block_ends_in_a_rotation_that_everybody_carries_out_once() {
 #[tokio::test]
 async fn what_an_executor_cannot_do_is_given_up_listed_and_done_when_a_person_asks() {
     let site = site(
-        "[[executors]]\nname = \"switch\"\nkind = \"program\"\ncommand = [\"./switch\"]\nattempts = 2\n",
+        "[[executors]]\nname = \"switch\"\nkind = \"program\"\ncommand = [\"./switch\"]\nrefusals = 1\n",
     );
     script(&site, "switch", "echo the register is locked >&2; exit 3");
     let collector = site.serve().await;
@@ -221,7 +221,8 @@ async fn what_an_executor_cannot_do_is_given_up_listed_and_done_when_a_person_as
     let collector = site.serve().await;
     let dead = deliveries(&site, &collector).await;
     assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].id.as_str(), dead[0].dead, dead[0].attempts), ("switch/kz-000001", true, 2));
+    assert_eq!((dead[0].id.as_str(), dead[0].dead, dead[0].attempts), ("switch/kz-000001", true, 1));
+    assert_eq!((dead[0].given_up_because.as_str(), dead[0].refusals), ("refused", 1));
     assert!(dead[0].last_error.contains("exit status: 3, saying \"the register is locked\""), "{dead:?}");
     let mut operator = collector.operator(&site).await;
     for id in ["switch/kz-000009", "nobody/kz-000001", "", "../"] {

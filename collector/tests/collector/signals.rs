@@ -166,6 +166,70 @@ async fn slow_and_greedy_peers_are_cut_off_and_hold_nobody_up() {
     collector.stop().await;
 }
 
+/// As many places as there are.
+const PLACES: usize = 256;
+
+#[tokio::test]
+async fn who_finds_no_place_is_told_so_and_finds_one_later() {
+    let site = site();
+    let collector = site.serve().await;
+    let token = token(&collector, &site, "kz").await;
+    let kz = format!("/signal/{token}/kz.json?http=1");
+    let mut held = Vec::new();
+    let full = async {
+        loop {
+            // On a slow machine the first are cut off before the last have come.
+            for _ in 0..PLACES {
+                let mut stream = TcpStream::connect(("127.0.0.1", collector.signal)).await.unwrap();
+                let _ = stream.write_all(b"GET /signal/").await;
+                held.push(stream);
+            }
+            let answer = ask(&collector, &kz, "").await;
+            if status(&answer) == 429 {
+                return answer;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, full).await.expect("all places are taken");
+    // 503 would say that no mirror is live.
+    assert_eq!((status(&refused), header(&refused, "retry-after")), (429, Some("5")), "{refused}");
+    assert_eq!(body(&refused), "too many connections; try again soon\n");
+    assert_eq!(body(&refused).len().to_string(), header(&refused, "content-length").unwrap());
+    assert!(collector.metric("zerkalo_signals_total{code=\"busy\"}").await >= 1);
+    // Operators have a listener of their own.
+    assert!(collector.operator(&site).await.list_signal_tokens(ListSignalTokensRequest {}).await.is_ok());
+    // Everybody who held a place and said no more is cut off, sooner or later, and the places are free again.
+    for mut stream in held {
+        let mut rest = Vec::new();
+        let cut = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        let _ = cut.expect("who says half a request is cut off");
+    }
+    let free = async {
+        while status(&ask(&collector, &kz, "").await) == 429 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.expect("places come free");
+    assert_eq!(status(&ask(&collector, &kz, "").await), 503, "nothing is live yet");
+    collector.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_and_never_reads_is_cut_off() {
+    let site = site();
+    let collector = site.serve().await;
+    let token = token(&collector, &site, "kz").await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Little room for answers, so that they soon wait at the other end.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(([127, 0, 0, 1], collector.signal).into()).await.unwrap();
+    let asking = format!("GET /signal/{token}/kz.json HTTP/1.1\r\nhost: x\r\n\r\n").repeat(100);
+    let cut = async { while stream.write_all(asking.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("the line is closed");
+    assert_eq!(status(&ask(&collector, &format!("/signal/{token}/kz.json"), "").await), 200);
+    collector.stop().await;
+}
+
 #[tokio::test]
 async fn the_live_mirror_can_be_asked_for_and_watched_over_grpc() {
     use futures::StreamExt;

@@ -172,11 +172,13 @@ async fn a_journal_that_fell_behind_the_log_silences_no_new_decision() {
 
 #[tokio::test]
 async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
-    use zerkalo_collector::config::ATTEMPTS_DEFAULT;
     use zerkalo_collector::state::{Delivery, State};
+    // More than the beginning uses up on the slowest machine, fewer than make it step aside.
+    const ATTEMPTS: u32 = 100;
     let mut receiver = Receiver::start(&[]).await;
     // Nobody listens there while the decisions are made.
     let site = site(1);
+    site.configure(&format!("attempts = {ATTEMPTS}\n"));
     let collector = site.serve().await;
     decide(&site, &collector).await;
     collector.metric_becomes("zerkalo_outbox_pending", 2).await;
@@ -184,7 +186,7 @@ async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
     {
         let state = State::open(&site.dir.join("state")).unwrap();
         let (key, delivery) = state.outbox().unwrap().remove(0);
-        state.note_attempt(&key, &Delivery { attempts: ATTEMPTS_DEFAULT - 1, ..delivery }).unwrap();
+        state.note_attempt(&key, &Delivery { attempts: ATTEMPTS - 1, ..delivery }).unwrap();
     }
     receiver.answer_next(StatusCode::BAD_GATEWAY);
     site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
@@ -199,7 +201,57 @@ async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
     let dead = state.dead().unwrap();
     assert_eq!(
         dead.iter().map(|(key, delivery)| (key.number, delivery.attempts)).collect::<Vec<_>>(),
-        [(1, ATTEMPTS_DEFAULT)]
+        [(1, ATTEMPTS)]
     );
     assert_eq!(dead[0].1.last_error.as_deref(), Some("the receiver answered 502 Bad Gateway"));
+}
+
+#[tokio::test]
+async fn a_plain_no_is_given_up_at_its_own_limit_and_what_may_pass_is_not_counted_there() {
+    let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::NOT_FOUND];
+    let mut receiver = Receiver::start(&busy).await;
+    let site = site(receiver.port);
+    site.configure("refusals = 1\n");
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    for _ in busy {
+        assert_eq!(receiver.next().await.0, "kz-000001");
+    }
+    assert_eq!(receiver.next().await.0, "kz-000002", "the next is not held up");
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    let mut operator = collector.operator(&site).await;
+    let request = zerkalo_proto::operator_v1::ListDeliveriesRequest {};
+    let dead = operator.list_deliveries(request).await.unwrap().into_inner().deliveries;
+    let told: Vec<_> = dead
+        .iter()
+        .map(|one| (one.id.as_str(), one.given_up_because.as_str(), one.attempts, one.refusals))
+        .collect();
+    assert_eq!(told, [("webhook/kz-000001", "refused", 3, 1)]);
+    assert_eq!(dead[0].last_error, "the receiver answered 404 Not Found");
+    collector.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_says_when_it_is_tried_next() {
+    // Nobody listens there.
+    let site = site(1);
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    let mut operator = collector.operator(&site).await;
+    let waiting = async {
+        loop {
+            let request = zerkalo_proto::operator_v1::ListDeliveriesRequest {};
+            let found = operator.list_deliveries(request).await.unwrap().into_inner().deliveries;
+            if found.len() == 2 && found[0].attempts > 0 {
+                return found;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let waiting = tokio::time::timeout(PATIENCE, waiting).await.expect("it is tried in time");
+    let (first, behind) = (&waiting[0], &waiting[1]);
+    assert!(first.next_attempt_at_millis >= first.last_attempt_at_millis, "{first:?}");
+    assert!(first.last_error.contains("could not be reached") && first.refusals == 0, "{first:?}");
+    assert_eq!((behind.attempts, behind.next_attempt_at_millis), (0, 0), "it waits for the one before it");
+    collector.stop().await;
 }

@@ -12,8 +12,10 @@ use crate::pki::LabCa;
 
 /// The mirror the censors go after.
 pub const MIRROR: &str = "m1";
-/// A second mirror no censor knows: nothing may ever happen to it.
-pub const STANDBY: &str = "m2";
+/// A second mirror that serves and no censor knows: nothing may ever happen to it.
+pub const BYSTANDER: &str = "m2";
+/// A mirror for each market that waits to take another's place.
+pub const STANDBYS: [(&str, &str); 2] = [("ru", "spare-ru"), ("kz", "spare-kz")];
 /// What only the real pages hold.
 const CANARY: &str = "zerkalo-lab-canary-7f3a";
 
@@ -46,6 +48,15 @@ const fn place(carrier: &'static str, market: &'static str, access: Access, numb
     Place { carrier, market, access, number }
 }
 
+/// What a market's pool holds beside the mirrors that serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Nothing: what is blocked stays where it is.
+    Bare,
+    /// Those of [`STANDBYS`].
+    WithStandbys,
+}
+
 /// The running lab; stops when dropped.
 pub struct Internet {
     ca: LabCa,
@@ -59,9 +70,15 @@ pub struct Internet {
 impl Internet {
     /// Starts origins, resolvers and fronts; nothing interferes yet.
     pub async fn start() -> Result<Self> {
+        Self::start_with(Pool::Bare).await
+    }
+
+    /// The same, with other pools.
+    pub async fn start_with(pool: Pool) -> Result<Self> {
         let ca = LabCa::generate()?;
-        let identity =
-            ca.server(&["m1.lab.test", "m2.lab.test", "free.lab.test", "ru.lab.test", "kz.lab.test"])?;
+        let names = [MIRROR, BYSTANDER, "spare-ru", "spare-kz", "free", "ru", "kz"]
+            .map(|name| format!("{name}.lab.test"));
+        let identity = ca.server(&names.each_ref().map(String::as_str))?;
         let origin = Origin::start(&identity, origin::page("Mirror one", CANARY))?;
         let reserve = Origin::start(&identity, origin::page("The rest of the lab", CANARY))?;
         let in_market = |market| PLACES.iter().filter(move |p| p.market == market).map(|p| p.number);
@@ -74,6 +91,8 @@ impl Internet {
         let hosts = [
             host("m1.lab.test", origin.address(), true, vec![]),
             host("m2.lab.test", reserve.address(), false, vec![]),
+            host("spare-ru.lab.test", reserve.address(), false, vec![]),
+            host("spare-kz.lab.test", reserve.address(), false, vec![]),
             host("free.lab.test", reserve.address(), false, vec![]),
             host("ru.lab.test", reserve.address(), false, in_market("ru").collect()),
             host("kz.lab.test", reserve.address(), false, in_market("kz").collect()),
@@ -83,18 +102,23 @@ impl Internet {
         let networks = Networks::start(&numbers, &hosts).await.context("the lab's networks cannot start")?;
         let url = |name: &str| TargetUrl::parse(&format!("https://{name}.lab.test:{}/", networks.port()));
         let mut mirrors = Vec::new();
-        for (index, id) in [MIRROR, STANDBY].into_iter().enumerate() {
+        let everywhere: &[&str] = &["ru", "kz"];
+        let mut listed = vec![(MIRROR, everywhere), (BYSTANDER, everywhere)];
+        if pool == Pool::WithStandbys {
+            listed.extend(STANDBYS.iter().map(|(market, id)| (*id, std::slice::from_ref(market))));
+        }
+        for (index, (id, markets)) in listed.into_iter().enumerate() {
             let fronts = networks.carriers().iter().filter_map(|carrier| carrier.fronts().nth(index));
             let expected_addresses: Vec<IpAddr> = fronts.map(|front| front.ip()).collect();
             mirrors.push(Mirror {
                 large_page: None,
                 id: MirrorId::parse(id)?,
                 url: url(id)?,
-                markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
+                markets: markets.iter().map(|market| MarketId::parse(market)).collect::<Result<_, _>>()?,
                 canary: Some(CANARY.to_owned()),
                 key_pins: vec![identity.key_pin],
                 expected_addresses,
-                standby: false,
+                standby: STANDBYS.iter().any(|(_, standby)| *standby == id),
                 category: None,
             });
         }
@@ -155,6 +179,14 @@ mod tests {
         let list = one.list(1, UnixMillis(0));
         assert_eq!(list.validate(), Ok(()));
         assert_eq!(list.mirrors[0].expected_addresses.len(), 1 + PLACES.len());
+        assert!(list.mirrors.iter().all(|mirror| !mirror.standby));
+        let list = Internet::start_with(Pool::WithStandbys).await.unwrap().list(1, UnixMillis(0));
+        assert_eq!(list.validate(), Ok(()));
+        for (market, id) in STANDBYS {
+            let standby = list.mirrors.iter().find(|mirror| mirror.id.as_str() == id).unwrap();
+            assert!(standby.standby && standby.markets.len() == 1 && standby.markets[0].as_str() == market);
+            assert_eq!(standby.expected_addresses.len(), 1 + PLACES.len());
+        }
         assert!(PLACES.iter().all(|place| one.carrier(place.carrier).is_some()));
     }
 }

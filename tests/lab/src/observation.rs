@@ -9,7 +9,7 @@ use zerkalo_core::market::Decision;
 use zerkalo_proto::operator_v1::{Agent, CarrierColumn, Matrix};
 
 use crate::fleet::AGENTS;
-use crate::internet::{MIRROR, PLACES, STANDBY};
+use crate::internet::{BYSTANDER, MIRROR, PLACES};
 use crate::operator::Operator;
 use crate::scenario::Until;
 use crate::webhook::{Received, Receiver};
@@ -45,6 +45,11 @@ impl Observation {
                 Some(last) => Err(format!("{market} says {last}, not {action}")),
                 None => Err(format!("{market} has decided nothing yet")),
             },
+            Until::Replaced { market, by } => match self.replacements().get(&(*market, MIRROR)) {
+                Some(found) if found == by => Ok(()),
+                Some(found) => Err(format!("{market} put {found} in its place, not {by}")),
+                None => Err(format!("{market} has put nothing in its place yet")),
+            },
             Until::Carriers { carriers, state } => carriers.iter().try_for_each(|carrier| {
                 let found = self.carrier(carrier, MIRROR).map_or("absent", |column| column.state.as_str());
                 if found == *state { Ok(()) } else { Err(format!("{carrier} is {found}, not {state}")) }
@@ -61,6 +66,15 @@ impl Observation {
         self.decisions.iter().filter(about).map(|decision| decision.action.as_str()).collect()
     }
 
+    /// What was put in a mirror's place, by market and mirror: by the last decision that did so.
+    pub fn replacements(&self) -> BTreeMap<(&str, &str), &str> {
+        let replaced = self.decisions.iter().filter_map(|decision| {
+            let by = decision.replacement.as_ref()?.mirror.as_str();
+            Some(((decision.market.as_str(), decision.mirror.as_str()), by))
+        });
+        replaced.collect()
+    }
+
     /// How a carrier stands with a mirror.
     pub fn carrier(&self, carrier: &str, mirror: &str) -> Option<&CarrierColumn> {
         let rows = self.matrix.rows.iter().filter(|row| row.mirror == mirror);
@@ -72,7 +86,7 @@ impl Observation {
         if connected < AGENTS {
             return Err(format!("{connected} of {AGENTS} agents are connected"));
         }
-        for mirror in [MIRROR, STANDBY] {
+        for mirror in [MIRROR, BYSTANDER] {
             for place in PLACES {
                 let Some(column) = self.carrier(place.carrier, mirror) else {
                     return Err(format!("{} is not in the matrix", place.carrier));
@@ -134,6 +148,7 @@ mod tests {
         for until in [
             Until::AllGreen,
             Until::Decided { market: "kz", action: "keep" },
+            Until::Replaced { market: "kz", by: "spare-kz" },
             Until::Carriers { carriers: &["kz-kcell"], state: "green" },
         ] {
             assert!(nothing.reached(&until, &nothing).is_err(), "{until:?}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::fleet::{self, Fleet, WebhookTarget};
-use crate::internet::{Internet, PLACES};
+use crate::internet::{Internet, PLACES, Pool};
 use crate::observation::Observation;
 use crate::report::{ActTiming, Check, Report, Timings};
 use crate::scenario::{Act, Move, Scenario};
@@ -50,7 +50,7 @@ impl Play {
     pub async fn start(scenario: Scenario, pace: Pace, audience: &mut Audience) -> Result<Self> {
         let begun = Instant::now();
         audience.line(&format!("scenario {}: {}", scenario.name, scenario.story));
-        let internet = Internet::start().await?;
+        let internet = Internet::start_with(Pool::WithStandbys).await?;
         let receiver = Receiver::start(WEBHOOK_KEY).await?;
         let target = WebhookTarget { url: receiver.url(), secret: receiver.secret() };
         audience.line(&format!(
@@ -166,7 +166,7 @@ impl Play {
             webhook_lines(webhook).iter().for_each(|line| audience.line(line));
         }
         self.last = now;
-        audience.show(&self.last.matrix, self.begun.elapsed());
+        audience.show(&self.last.matrix, &self.last.replacements(), self.begun.elapsed());
         Ok(())
     }
 }
@@ -174,7 +174,9 @@ impl Play {
 fn decision_lines(decision: &Decision) -> Vec<String> {
     let (market, mirror) = (decision.market.as_str().to_uppercase(), &decision.mirror);
     let before = decision.previous.map_or(String::new(), |action| format!(" (was {action})"));
-    let head = format!("decision {}: {market} {mirror}: {}{before}", decision.id, decision.action);
+    let by = decision.replacement.as_ref();
+    let by = by.map_or(String::new(), |one| format!(", replaced by {} ({})", one.mirror, one.url));
+    let head = format!("decision {}: {market} {mirror}: {}{by}{before}", decision.id, decision.action);
     std::iter::once(head)
         .chain(decision.reasons.iter().map(|reason| format!("    because {reason}")))
         .collect()

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use zerkalo_core::market::Decision;
 use zerkalo_proto::operator_v1::Matrix;
 
-use crate::internet::{MIRROR, STANDBY};
+use crate::internet::{BYSTANDER, MIRROR};
 use crate::observation::Observation;
 use crate::scenario::Scenario;
 use crate::webhook::Received;
@@ -89,11 +89,20 @@ fn check_decisions(scenario: &Scenario, last: &Observation) -> Vec<Check> {
         checks.push(check(name, clean, format!("decided: {}", actions.join(", "))));
     }
     for market in ["ru", "kz"] {
-        let actions = last.actions(market, STANDBY);
-        let quiet = actions.iter().all(|action| scenario.expect.standby.contains(action));
+        let actions = last.actions(market, BYSTANDER);
+        let quiet = actions.iter().all(|action| scenario.expect.bystander.contains(action));
         let name = format!("{market} leaves the mirror nobody attacks alone");
         checks.push(check(name, quiet, format!("decided: {}", actions.join(", "))));
     }
+    let found: Vec<_> =
+        last.replacements().into_iter().map(|((market, mirror), by)| (market, mirror, by)).collect();
+    let expected: Vec<_> =
+        scenario.expect.replaced.iter().map(|(market, by)| (*market, MIRROR, *by)).collect();
+    let name = match scenario.expect.replaced {
+        Some((market, by)) => format!("{market} puts {by} in the place of the mirror under attack"),
+        None => "no mirror is put in another's place".to_owned(),
+    };
+    checks.push(check(name, found == expected, format!("replaced: {found:?}")));
     let reasons = last.decisions.iter().all(|decision| !decision.reasons.is_empty());
     checks.push(check("every decision states its reasons", reasons, ""));
     checks
@@ -147,6 +156,8 @@ fn decision_json(decision: &Decision) -> Value {
         "mirror": decision.mirror,
         "action": decision.action,
         "previous": decision.previous,
+        "effect": decision.effect,
+        "replacement": decision.replacement,
         "reasons": decision.reasons,
     })
 }

@@ -45,6 +45,8 @@ pub enum Until {
     AllGreen,
     /// The market decided so about the mirror under attack.
     Decided { market: &'static str, action: &'static str },
+    /// The market put this standby in the place of the mirror under attack.
+    Replaced { market: &'static str, by: &'static str },
     /// These carriers are in this state, for the mirror under attack.
     Carriers { carriers: &'static [&'static str], state: &'static str },
     /// Every agent of these carriers (empty: of all) delivered this many more records.
@@ -63,7 +65,9 @@ pub struct Expectations {
     /// How a carrier must end: its state and what its mechanisms begin with.
     pub carriers: Vec<(&'static str, &'static str, &'static str)>,
     /// Actions the mirror nobody attacks may see.
-    pub standby: &'static [&'static str],
+    pub bystander: &'static [&'static str],
+    /// Market and standby: what must have taken the place of the mirror under attack. Nothing else may have.
+    pub replaced: Option<(&'static str, &'static str)>,
 }
 
 const RU: &[&str] = &["ru-mts", "ru-rostelecom", "ru-beeline", "ru-megafon"];
@@ -103,6 +107,7 @@ fn early_warning() -> Scenario {
                 ],
                 until: Until::All(vec![
                     decided("kz", "rotate"),
+                    replaced("kz", "spare-kz"),
                     Until::Carriers {
                         carriers: &["kz-kazakhtelecom", "kz-beeline", "kz-kcell"],
                         state: "red",
@@ -121,7 +126,8 @@ fn early_warning() -> Scenario {
                 ("ru-mts", "green", ""),
                 ("ru-rostelecom", "green", ""),
             ],
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: Some(("kz", "spare-kz")),
         },
     }
 }
@@ -137,6 +143,7 @@ fn kz_only() -> Scenario {
                 moves: on(KZ, DropClientHello),
                 until: Until::All(vec![
                     decided("kz", "rotate"),
+                    replaced("kz", "spare-kz"),
                     Until::Carriers { carriers: KZ, state: "red" },
                 ]),
             },
@@ -145,7 +152,8 @@ fn kz_only() -> Scenario {
             decided: vec![("ru", &["keep"]), ("kz", &["keep", "pause", "rotate"])],
             never: vec![("ru", HARM), ("kz", &["fix_origin"])],
             carriers: KZ.iter().map(|carrier| (*carrier, "red", "tls.timeout")).collect(),
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: Some(("kz", "spare-kz")),
         },
     }
 }
@@ -164,6 +172,7 @@ fn ru_2_of_4() -> Scenario {
                 ],
                 until: Until::All(vec![
                     decided("ru", "rotate"),
+                    replaced("ru", "spare-ru"),
                     Until::Carriers { carriers: &["ru-mts", "ru-rostelecom"], state: "red" },
                 ]),
             },
@@ -177,7 +186,8 @@ fn ru_2_of_4() -> Scenario {
                 ("ru-beeline", "green", ""),
                 ("ru-megafon", "green", ""),
             ],
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: Some(("ru", "spare-ru")),
         },
     }
 }
@@ -206,7 +216,8 @@ fn whitelist_mode() -> Scenario {
                 ("ru-megafon", "restricted", ""),
                 ("ru-rostelecom", "green", ""),
             ],
-            standby: &["keep", "hold"],
+            bystander: &["keep", "hold"],
+            replaced: None,
         },
     }
 }
@@ -231,7 +242,8 @@ fn origin_down() -> Scenario {
             decided: vec![("ru", &["keep", "fix_origin"]), ("kz", &["keep", "fix_origin"])],
             never: vec![("ru", &["prepare", "pause", "rotate"]), ("kz", &["prepare", "pause", "rotate"])],
             carriers: RU.iter().chain(KZ).map(|carrier| (*carrier, "down", "")).collect(),
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: None,
         },
     }
 }
@@ -253,7 +265,8 @@ fn flap() -> Scenario {
             decided: vec![("ru", &["keep"]), ("kz", &["keep"])],
             never: vec![("ru", HARM), ("kz", BURN)],
             carriers: vec![("kz-beeline", "green", ""), ("kz-kcell", "green", "")],
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: None,
         },
     }
 }
@@ -270,7 +283,8 @@ fn all_clear() -> Scenario {
             decided: vec![("ru", &["keep"]), ("kz", &["keep"])],
             never: vec![("ru", HARM), ("kz", HARM)],
             carriers: RU.iter().chain(KZ).map(|carrier| (*carrier, "green", "")).collect(),
-            standby: &["keep"],
+            bystander: &["keep"],
+            replaced: None,
         },
     }
 }
@@ -283,6 +297,10 @@ fn decided(market: &'static str, action: &'static str) -> Until {
     Until::Decided { market, action }
 }
 
+fn replaced(market: &'static str, by: &'static str) -> Until {
+    Until::Replaced { market, by }
+}
+
 fn on(carriers: &[&'static str], trick: Interference) -> Vec<Move> {
     carriers.iter().map(|carrier| Move::Censor(carrier, trick)).collect()
 }
@@ -290,7 +308,7 @@ fn on(carriers: &[&'static str], trick: Interference) -> Vec<Move> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::internet::PLACES;
+    use crate::internet::{PLACES, STANDBYS};
     use zerkalo_core::market::Action;
 
     #[test]
@@ -309,7 +327,10 @@ mod tests {
             for (market, actions) in expect.decided.iter().chain(&expect.never) {
                 assert!(["ru", "kz"].contains(market) && actions.iter().all(known_action));
             }
-            assert!(expect.standby.iter().all(known_action));
+            assert!(expect.bystander.iter().all(known_action));
+            let rotates = expect.decided.iter().any(|(_, actions)| actions.contains(&"rotate"));
+            assert_eq!(rotates, expect.replaced.is_some(), "{}", scenario.name);
+            assert!(expect.replaced.is_none_or(|replaced| STANDBYS.contains(&replaced)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who watches a play: a terminal with the live matrix and the last lines below it, or a log of lines on stderr.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -22,6 +22,9 @@ const SIZE_DEFAULT: (u16, u16) = (120, 40);
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// Shows the cursor and leaves the alternate screen.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+/// What was put in a mirror's place, by market and mirror.
+type Replacements<'a> = BTreeMap<(&'a str, &'a str), &'a str>;
 
 /// Who watches.
 pub enum Audience {
@@ -45,9 +48,9 @@ impl Audience {
     }
 
     /// Shows how things stand.
-    pub fn show(&mut self, matrix: &Matrix, elapsed: Duration) {
+    pub fn show(&mut self, matrix: &Matrix, replaced: &Replacements<'_>, elapsed: Duration) {
         if let Self::Terminal(screen) = self {
-            screen.draw(matrix, elapsed);
+            screen.draw(matrix, replaced, elapsed);
         }
     }
 
@@ -81,13 +84,13 @@ impl Screen {
         self.redraw();
     }
 
-    fn draw(&mut self, matrix: &Matrix, elapsed: Duration) {
+    fn draw(&mut self, matrix: &Matrix, replaced: &Replacements<'_>, elapsed: Duration) {
         let title = format!("Zerkalo: market x carrier, after {} s", elapsed.as_secs());
-        let whole = table(&matrix.rows);
+        let whole = table(&matrix.rows, replaced);
         // A short terminal shows the mirror under attack alone.
         let fits = whole.lines().count() + LINES_SHOWN_MIN < usize::from(size().1);
         let attacked: Vec<_> = matrix.rows.iter().filter(|row| row.mirror == MIRROR).cloned().collect();
-        let table = if fits { whole } else { table(&attacked) };
+        let table = if fits { whole } else { table(&attacked, replaced) };
         self.picture = format!("{}\n{table}\n", title.bold());
         self.redraw();
     }
@@ -138,7 +141,7 @@ fn size() -> (u16, u16) {
     crossterm::terminal::size().unwrap_or(SIZE_DEFAULT)
 }
 
-fn table(rows: &[MarketRow]) -> String {
+fn table(rows: &[MarketRow], replaced: &Replacements<'_>) -> String {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL)
@@ -150,7 +153,7 @@ fn table(rows: &[MarketRow]) -> String {
         let mut cells = vec![
             Cell::new(row.market.to_uppercase()).add_attribute(Attribute::Bold),
             Cell::new(&row.mirror),
-            decision_cell(row),
+            decision_cell(row, replaced),
         ];
         // A carrier nobody measures from would only widen the picture.
         let measured = row.carriers.iter().filter(|column| column.cells.iter().any(|cell| cell.owners > 0));
@@ -160,7 +163,8 @@ fn table(rows: &[MarketRow]) -> String {
     table.to_string()
 }
 
-fn decision_cell(row: &MarketRow) -> Cell {
+/// The action, and who took the mirror's place.
+fn decision_cell(row: &MarketRow, replaced: &Replacements<'_>) -> Cell {
     let color = match row.action.as_str() {
         "keep" => Color::Green,
         "prepare" | "hold" => Color::Yellow,
@@ -168,7 +172,9 @@ fn decision_cell(row: &MarketRow) -> Cell {
         "fix_origin" => Color::Magenta,
         _ => return Cell::new("-"),
     };
-    Cell::new(row.action.to_uppercase()).fg(color).add_attribute(Attribute::Bold)
+    let by = replaced.get(&(row.market.as_str(), row.mirror.as_str()));
+    let by = by.map_or(String::new(), |by| format!("\nreplaced by\n{by}"));
+    Cell::new(row.action.to_uppercase() + &by).fg(color).add_attribute(Attribute::Bold)
 }
 
 /// Name, state, flagged owners of all, and what they saw.
@@ -215,8 +221,8 @@ mod tests {
             carriers,
             ..Default::default()
         };
-        let picture = table(&[row]);
-        for part in ["KZ", "m1", "PAUSE", "Kcell", "red 2/3", "tls.timeout"] {
+        let picture = table(&[row], &[(("kz", "m1"), "spare-kz")].into());
+        for part in ["KZ", "m1", "PAUSE", "replaced by", "spare-kz", "Kcell", "red 2/3", "tls.timeout"] {
             assert!(picture.contains(part), "{part}: {picture}");
         }
     }

@@ -12,6 +12,7 @@ use hickory_proto::rr::{TSigVerifier, TSigner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::{Outlook, outlook_of};
 use crate::clock;
 
 /// How long an answer by UDP is waited for.
@@ -43,11 +44,23 @@ pub enum ExchangeError {
         source: io::Error,
     },
     #[error("{server} refused the key: {why}")]
-    Key { server: SocketAddr, why: &'static str },
+    Key { server: SocketAddr, why: &'static str, outlook: Outlook },
     #[error("{server} answered {code} without a signature, which proves nothing")]
     Unsigned { server: SocketAddr, code: ResponseCode },
     #[error("{server} answered what is no DNS message")]
     Nonsense { server: SocketAddr },
+}
+
+impl ExchangeError {
+    /// What another question may bring. An unsigned no proves nothing, yet who sends it sends it again.
+    pub fn outlook(&self) -> Outlook {
+        match self {
+            Self::Sign(_) => Outlook::Hopeless,
+            Self::Key { outlook, .. } => *outlook,
+            Self::Unsigned { code, .. } => outlook_of(*code),
+            Self::Timeout { .. } | Self::Unreachable { .. } | Self::Nonsense { .. } => Outlook::Passing,
+        }
+    }
 }
 
 /// What an answer without a valid signature is good for: saying why.
@@ -129,8 +142,8 @@ impl Line {
     /// Why an answer without a valid signature is what it is.
     fn explain(&self, bytes: &[u8]) -> ExchangeError {
         let server = self.server;
-        if let Some(why) = key_refusal(bytes) {
-            return ExchangeError::Key { server, why };
+        if let Some((why, outlook)) = key_refusal(bytes) {
+            return ExchangeError::Key { server, why, outlook };
         }
         match Message::from_vec(bytes) {
             Ok(message) => ExchangeError::Unsigned { server, code: message.response_code },
@@ -144,12 +157,18 @@ fn verified(bytes: &[u8], verifier: &mut TSigVerifier) -> Option<DnsResponse> {
     verifier.verify(bytes).ok()
 }
 
-fn key_refusal(bytes: &[u8]) -> Option<&'static str> {
+/// Why the server refused the key, and what another question may bring.
+fn key_refusal(bytes: &[u8]) -> Option<(&'static str, Outlook)> {
     let message = Message::from_vec(bytes).ok()?;
     match message.signature()?.data.error? {
-        TsigError::BadKey => Some("it knows no key of this name (BADKEY)"),
-        TsigError::BadSig => Some("it has another secret under this name (BADSIG)"),
-        TsigError::BadTime => Some("the clocks are more than five minutes apart (BADTIME)"),
-        TsigError::BadTrunc | TsigError::Unknown(_) => Some("for a reason it did not explain"),
+        TsigError::BadKey => Some(("it knows no key of this name (BADKEY)", Outlook::Refused)),
+        TsigError::BadSig => Some(("it has another secret under this name (BADSIG)", Outlook::Refused)),
+        // Clocks are set without anybody touching the key.
+        TsigError::BadTime => {
+            Some(("the clocks are more than five minutes apart (BADTIME)", Outlook::Passing))
+        }
+        TsigError::BadTrunc | TsigError::Unknown(_) => {
+            Some(("for a reason it did not explain", Outlook::Refused))
+        }
     }
 }

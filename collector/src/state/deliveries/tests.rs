@@ -14,6 +14,9 @@ fn delivery(number: u64, mirror: &str, replaces: bool) -> Delivery {
         replaces,
         last_error: None,
         last_attempt_at: None,
+        refusals: 0,
+        next_attempt_at: None,
+        given_up_because: None,
     }
 }
 
