@@ -94,6 +94,8 @@ struct CellJson {
     state: String,
     owners: u32,
     flagged: u32,
+    /// Owners that see a block for long, and nobody with them.
+    apart: u32,
     mechanisms: Vec<String>,
     /// Unix milliseconds.
     red_since: Option<u64>,
@@ -142,6 +144,7 @@ impl From<wire::CarrierColumn> for CarrierJson {
             state: cell.state,
             owners: cell.owners,
             flagged: cell.flagged,
+            apart: cell.apart,
             mechanisms: cell.mechanisms,
             red_since: (cell.red_since_millis > 0).then_some(cell.red_since_millis),
             owners_blocked: cell.owners_share.map(ShareJson::from),
@@ -203,6 +206,9 @@ fn carrier_cell(column: &wire::CarrierColumn, colours: bool) -> Cell {
             line = format!("{line} {mechanism}");
         }
         lines.push(line);
+        if cell.apart > 0 {
+            lines.push(format!("{} apart", cell.apart));
+        }
         let shares = [("visits", &cell.visits_share), ("addresses", &cell.addresses_share)];
         lines.extend(shares.into_iter().filter_map(|(what, share)| partial(what, share.as_ref()?)));
     }

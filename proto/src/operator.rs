@@ -215,6 +215,7 @@ fn cell(view: &CellView) -> wire::Cell {
         visits_share: Some(share(&view.shares.verdicts)),
         addresses_share: view.shares.addresses.as_ref().map(share),
         too_late: view.too_late,
+        apart: view.apart,
     }
 }
 

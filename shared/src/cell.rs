@@ -114,6 +114,9 @@ pub struct CellView {
     pub owners: u32,
     /// Those whose word is "blocked".
     pub flagged: u32,
+    /// Those that have said so for long, and nobody with them: they have no voice.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub apart: u32,
     /// Mechanisms seen by flagged owners, most frequent first.
     pub mechanisms: Vec<Mechanism>,
     #[serde(default)]
@@ -124,6 +127,10 @@ pub struct CellView {
 }
 
 fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_none(number: &u32) -> bool {
     *number == 0
 }
 
@@ -220,7 +227,8 @@ impl Cell {
         let tally = present.tally(now, policy);
         let mut counts: BTreeMap<Mechanism, u32> = BTreeMap::new();
         for word in present.owners.values().filter(|word| is_fresh(word, now, policy)) {
-            let seen = word.last_blocked.as_ref().filter(|_| word.is_flagged(policy));
+            let is_heard = word.is_flagged(policy) && !tally.is_apart(word, policy);
+            let seen = word.last_blocked.as_ref().filter(|_| is_heard);
             if let Some(mechanism) = seen.and_then(|evidence| evidence.verdict.mechanism) {
                 *counts.entry(mechanism).or_default() += 1;
             }
@@ -234,6 +242,7 @@ impl Cell {
             red_since: present.red_since.filter(|_| state == CellState::Red),
             owners: tally.voters,
             flagged: tally.flagged,
+            apart: tally.apart,
             mechanisms: mechanisms.into_iter().map(|(mechanism, _)| mechanism).collect(),
             shares: self.shares(Count { blocked: tally.flagged, of: tally.voters }, now, policy),
             too_late: self.too_late,
@@ -257,17 +266,38 @@ impl Cell {
     /// The latest blocked record of each voice that votes "blocked" at `now`.
     pub fn flagged<'a>(&'a self, now: UnixMillis, policy: &'a CellPolicy) -> Vec<&'a Evidence> {
         let mut voices: BTreeMap<Result<Vicinity, &OwnerId>, &Evidence> = BTreeMap::new();
+        let tally = self.present.tally(now, policy);
         for (owner, word) in &self.present.owners {
-            let seen = word.last_blocked.as_deref();
-            let Some(seen) = seen.filter(|_| word.votes(now, policy) && word.is_flagged(policy)) else {
-                continue;
-            };
+            let is_heard =
+                word.votes(now, policy) && word.is_flagged(policy) && !tally.is_apart(word, policy);
+            let Some(seen) = word.last_blocked.as_deref().filter(|_| is_heard) else { continue };
             let latest = voices.entry(word.last.vicinity.ok_or(owner)).or_insert(seen);
             if seen.at > latest.at {
                 *latest = seen;
             }
         }
         voices.into_values().collect()
+    }
+
+    /// The latest instant since which as many voices as confirm a block said so in their newest verdicts; none where
+    /// they are fewer. An owner that sees the mirror again confirms nothing, flagged or not.
+    pub fn confirmed_at(&self, now: UnixMillis, policy: &CellPolicy) -> Option<UnixMillis> {
+        let tally = self.present.tally(now, policy);
+        let mut newest: BTreeMap<Result<Vicinity, &OwnerId>, &OwnerWord> = BTreeMap::new();
+        for (owner, word) in self.fresh(now, policy) {
+            let voice = newest.entry(word.last.vicinity.ok_or(owner)).or_insert(word);
+            if word.last.at > voice.last.at {
+                *voice = word;
+            }
+        }
+        let confirms = |word: &&OwnerWord| {
+            let is_blocked = word.last.verdict.outcome == Outcome::Blocked;
+            is_blocked && word.is_flagged(policy) && !tally.is_apart(word, policy)
+        };
+        let mut confirming: Vec<_> = newest.into_values().filter(confirms).map(|word| word.last.at).collect();
+        confirming.sort_unstable();
+        let needed = if policy.confirm_by_majority { tally.needed } else { policy.owners_red_min };
+        confirming.len().checked_sub(needed as usize).map(|place| confirming[place])
     }
 
     /// The next instant after `now` at which the cell may look different without new evidence.
@@ -336,6 +366,8 @@ fn state_of(latch: &Latch, now: UnixMillis, policy: &CellPolicy) -> CellState {
     let fresh: Vec<&OwnerWord> = latch.owners.values().filter(|word| is_fresh(word, now, policy)).collect();
     let share = |outcome| fresh.iter().filter(|word| word.last.verdict.outcome == outcome).count();
     let tally = latch.tally(now, policy);
+    let sees_block =
+        |word: &&OwnerWord| word.last.verdict.outcome == Outcome::Blocked && !tally.is_apart(word, policy);
     if fresh.is_empty() {
         return if latch.owners.is_empty() { CellState::Insufficient } else { CellState::Stale };
     }
@@ -347,7 +379,7 @@ fn state_of(latch: &Latch, now: UnixMillis, policy: &CellPolicy) -> CellState {
             return state;
         }
     }
-    if tally.flagged > 0 || share(Outcome::Blocked) > 0 {
+    if tally.flagged > 0 || fresh.iter().any(|word| sees_block(word)) {
         CellState::Suspect
     } else if tally.voters == 0 {
         // Verdicts that tell nothing age a cell; they never keep it what it was.

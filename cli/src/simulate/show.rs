@@ -60,7 +60,10 @@ fn scenario_row(report: &ScenarioReport) -> [String; 9] {
         rotation,
         rotation_late,
         format!("{} (95 % below {:.1} %)", report.rotated_runs, report.rotated_share_max * 100.0),
-        report.reds.to_string(),
+        match report.reds_by_liars {
+            0 => report.reds.to_string(),
+            lies => format!("{} ({lies} by liars)", report.reds),
+        },
         if report.keeps_its_duty() { "kept" } else { "BROKEN" }.to_owned(),
     ]
 }

@@ -87,6 +87,15 @@ pub struct CellPolicy {
     pub clear_score: Thousandths,
     /// Flagged owners a red cell needs, beside the majority.
     pub owners_red_min: u32,
+    /// How long a bare majority must stand before it turns a cell; 0: it does at once.
+    #[serde(default)]
+    pub bare_majority_secs: u64,
+    /// An owner that sees a block for so long while the majority sees none has no voice; 0: it keeps it.
+    #[serde(default)]
+    pub apart_after_secs: u64,
+    /// Whether a majority must confirm a block before a remedy, or `owners_red_min` owners suffice.
+    #[serde(default)]
+    pub confirm_by_majority: bool,
     /// Where owners of one vicinity (a /24 or /48) are one voice.
     pub one_voice_a_vicinity: Vec<Access>,
     /// How long the reversed score must have been above zero before a red cell turns.
@@ -103,6 +112,11 @@ impl CellPolicy {
     /// Whether owners of one vicinity are one voice on this kind of access.
     pub fn joins_vicinities(&self, access: Access) -> bool {
         self.one_voice_a_vicinity.contains(&access)
+    }
+
+    /// Voices of so many that make a cell red: their majority, and never fewer than `owners_red_min`.
+    pub fn needed(&self, voters: u32) -> u32 {
+        self.owners_red_min.max(voters / 2 + 1)
     }
 
     /// How often a mirror in use is measured.
@@ -122,6 +136,8 @@ impl CellPolicy {
         let stale_after_secs = self.stale_after_secs.max(1);
         within("cell.p0_verdicts_min", self.p0_verdicts_min.into(), 1, 1_000_000);
         within("cell.owners_red_min", self.owners_red_min.into(), 2, 100);
+        within("cell.bare_majority_secs", self.bare_majority_secs, 0, WINDOW_SECS_MAX);
+        within("cell.apart_after_secs", self.apart_after_secs, 0, SECS_MAX);
         within("cell.green_dwell_secs", self.green_dwell_secs, 0, SECS_MAX);
         within("cell.stale_after_secs", self.stale_after_secs, 1, WINDOW_SECS_MAX);
         within("cell.window_secs", self.window_secs, stale_after_secs.min(WINDOW_SECS_MAX), WINDOW_SECS_MAX);

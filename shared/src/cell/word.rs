@@ -38,6 +38,8 @@ pub struct OwnerWord {
     pub score: i64,
     /// When it last said something about the mirror.
     told_at: Option<UnixMillis>,
+    /// Since when its word is "blocked".
+    flagged_since: Option<UnixMillis>,
     excursion: Excursion,
     noise: Noise,
     ratios: Ratios,
@@ -48,6 +50,7 @@ pub struct OwnerWord {
 /// The time during which a score is above zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Excursion {
+    since: Option<UnixMillis>,
     blocked: u32,
     /// The cell was red meanwhile: what the owner saw was no noise.
     is_real: bool,
@@ -60,9 +63,10 @@ impl OwnerWord {
             last_blocked: None,
             score: 0,
             told_at: None,
+            flagged_since: None,
             excursion: Excursion::default(),
             noise: Noise::default(),
-            ratios: Ratios::of(Noise::default().p0_millionths(policy), policy),
+            ratios: Ratios::of(Noise::default().p0_millionths(0, policy), policy),
             cleared_at: None,
         }
     }
@@ -83,11 +87,11 @@ impl OwnerWord {
         let told = told?;
         // What an owner said before a silence is no part of what it says behind it.
         if self.told_until(policy).is_some_and(|until| at >= until) {
-            (self.score, self.excursion) = (0, Excursion::default());
+            (self.score, self.flagged_since, self.excursion) = (0, None, Excursion::default());
         }
         self.told_at = Some(at);
         if self.noise.turn(at.0 / DAY_MILLIS) {
-            self.ratios = Ratios::of(self.noise.p0_millionths(policy), policy);
+            self.weigh(policy);
         }
         self.noise.count_verdict(is_cell_red);
         let ratio = match told {
@@ -96,10 +100,18 @@ impl OwnerWord {
         };
         self.score = (self.score + ratio).clamp(0, policy.score_max.0);
         match told {
-            Told::Blocked => self.excursion.blocked = self.excursion.blocked.saturating_add(1),
+            Told::Blocked => {
+                self.excursion.since = self.excursion.since.or(Some(at));
+                self.excursion.blocked = self.excursion.blocked.saturating_add(1);
+                // What nobody shares for so long is noise, though it has not come back yet.
+                if self.is_alone(policy) {
+                    self.weigh(policy);
+                }
+            }
             Told::Clear if self.score == 0 => self.end_excursion(policy),
             Told::Clear => {}
         }
+        self.flagged_since = if self.is_flagged(policy) { self.flagged_since.or(Some(at)) } else { None };
         Some((told, -ratio))
     }
 
@@ -108,8 +120,14 @@ impl OwnerWord {
         let excursion = std::mem::take(&mut self.excursion);
         if excursion.blocked > 0 && !excursion.is_real {
             self.noise.count_noise(excursion.blocked);
-            self.ratios = Ratios::of(self.noise.p0_millionths(policy), policy);
+            self.weigh(policy);
         }
+    }
+
+    /// Works out what one more verdict weighs.
+    fn weigh(&mut self, policy: &CellPolicy) {
+        let unshared = if self.is_alone(policy) { self.excursion.blocked } else { 0 };
+        self.ratios = Ratios::of(self.noise.p0_millionths(unshared, policy), policy);
     }
 
     /// Counts clear verdicts that change no score.
@@ -119,8 +137,34 @@ impl OwnerWord {
     }
 
     /// What the owner sees was no noise: the cell is red.
-    pub(super) fn confirm(&mut self) {
+    pub(super) fn confirm(&mut self, policy: &CellPolicy) {
+        let was_noise = self.is_alone(policy);
         self.excursion.is_real = self.excursion.blocked > 0;
+        if was_noise {
+            self.weigh(policy);
+        }
+    }
+
+    /// The cell is red no more: who goes on seeing a block begins a story of its own.
+    pub(super) fn part(&mut self, at: UnixMillis) {
+        if self.excursion.is_real {
+            self.excursion = Excursion { since: Some(at), ..Excursion::default() };
+        }
+    }
+
+    /// Whether it has seen a block for long, by its own verdicts, and the cell was never red meanwhile.
+    pub(super) fn is_alone(&self, policy: &CellPolicy) -> bool {
+        let millis = policy.apart_after_secs.saturating_mul(1_000);
+        let lasts = |since: UnixMillis| self.told_at.is_some_and(|at| at.since_millis(since) >= millis);
+        millis > 0 && !self.excursion.is_real && self.excursion.since.is_some_and(lasts)
+    }
+
+    /// Whether its word has been "blocked" for as long as a bare majority must stand, and a visit that late still failed.
+    pub(super) fn has_stood(&self, policy: &CellPolicy) -> bool {
+        let lasts = |(since, last): (UnixMillis, &Arc<Evidence>)| {
+            last.at >= since.plus_secs(policy.bare_majority_secs)
+        };
+        self.flagged_since.zip(self.last_blocked.as_ref()).is_some_and(lasts)
     }
 
     /// Whether the owner's word is "blocked".
@@ -131,8 +175,16 @@ impl OwnerWord {
     /// Whether the owner speaks for the mirror at `now`: it told something within `stale_after_secs`, and its network has
     /// not fallen silent since.
     pub fn votes(&self, now: UnixMillis, policy: &CellPolicy) -> bool {
-        let is_mute = matches!(self.last.verdict.outcome, Outcome::Down | Outcome::Restricted);
-        !is_mute && self.told_until(policy).is_some_and(|until| until > now)
+        !self.is_silenced() && self.told_until(policy).is_some_and(|until| until > now)
+    }
+
+    /// Whether it is heard at `now`, and only of its network's state, or of a site that is down.
+    pub(super) fn is_mute(&self, now: UnixMillis, policy: &CellPolicy) -> bool {
+        self.is_silenced() && self.heard_until(policy) > now
+    }
+
+    fn is_silenced(&self) -> bool {
+        matches!(self.last.verdict.outcome, Outcome::Down | Outcome::Restricted)
     }
 
     /// Whether it was ever heard about the mirror itself.
@@ -211,11 +263,12 @@ impl Noise {
         today.noise = today.noise.saturating_add(blocked);
     }
 
-    /// The chance of a blocked verdict about a free mirror, in millionths.
-    fn p0_millionths(&self, policy: &CellPolicy) -> u64 {
+    /// The chance of a blocked verdict about a free mirror, in millionths; `unshared` blocked verdicts are noise too.
+    fn p0_millionths(&self, unshared: u32, policy: &CellPolicy) -> u64 {
         let sum = |part: fn(&Day) -> u32| self.days.iter().map(|day| u64::from(part(day))).sum::<u64>();
         let verdicts = sum(|day| day.verdicts).max(policy.p0_verdicts_min.into()).max(1);
-        let learned = sum(|day| day.noise) * policy.p0_factor.0 as u64 * 1_000 / verdicts;
+        let learned =
+            (sum(|day| day.noise) + u64::from(unshared)) * policy.p0_factor.0 as u64 * 1_000 / verdicts;
         learned.clamp(policy.p0_min.0 as u64 * 1_000, policy.p0_max.0 as u64 * 1_000)
     }
 }
@@ -274,7 +327,7 @@ mod tests {
     #[test]
     fn noise_is_learned_but_never_up_to_p1() {
         let noisy = word_after(&"boooo".repeat(2_000), START, None);
-        assert_eq!(noisy.noise.p0_millionths(&policy()), 300_000);
+        assert_eq!(noisy.noise.p0_millionths(0, &policy()), 300_000);
         assert!(noisy.ratios.blocked > 600, "{:?}", noisy.ratios);
     }
 
@@ -282,10 +335,10 @@ mod tests {
     fn a_block_that_turned_the_cell_is_no_noise() {
         let policy = policy();
         let mut word = word_after("bb", START, None);
-        word.confirm();
+        word.confirm(&policy);
         let word = word_after(&"o".repeat(20), START.plus_secs(120), Some(word));
         assert_eq!(word.score, 0);
-        assert_eq!(word.noise.p0_millionths(&policy), 20_000);
+        assert_eq!(word.noise.p0_millionths(0, &policy), 20_000);
         let noise = word_after(&format!("bb{}", "o".repeat(20)), START, None);
         assert_eq!(noise.noise.days.iter().map(|day| day.noise).sum::<u32>(), 2);
     }

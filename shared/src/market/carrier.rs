@@ -21,8 +21,7 @@ pub struct CauseVotes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CarrierInput {
     pub view: CarrierView,
-    /// The latest instant since which as many flagged owners as a red cell needs, whose newest verdict is "blocked", were
-    /// heard; none where they are fewer. An owner that sees the mirror again confirms nothing, flagged or not.
+    /// The latest instant since which one of its cells is confirmed; see [`Cell::confirmed_at`].
     pub confirmed_at: Option<UnixMillis>,
     /// How its flagged owners say it is blocked: one vote an owner, in the order of the words.
     pub causes: Vec<CauseVotes>,
@@ -58,8 +57,8 @@ impl CarrierInput {
     ) -> Self {
         let (mut blocked, mut impaired) = (Tally::default(), Tally::default());
         let mut input = Self::of_view(view);
-        let mut confirming = Vec::new();
         for cell in cells {
+            input.confirmed_at = input.confirmed_at.max(cell.confirmed_at(now, policy));
             cell.flagged(now, policy).iter().for_each(|evidence| blocked.count(&evidence.verdict));
             let mut voices: BTreeMap<Result<Vicinity, &OwnerId>, &OwnerWord> = BTreeMap::new();
             for (owner, word) in cell.fresh(now, policy) {
@@ -72,7 +71,6 @@ impl CarrierInput {
                 let last = &word.last;
                 input.measured_at = input.measured_at.max(Some(last.at));
                 match last.verdict.outcome {
-                    Outcome::Blocked if word.is_flagged(policy) => confirming.push(last.at),
                     Outcome::Impaired if !word.is_flagged(policy) => impaired.count(&last.verdict),
                     Outcome::Down => {
                         input.down += 1;
@@ -82,9 +80,6 @@ impl CarrierInput {
                 }
             }
         }
-        confirming.sort_unstable();
-        let needed = policy.owners_red_min as usize;
-        input.confirmed_at = confirming.len().checked_sub(needed).map(|place| confirming[place]);
         (input.causes, input.impaired) = (blocked.votes(), impaired.votes());
         input
     }

@@ -151,6 +151,7 @@ fn impaired(
             red_since: None,
             owners: 5,
             flagged: 0,
+            apart: 0,
             mechanisms: vec![],
             shares: crate::cell::Shares::default(),
             too_late: 0,

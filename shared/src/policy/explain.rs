@@ -63,15 +63,39 @@ impl Policy {
             self.cell.owners_red_min,
             span(self.cell.stale_after_secs)
         ));
+        said.extend(self.explain_liars());
+        said
+    }
+
+    fn explain_liars(&self) -> Vec<String> {
+        let cell = &self.cell;
+        let mut said = vec![match cell.bare_majority_secs {
+            0 => "A bare majority turns it at once: liars one short of that turn it with one honest owner's mistake."
+                .to_owned(),
+            secs => format!(
+                "It turns at once where owners are a majority even without the loudest, one fewer than it takes; a bare \
+                 majority must stand for {}, so that liars or ill lines that few never turn it.",
+                span(secs)
+            ),
+        }];
+        if cell.apart_after_secs > 0 {
+            said.push(format!(
+                "An owner that sees a block for {} while the majority sees none has no voice until others join it.",
+                span(cell.apart_after_secs)
+            ));
+        }
         said
     }
 
     fn explain_rotation(&self) -> Vec<String> {
+        let confirming = match self.cell.confirm_by_majority {
+            true => "the majority".to_owned(),
+            false => format!("at least {} owners", self.cell.owners_red_min),
+        };
         let mut said = vec![format!(
-            "{} after a pause, if the carriers are still red and at least {} owners of each said so within the last {}: \
+            "{} after a pause, if the carriers are still red and {confirming} of each said so within the last {}: \
              the remedy that fits the cause. A listed name is rotated; blocked addresses, QUIC or ECH are not.",
             span(self.rotate_hold_secs),
-            self.cell.owners_red_min,
             span(self.confirm_age_max_secs())
         )];
         said.push(match self.approval.people() {
@@ -143,7 +167,10 @@ mod tests {
             "Kazakhtelecom usually falls first",
             "Kcell (counts 2)",
             "With 2 or more carriers red, counted by weight, 2 different ones at least: pause",
+            "a bare majority must stand for 15 min",
+            "for 1 h while the majority sees none has no voice",
             "4 min after a pause",
+            "the majority of each said so within",
             "within the last 90 s",
             "From 23:00 to 07:00 (UTC+05:00)",
             "Within 15 min of a rotation",

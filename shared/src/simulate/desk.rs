@@ -1,6 +1,8 @@
 //! The collector's side of one mirror in one market, at the level of verdicts: failed records wait for a control, cells
 //! take evidence, the market steps. Cells, views and the market are the real ones; this file only carries to them.
 
+use std::collections::BTreeSet;
+
 use super::world::Met;
 use crate::cell::{CarrierView, Cell, CellState, Evidence, News};
 use crate::fold::{sees_block, warning};
@@ -54,18 +56,23 @@ pub(super) struct Desk<'a> {
     cells: Vec<Cell>,
     states: Vec<CellState>,
     newest: Vec<UnixMillis>,
+    /// Since when each carrier is or was last red.
+    red_since: Vec<Option<UnixMillis>>,
     market: MarketMirror,
     waiting: Vec<(Visit, UnixMillis)>,
     /// When the control's last visits began, and whether they worked.
     controls: Vec<(UnixMillis, bool)>,
     records: u64,
     pub(super) turns: Vec<Turn>,
-    /// Carriers that turned red.
+    /// Carriers that turned red, and those of them that half of the honest owners saw free.
     pub(super) reds: u64,
+    pub(super) reds_by_liars: u64,
+    /// Who speaks by no visit of its own.
+    liars: BTreeSet<OwnerId>,
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(policy: &'a Policy, owners: u32) -> Self {
+    pub(super) fn new(policy: &'a Policy, owners: u32, liars: BTreeSet<OwnerId>) -> Self {
         let carriers = policy.carriers.len();
         Self {
             policy,
@@ -73,12 +80,15 @@ impl<'a> Desk<'a> {
             cells: vec![Cell::default(); carriers],
             states: vec![CellState::Insufficient; carriers],
             newest: vec![UnixMillis::default(); carriers],
+            red_since: vec![None; carriers],
             market: MarketMirror::default(),
             waiting: Vec::new(),
             controls: Vec::new(),
             records: 0,
             turns: Vec::new(),
             reds: 0,
+            reds_by_liars: 0,
+            liars,
         }
     }
 
@@ -161,9 +171,32 @@ impl<'a> Desk<'a> {
         cell.settle(now, &self.policy.cell);
         let state = cell.state(now, &self.policy.cell);
         let before = std::mem::replace(&mut self.states[carrier], state);
-        self.reds += u64::from(state == CellState::Red && before != CellState::Red);
+        if state == CellState::Red && before != CellState::Red {
+            self.count_red(carrier, now);
+        }
         let is_fine = |state| matches!(state, CellState::Green | CellState::Suspect);
         state != before && !(is_fine(state) && is_fine(before))
+    }
+
+    /// Counts a carrier that turned red; one that late evidence opens again is no other.
+    fn count_red(&mut self, carrier: usize, now: UnixMillis) {
+        let since = self.cells[carrier].view(Access::Fixed, now, &self.policy.cell).red_since;
+        if self.red_since[carrier] != since {
+            self.red_since[carrier] = since;
+            self.reds += 1;
+            self.reds_by_liars += u64::from(self.do_honest_see_none(carrier, now));
+        }
+    }
+
+    /// Whether honest owners are heard, and half of them or more see no block.
+    fn do_honest_see_none(&self, carrier: usize, now: UnixMillis) -> bool {
+        let policy = &self.policy.cell;
+        let words = self.cells[carrier].fresh(now, policy);
+        let honest = words.filter(|(owner, _)| !self.liars.contains(*owner));
+        let (flagged, all) = honest.fold((0, 0), |(flagged, all), (_, word)| {
+            (flagged + u32::from(word.is_flagged(policy)), all + 1)
+        });
+        all > 0 && flagged * 2 <= all
     }
 
     /// Whether evidence that repeats what is known could change nothing: the market keeps, and nobody is in doubt.

@@ -40,6 +40,9 @@ pub struct ScenarioReport {
     /// Runs in which the market rotated, and carriers that turned red.
     pub rotated_runs: u64,
     pub reds: u64,
+    /// Those of them that half of their honest owners saw free.
+    #[serde(default)]
+    pub reds_by_liars: u64,
     /// The part of runs that rotate is below this in 95 of 100 such simulations.
     pub rotated_share_max: f64,
 }
@@ -74,6 +77,7 @@ pub fn summarize(scenario: Scenario, stories: &[Story]) -> ScenarioReport {
         rotation: delays(stories.iter().map(|story| story.rotation_millis)),
         rotated_runs,
         reds: stories.iter().map(|story| story.reds).sum(),
+        reds_by_liars: stories.iter().map(|story| story.reds_by_liars).sum(),
         rotated_share_max: (events_max(rotated_runs) / runs.max(1) as f64).min(1.0),
     }
 }
@@ -104,7 +108,7 @@ impl ScenarioReport {
         match self.scenario.duty() {
             Duty::Rotate => self.rotated_runs == self.runs,
             Duty::NeverRotate => self.rotated_runs == 0,
-            Duty::NeverRed => self.rotated_runs == 0 && self.reds == 0,
+            Duty::NeverRed => self.rotated_runs == 0 && self.reds_by_liars == 0,
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct Story {
     pub turns: Vec<Turn>,
     /// Carriers that turned red.
     pub reds: u64,
+    /// Those of them that half of the carrier's honest owners saw free.
+    pub reds_by_liars: u64,
     /// Times the market left `keep` or `hold` for `prepare`, `pause` or `rotate`; and rotations.
     pub alerts: u64,
     pub rotations: u64,
@@ -129,6 +131,9 @@ impl<'a> Run<'a> {
         let owner = OwnerId::parse("control").expect("a plain word is a name");
         let control = Agent::new(id, owner, interval, START.plus_millis(chance.below(interval)), true);
         let count = agents.len();
+        let is_liar = |number: u32| scenario.lies(number / setup.owners, number % setup.owners, setup.owners);
+        let liars = (0..).zip(&agents).filter(|(number, _)| is_liar(*number));
+        let liars = liars.map(|(_, agent)| agent.owner.clone()).collect();
         let mut run = Self {
             setup,
             now: START,
@@ -140,7 +145,7 @@ impl<'a> Run<'a> {
             doubt: None,
             control,
             control_asked: UnixMillis::default(),
-            desk: Desk::new(setup.policy, setup.owners),
+            desk: Desk::new(setup.policy, setup.owners, liars),
             ticks: 0,
             is_odd: vec![false; count],
             agents,
@@ -422,6 +427,7 @@ impl<'a> Run<'a> {
             rotations: turns.iter().filter(|turn| turn.action == Action::Rotate).count() as u64,
             turns,
             reds: self.desk.reds,
+            reds_by_liars: self.desk.reds_by_liars,
             visits: self.visits,
             slept: self.slept,
         }

@@ -7,6 +7,8 @@ use crate::verdict::words;
 /// Between two carriers that fall one after another, in ms: carriers follow the leader within minutes to hours; the
 /// shortest makes the hardest case for a warning that should come before the pause.
 const FALL_GAP_MILLIS: u64 = 20 * 60_000;
+/// How long a liar that comes and goes stays with its word, in ms: long enough to be flagged, and to be forgotten.
+const LIE_MILLIS: u64 = 300_000;
 /// How long a market outage lasts, in ms: three minutes.
 const OUTAGE_MILLIS: u64 = 180_000;
 
@@ -28,6 +30,10 @@ words!(
         MarketOutage = "market_outage",
         /// No carrier lets anything foreign through.
         Whitelist = "whitelist",
+        /// The same liars, who say so for five minutes and take it back for five.
+        DishonestOnOff = "dishonest_on_off",
+        /// All carriers at once, and so many owners on each deny it.
+        Denied = "denied",
     }
 );
 
@@ -38,7 +44,7 @@ pub enum Duty {
     Rotate,
     /// Never rotate.
     NeverRotate,
-    /// Never turn a carrier red, let alone rotate.
+    /// Never turn a carrier red that half of the honest owners see free, let alone rotate.
     NeverRed,
 }
 
@@ -46,13 +52,15 @@ impl Scenario {
     /// What is asked of the decision.
     pub fn duty(self) -> Duty {
         match self {
-            Scenario::AllAtOnce | Scenario::LeaderFirst | Scenario::FromTheStart | Scenario::Partial => {
-                Duty::Rotate
-            }
+            Scenario::AllAtOnce
+            | Scenario::LeaderFirst
+            | Scenario::FromTheStart
+            | Scenario::Partial
+            | Scenario::Denied => Duty::Rotate,
             Scenario::FalseCarrier | Scenario::MarketOutage | Scenario::Whitelist | Scenario::Quiet => {
                 Duty::NeverRotate
             }
-            Scenario::Dishonest => Duty::NeverRed,
+            Scenario::Dishonest | Scenario::DishonestOnOff => Duty::NeverRed,
         }
     }
 
@@ -68,9 +76,11 @@ impl Scenario {
     pub(super) fn watched_millis(self) -> u64 {
         match self {
             Scenario::Quiet => 30 * 86_400_000,
-            Scenario::Dishonest | Scenario::FalseCarrier | Scenario::Whitelist | Scenario::LeaderFirst => {
-                2 * 3_600_000
-            }
+            Scenario::Dishonest
+            | Scenario::DishonestOnOff
+            | Scenario::FalseCarrier
+            | Scenario::Whitelist
+            | Scenario::LeaderFirst => 2 * 3_600_000,
             _ => 3_600_000,
         }
     }
@@ -97,20 +107,33 @@ impl Scenario {
         partial: f64,
     ) -> Option<f64> {
         match self {
-            Scenario::AllAtOnce | Scenario::FromTheStart => Some(whole),
+            Scenario::AllAtOnce | Scenario::FromTheStart | Scenario::Denied => Some(whole),
             Scenario::LeaderFirst => (since_millis >= FALL_GAP_MILLIS * u64::from(carrier)).then_some(whole),
             Scenario::Partial => Some(partial),
             Scenario::MarketOutage => (since_millis < OUTAGE_MILLIS).then_some(1.0),
-            Scenario::Quiet | Scenario::Dishonest | Scenario::FalseCarrier | Scenario::Whitelist => None,
+            Scenario::Quiet
+            | Scenario::Dishonest
+            | Scenario::DishonestOnOff
+            | Scenario::FalseCarrier
+            | Scenario::Whitelist => None,
         }
     }
 
-    /// Whether this owner of this carrier says `blocked` whatever it sees.
+    /// Whether this owner of this carrier speaks by no visit of its own.
     pub(super) fn lies(self, carrier: u32, owner: u32, owners: u32) -> bool {
         match self {
-            Scenario::Dishonest => owner + 1 < majority(owners),
+            Scenario::Dishonest | Scenario::DishonestOnOff | Scenario::Denied => owner + 1 < majority(owners),
             Scenario::FalseCarrier => carrier == 0,
             _ => false,
+        }
+    }
+
+    /// Whether what liars say is `blocked`.
+    pub(super) fn claims_block(self, since_millis: u64) -> bool {
+        match self {
+            Scenario::DishonestOnOff => (since_millis / LIE_MILLIS).is_multiple_of(2),
+            Scenario::Denied => false,
+            _ => true,
         }
     }
 

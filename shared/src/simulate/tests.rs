@@ -87,11 +87,32 @@ fn the_same_seed_tells_the_same_story_and_another_does_not() {
 
 #[test]
 fn fewer_liars_than_a_majority_never_turn_a_carrier() {
-    let (policy, noise) = (policy(1), no_noise());
-    for seed in 0..200 {
-        let story = play(&setup(&policy, &noise, seed), Scenario::Dishonest, 0);
-        assert_eq!((story.reds, story.rotations), (0, 0), "seed {seed}");
+    let (policy, quiet, noise) = (policy(1), no_noise(), Noise::built_in());
+    for scenario in [Scenario::Dishonest, Scenario::DishonestOnOff] {
+        for seed in 0..25 {
+            let story = play(&setup(&policy, &quiet, seed), scenario, 0);
+            assert_eq!((story.reds, story.rotations), (0, 0), "{scenario}, seed {seed}");
+            // With honest owners that err now and then, too.
+            let story = play(&setup(&policy, &noise, seed), scenario, 0);
+            assert_eq!((story.reds_by_liars, story.rotations), (0, 0), "{scenario}, seed {seed}");
+        }
     }
+}
+
+#[test]
+fn liars_turn_carriers_where_a_bare_majority_counts_at_once() {
+    let (mut policy, noise) = (policy(1), Noise::built_in());
+    policy.cell.bare_majority_secs = 0;
+    let report = repeat(&setup(&policy, &noise, 1), Scenario::Dishonest, 10);
+    assert!(report.reds_by_liars > 0 && !report.keeps_its_duty(), "{report:?}");
+}
+
+#[test]
+fn who_denies_a_block_delays_it_and_no_more() {
+    let (policy, noise) = (policy(1), Noise::built_in());
+    let report = repeat(&setup(&policy, &noise, 1), Scenario::Denied, 10);
+    assert!(report.keeps_its_duty(), "{report:?}");
+    assert!(report.rotation.p95_secs.unwrap() <= 1_500.0, "{report:?}");
 }
 
 #[test]
@@ -125,11 +146,11 @@ fn more_noise_brings_no_fewer_false_reds() {
     let reds = |false_blocked| {
         let mut noise = no_noise();
         noise.verdict.false_blocked = false_blocked;
-        // A noise ten times worse, watched as long: fewer reds by chance alone would be a wonder.
+        // A noise fifty times worse, watched as long: fewer reds by chance alone would be a wonder.
         repeat(&setup(&policy, &noise, 3), Scenario::Dishonest, 10).reds
     };
-    let (little, more) = (reds(0.005), reds(0.05));
-    assert!(little <= more && more > 0, "{little} reds at 0.005, {more} at 0.05");
+    let (little, more) = (reds(0.005), reds(0.25));
+    assert!(little <= more && more > 0, "{little} reds at 0.005, {more} at 0.25");
 }
 
 #[test]

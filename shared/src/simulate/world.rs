@@ -116,7 +116,8 @@ impl World {
     ) -> Met {
         let (carrier, owner) = (agent / self.owners as usize, agent % self.owners as usize);
         if self.scenario.lies(carrier as u32, owner as u32, self.owners) && at >= self.onset {
-            return Met::Blocked;
+            let claims_block = self.scenario.claims_block(at.since_millis(self.onset));
+            return if claims_block { Met::Blocked } else { Met::Ok };
         }
         let passing = |chance: &mut Chance, mistaken: f64| match chance.flips(mistaken) {
             true => Met::Blocked,

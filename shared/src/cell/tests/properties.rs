@@ -128,7 +128,7 @@ proptest! {
     fn owners_fewer_than_k_never_turn_a_cell(
         lies in script(8, 5, 120), n in 2u32..9, honest_sees_a_block in any::<bool>(),
     ) {
-        let policy = policy();
+        let policy = shipped();
         let k = policy.owners_red_min.max(n / 2 + 1);
         let liars = (k - 1).min(n) as u8;
         let honest = if honest_sees_a_block { Outcome::Blocked } else { Outcome::Ok };

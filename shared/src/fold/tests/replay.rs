@@ -8,7 +8,7 @@ use std::sync::Arc;
 fn a_thousand_folds_of_one_journal_give_one_hash() {
     let mut journal = Journal::new();
     journal.entries.retain(|entry| !matches!(entry.event, Event::Settings(_)));
-    // Two owners of two carriers see a block, twice; the rest is heard once.
+    // Two owners of a carrier see a block, three times; the rest is heard once.
     for (agent, sees) in [
         ("kz-tele2-altel-0", Fine),
         ("kz-beeline-0", Fine),
@@ -17,6 +17,8 @@ fn a_thousand_folds_of_one_journal_give_one_hash() {
         ("control-1", Fine),
         ("kz-kcell-0", HelloDropped),
         ("kz-kcell-1", Nxdomain),
+        ("kz-kcell-0", HelloDropped),
+        ("kz-kcell-1", HelloDropped),
         ("control-1", Fine),
     ] {
         journal.now = journal.now.plus_secs(5);
