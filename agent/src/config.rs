@@ -15,6 +15,7 @@ use crate::probe::resolvers::{
     DohServer, Matrix, NamedServer, PUBLIC_DEFAULT, Resolvers, ResolversError, parse_doh, parse_dot,
     parse_server,
 };
+use crate::spool::Limits;
 
 /// Read where no --config names another file, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/zerkalo/agent.toml";
@@ -24,6 +25,8 @@ const INTERVAL_DEFAULT_SECS: u64 = 60;
 const INTERVAL_METERED_SECS: u64 = 900;
 /// Less a day is not worth the box: some probes and the uplink's own words.
 const BYTES_PER_DAY_MIN: u64 = 1_000_000;
+/// Room for a few records of the largest size.
+const SPOOL_BYTES_MIN: u64 = 200_000;
 /// The main arm's deadline by default: DNS, connection and handshake may each take their worst.
 pub const TIMEOUT_DEFAULT_SECS: u64 = 20;
 /// A mirror probed less often than daily tells nothing.
@@ -34,10 +37,11 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "field_addresses",
     "metered",
     "bytes_per_day",
+    "spool_bytes",
     "interval_secs",
     "timeout_secs",
     "allow_special_ranges",
@@ -99,6 +103,8 @@ pub struct Settings {
     pub visits_field_addresses: bool,
     /// `None`: no limit was named, and the kind of line or station decides.
     pub bytes_per_day: Option<u64>,
+    /// Room for records that wait for the collector, and for what it had a day ago.
+    pub spool_bytes: u64,
     pub ranges: Ranges,
     /// Roots to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
@@ -184,6 +190,11 @@ impl Reading<'_> {
         if bytes_per_day.is_some_and(|bytes| bytes < BYTES_PER_DAY_MIN) {
             self.fault("bytes_per_day", format!("must be at least {BYTES_PER_DAY_MIN}"));
         }
+        let spool_default = Limits::default().bytes;
+        let spool_bytes = self.take::<i64>("spool_bytes").map(|bytes| u64::try_from(bytes).unwrap_or(0));
+        if spool_bytes.is_some_and(|bytes| bytes < SPOOL_BYTES_MIN) {
+            self.fault("spool_bytes", format!("must be at least {SPOOL_BYTES_MIN}"));
+        }
         let timeout_secs = self.secs("timeout_secs", TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS);
         let special = self.take::<bool>("allow_special_ranges").unwrap_or(false);
         let neutral_sni =
@@ -219,6 +230,7 @@ impl Reading<'_> {
             is_metered,
             visits_field_addresses: self.take("field_addresses").unwrap_or(true),
             bytes_per_day,
+            spool_bytes: spool_bytes.unwrap_or(spool_default),
             ranges: if special { Ranges::Any } else { Ranges::PublicOnly },
             ca_file: self.take::<String>("ca_file").map(|file| dir.join(file)),
             neutral_sni,
@@ -327,7 +339,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let settings = parse(
-            "metered = true\nfield_addresses = false\nbytes_per_day = 5_000_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
+            "metered = true\nfield_addresses = false\nbytes_per_day = 5_000_000\nspool_bytes = 300_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
              [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n",
@@ -339,6 +351,7 @@ mod tests {
             is_metered: true,
             visits_field_addresses: false,
             bytes_per_day: Some(5_000_000),
+            spool_bytes: 300_000,
             ranges: Ranges::Any,
             ca_file: Some("/etc/zerkalo/ca.pem".into()),
             neutral_sni: "n.example".to_owned(),

@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod probe;
 pub mod picture;
 pub mod show;
+pub mod worth;
 pub mod spool;
 pub mod window;
 pub mod witness;

@@ -34,12 +34,13 @@ use crate::probe::{
     Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
 };
 use crate::schedule::{Pace, Promises, Schedule, Step};
-use crate::spool::{self, Limits, Spool, SpoolError};
+use crate::spool::{self, Damage, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::touched::{self, Touched};
 use crate::uplink::{Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
+use crate::worth::Calm;
 use crate::{entropy, list};
 
 /// Under this word ECH offers count together, whatever public name they show: most mirrors of one front share it. No host
@@ -86,7 +87,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let _lock = state.lock()?;
     let operator_key = state.operator_key(&identity)?;
     let probe_settings = probe_settings_of(settings)?;
-    let spool = open_spool(&state, &identity)?;
+    let spool = open_spool(&state, &identity, settings)?;
     let held = held_list(&state, &operator_key);
     tracing::info!(
         agent = %identity.agent,
@@ -125,6 +126,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         settings: Arc::new(probe_settings),
         under_way: JoinSet::new(),
         doubts: Doubts::new(settings.interval),
+        calm: Calm::default(),
         spool,
         consent,
         state: own_state,
@@ -170,14 +172,15 @@ fn probe_settings_of(settings: &Settings) -> Result<ProbeSettings, SettingsError
     })
 }
 
-fn open_spool(state: &StateDir, identity: &Identity) -> Result<Spool, RunError> {
+fn open_spool(state: &StateDir, identity: &Identity, settings: &Settings) -> Result<Spool, RunError> {
     let key = state.record_key()?;
-    let (spool, damaged) =
-        Spool::open(&state.path(spool::DIR), &identity.agent, key, Limits::default(), wall_clock())?;
-    if let Some(aside) = damaged {
+    let limits = Limits { bytes: settings.spool_bytes, ..Limits::default() };
+    let (spool, damage) = Spool::open(&state.path(spool::DIR), &identity.agent, key, limits, wall_clock())?;
+    if let Some(Damage { aside, saved }) = damage {
         tracing::error!(
-            aside = %aside.display(),
-            "the spool was damaged and moved aside; records in it that were not sent are not lost to a person, but to the collector"
+            aside = %aside.display(), saved,
+            "the spool was damaged and is moved aside; what is whole of it goes on in a new one, gaps tell of the rest: \
+             check this box's disk"
         );
     }
     Ok(spool)
@@ -222,6 +225,7 @@ struct Measuring {
     /// Tasks of their own: a probe's clock must not stand while another one's record is kept. Ended with the loop.
     under_way: JoinSet<Ended>,
     doubts: Doubts,
+    calm: Calm,
     /// `None` for a control: it measures the mirrors of all markets.
     market: Option<MarketId>,
     spool: SharedSpool,
@@ -343,6 +347,7 @@ impl Measuring {
             .map(|mirror| (mirror.id.clone(), mirror.url.host(), pace_of(mirror, self.market.is_some())));
         self.schedule.take(own, self.began.elapsed());
         self.doubts.retain(|known| list.iter().any(|list| list.mirror(known).is_some()));
+        self.calm.retain(|known| list.iter().any(|list| list.mirror(known).is_some()));
         self.studio.retain(|id| list.iter().any(|list| list.mirror(id).is_some()));
         if let Some(checked) = &mut self.checked {
             let listed = list.iter().flat_map(|list| &list.references);
@@ -455,9 +460,10 @@ impl Measuring {
             (record.references, record.network) = (references, Some(network));
         }
         self.note_touched(&record).await;
+        let worth = self.calm.note(&mirror, is_reached, now);
         let body = zerkalo_proto::record::encode(&record);
         self.means.note_probe(&mirror, &record, body.len(), (now, wall_clock())).await;
-        match self.spool.append(body, wall_clock()).await {
+        match self.spool.append(body, worth, wall_clock()).await {
             Ok(link) => {
                 tracing::debug!(%mirror, ?cause, is_reached, sequence = link.sequence, "measured")
             }

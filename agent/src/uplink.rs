@@ -22,6 +22,7 @@ use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
 use zerkalo_proto::agent_v1::{self as wire, Hello, RecordBatch, StreamRequest, StreamResponse};
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::evidence::{list_from_wire, record_to_wire};
+use zerkalo_proto::gap::is_gap;
 
 use crate::channel::{self, ChannelError};
 use crate::list;
@@ -32,6 +33,7 @@ use crate::state::{Credentials, StateDir};
 use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
 use crate::wish::Wish;
 use crate::witness::Witness;
+use crate::worth::Worth;
 
 /// First and longest wait before connecting again, about: no storms when a collector comes back.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -80,8 +82,13 @@ impl SharedSpool {
     }
 
     /// Appends a record's body and wakes the uplink.
-    pub async fn append(&self, body: Vec<u8>, now: UnixMillis) -> Result<ChainLink, SpoolError> {
-        let link = self.run(move |spool| spool.append(body, now).map(|record| record.link())).await?;
+    pub async fn append(
+        &self,
+        body: Vec<u8>,
+        worth: Worth,
+        now: UnixMillis,
+    ) -> Result<ChainLink, SpoolError> {
+        let link = self.run(move |spool| spool.append(body, worth, now).map(|record| record.link())).await?;
         self.appended.notify_one();
         Ok(link)
     }
@@ -149,6 +156,10 @@ pub enum End {
     Protocol(#[from] AckAhead),
     #[error("the collector refused the stream of records: {code}: {detail}")]
     Refused { code: String, detail: String },
+    #[error(
+        "records were given up here, and this collector is too old to be told so; install the agent's version there"
+    )]
+    TakesNoGaps,
     #[error("the spool failed")]
     Spool(#[from] SpoolError),
     #[error(transparent)]
@@ -233,7 +244,7 @@ impl Uplink {
         let mut window = Window::new(head.epoch, sequence);
         let mut courier = Courier::new(self.pictures.as_ref(), welcome.takes_pictures);
         loop {
-            self.send(&up, &mut window).await?;
+            self.send(&up, &mut window, welcome.takes_gaps).await?;
             if window.is_idle() {
                 courier.send(&up).await;
             }
@@ -303,7 +314,12 @@ impl Uplink {
     }
 
     /// Sends what the window, and the stream's own queue, have room for.
-    async fn send(&self, up: &mpsc::Sender<StreamRequest>, window: &mut Window) -> Result<(), End> {
+    async fn send(
+        &self,
+        up: &mpsc::Sender<StreamRequest>,
+        window: &mut Window,
+        takes_gaps: bool,
+    ) -> Result<(), End> {
         loop {
             let (after, count) = window.room();
             // A full queue empties before the acks for it come, and acks bring us back here.
@@ -313,6 +329,9 @@ impl Uplink {
             }
             let batch = self.spool.run(move |spool| spool.after(after, count, BATCH_BYTES_MAX)).await?;
             let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(()) };
+            if !takes_gaps && batch.iter().any(|statement| is_gap(&statement.body)) {
+                return Err(End::TakesNoGaps);
+            }
             let records = batch.iter().map(record_to_wire).collect();
             permit.send(StreamRequest { message: Some(Up::Records(RecordBatch { records })) });
             window.sent(last, steady_clock());
@@ -348,10 +367,8 @@ impl Uplink {
             Response::GoOn => return Ok(()),
             Response::Stop => return Err(Cloned { detail }.into()),
             Response::BeginEpoch => {
-                let now = wall_clock();
-                let begin =
-                    move |spool: &mut Spool| spool.begin_epoch(spool.head().epoch.max(epoch) + 1, now);
-                self.spool.run(begin).await?;
+                // What of it was admitted before is known with the next welcome alone.
+                self.spool.run(move |spool| spool.begin_epoch_at_next_welcome(epoch)).await;
             }
             Response::Reconnect => {}
         }

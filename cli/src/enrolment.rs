@@ -148,6 +148,7 @@ pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Res
                 "clock",
                 "last record",
                 "records",
+                "dropped",
             ],
             agents.iter().map(|agent| {
                 let control = agent.carrier.is_empty();
@@ -162,6 +163,7 @@ pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Res
                     agent.clock_ahead_millis.map_or("-".to_owned(), clock_text),
                     instant(agent.last_record_at_millis),
                     agent.records.to_string(),
+                    agent.dropped.to_string(),
                 ]
             }),
         ))?,
@@ -223,6 +225,7 @@ fn agent_json(agent: &wire::Agent) -> serde_json::Value {
         "connected": agent.connected,
         "last_record_at_millis": (agent.last_record_at_millis > 0).then_some(agent.last_record_at_millis),
         "records": agent.records,
+        "dropped": agent.dropped,
         "asn": (agent.asn > 0).then_some(agent.asn),
         "elsewhere": agent.elsewhere,
         "clock_ahead_millis": agent.clock_ahead_millis,

@@ -14,9 +14,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
+use zerkalo_core::gap::Statement;
 use zerkalo_core::journal::{Enrolment, Whereabouts};
 use zerkalo_core::market::{Decision, Order, OrderError};
-use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_proto::record::DecodeError;
@@ -70,14 +70,14 @@ pub struct Stopping;
 #[derive(Debug)]
 pub struct Arrival {
     pub checked: CheckedRecord,
-    pub facts: Result<Box<ProbeRecord>, DecodeError>,
+    pub said: Result<Statement, DecodeError>,
 }
 
 impl Arrival {
     /// Checks the signature and reads the body.
     pub fn new(record: SignedRecord, key: &PublicKey) -> Self {
-        let facts = zerkalo_proto::record::decode(&record.body).map(Box::new);
-        Self { checked: CheckedRecord::new(record, key), facts }
+        let said = zerkalo_proto::gap::decode_statement(&record.body);
+        Self { checked: CheckedRecord::new(record, key), said }
     }
 }
 

@@ -58,6 +58,8 @@ type Codes = Family<Code, Counter<u64, AtomicU64>>;
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub records_admitted: Counter,
+    /// By agents, before they could be sent.
+    pub records_dropped: Counter,
     pub records_duplicate: Counter,
     pub records_refused: Codes,
     pub enrollments: Counter,
@@ -110,6 +112,11 @@ impl Metrics {
     fn register(&self, to: &mut Registry) {
         to.register("records_admitted", "Records admitted to the journal", self.records_admitted.clone());
         to.register("records_duplicate", "Records sent again, acked again", self.records_duplicate.clone());
+        to.register(
+            "records_dropped",
+            "Records that agents signed and could not keep, by their own word",
+            self.records_dropped.clone(),
+        );
         to.register("records_refused", "Records refused", self.records_refused.clone());
         to.register("enrollments", "Agents enrolled", self.enrollments.clone());
         to.register("enrollments_refused", "Enrolments refused", self.enrollments_refused.clone());

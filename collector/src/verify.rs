@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use zerkalo_core::admission::{ChainHead, Place, place};
+use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
 use zerkalo_core::audit::BrokenChain;
 use zerkalo_core::evidence::{CheckedRecord, PublicKey, SignedRecord};
+use zerkalo_core::gap::Gap;
 use zerkalo_core::journal::{Event, JournalEntry};
 use zerkalo_core::words::AgentId;
 
@@ -55,6 +56,12 @@ pub fn verify(dir: &Path) -> Result<String, VerifyError> {
         check.agents.len(),
         check.lists
     );
+    if check.gaps > 0 {
+        said += &format!(
+            "; {} gaps, signed by agents, tell of {} records that they could not keep",
+            check.gaps, check.dropped
+        );
+    }
     if let Some(backup) = backup {
         said +=
             &format!("; {} files of the backup of {} are as they were copied", backup.files.len(), backup.at);
@@ -88,6 +95,8 @@ struct Check {
     agents: BTreeMap<AgentId, (PublicKey, ChainHead)>,
     entries: u64,
     records: u64,
+    gaps: u64,
+    dropped: u64,
     lists: u64,
     faults: u64,
     named: Vec<String>,
@@ -100,7 +109,14 @@ impl Check {
             Event::Enrolled(enrolment) => {
                 self.agents.insert(enrolment.agent.clone(), (enrolment.key, ChainHead::default()));
             }
-            Event::Record { signed, .. } | Event::Refused { signed, .. } => self.record(signed),
+            Event::Record { signed, .. } | Event::Refused { signed, .. } => {
+                self.records += 1;
+                self.statement(signed, None);
+            }
+            Event::Gap { signed, gap } => {
+                self.gaps += 1;
+                self.statement(signed, Some(gap));
+            }
             Event::List { list, operator } => {
                 self.lists += 1;
                 if let Err(error) = list.open(operator) {
@@ -111,15 +127,18 @@ impl Check {
         }
     }
 
-    fn record(&mut self, signed: &SignedRecord) {
-        self.records += 1;
+    fn statement(&mut self, signed: &SignedRecord, gap: Option<&Gap>) {
         let name = format!("{} epoch {} sequence {}", signed.agent, signed.epoch, signed.sequence);
         let Some((key, head)) = self.agents.get_mut(&signed.agent) else {
             return self.fault(format!("{name}: its agent was never enrolled"));
         };
         let checked = CheckedRecord::new(signed.clone(), key);
-        let placed = place(&checked, head);
-        head.advance(checked.link());
+        let (placed, link) = match gap {
+            None => (place(&checked, head), checked.link()),
+            Some(gap) => (place_gap(&checked, gap, head), gap.link(signed)),
+        };
+        self.dropped += gap.map_or(0, |gap| gap.len_after(head.last(), signed));
+        head.advance(link);
         match placed {
             Ok(Place::Next) => {}
             Ok(Place::Duplicate) => self.fault(format!("{name}: it is here twice")),

@@ -75,8 +75,8 @@ impl StoreError {
         matches!(
             self,
             Self::Damaged { .. }
-                | Self::Open { source: sled::Error::Corruption { .. }, .. }
-                | Self::Read { source: sled::Error::Corruption { .. }, .. }
+                | Self::Open { source: sled::Error::Corruption { .. } | sled::Error::ReportableBug(_), .. }
+                | Self::Read { source: sled::Error::Corruption { .. } | sled::Error::ReportableBug(_), .. }
         )
     }
 }
@@ -188,17 +188,26 @@ impl Store {
 
     /// The value under a key.
     pub fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.db.get(table.key(key)).map_err(|source| self.read_error(source))?;
-        Ok(value.map(|value| value.to_vec()))
+        let value = calmly(&self.dir, || self.db.get(table.key(key)))?;
+        Ok(value.map_err(|source| self.read_error(source))?.map(|value| value.to_vec()))
     }
 
-    /// Keys and values of a table from `start` on, in order of keys.
+    /// Keys and values of a table from `start` on, in order of keys; ends behind the first error.
     pub fn scan(&self, table: Table, start: &[u8]) -> impl Iterator<Item = Result<Pair, StoreError>> + '_ {
         let prefix_len = table.0.len() + 1;
         let end = [table.0.as_bytes(), &[1]].concat();
-        self.db.range(table.key(start)..end).map(move |found| {
-            let (key, value) = found.map_err(|source| self.read_error(source))?;
-            Ok((key[prefix_len..].to_vec(), value.to_vec()))
+        let mut found = self.db.range(table.key(start)..end);
+        let mut has_failed = false;
+        std::iter::from_fn(move || {
+            if has_failed {
+                return None;
+            }
+            let pair = match calmly(&self.dir, || found.next()) {
+                Ok(pair) => pair?.map_err(|source| self.read_error(source)),
+                Err(damage) => Err(damage),
+            };
+            has_failed = pair.is_err();
+            Some(pair.map(|(key, value)| (key[prefix_len..].to_vec(), value.to_vec())))
         })
     }
 
@@ -206,7 +215,7 @@ impl Store {
     pub fn last(&self, table: Table) -> Result<Option<Pair>, StoreError> {
         let prefix_len = table.0.len() + 1;
         let end = [table.0.as_bytes(), &[1]].concat();
-        let found = self.db.range(table.key(&[])..end).next_back().transpose();
+        let found = calmly(&self.dir, || self.db.range(table.key(&[])..end).next_back())?.transpose();
         let found = found.map_err(|source| self.read_error(source))?;
         Ok(found.map(|(key, value)| (key[prefix_len..].to_vec(), value.to_vec())))
     }

@@ -34,6 +34,7 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
             record: Some(record_to_wire(signed)),
             code: code.as_str().to_owned(),
         }),
+        Event::Gap { signed, .. } => Wire::Gap(record_to_wire(signed)),
         Event::Tick => Wire::Tick(wire::Tick {}),
         Event::Ordered(order) => Wire::Ordered(order_to_wire(order)),
         Event::Observed { agent, whereabouts } => Wire::Observed(wire::Observed {
@@ -86,6 +87,11 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
             code: RejectionCode::parse(&refused.code)
                 .ok_or_else(|| DecodeError::invalid("code", &refused.code))?,
         },
+        Wire::Gap(gap) => {
+            let signed = record_from_wire(gap)?;
+            let gap = crate::gap::decode(&signed.body)?;
+            Event::Gap { signed, gap }
+        }
         Wire::Tick(_) => Event::Tick,
         Wire::Ordered(order) => Event::Ordered(order_from_wire(order)?),
         Wire::Observed(observed) => Event::Observed {
@@ -189,6 +195,8 @@ fn key(field: &'static str, bytes: &[u8]) -> Result<PublicKey, DecodeError> {
 mod tests {
     use super::*;
     use zerkalo_core::evidence::{ChainLink, SecretKey, SignedList};
+    use zerkalo_core::gap::{Gap, Shape};
+    use zerkalo_core::target::Sha256;
 
     #[test]
     fn entries_survive_and_nonsense_does_not() {
@@ -205,6 +213,7 @@ mod tests {
                 key: key.public(),
             })
         };
+        let gap = Gap::of((1, 3), Sha256([4; 32]), UnixMillis(5), None, Shape::Ok);
         for event in [
             Event::Settings(SettingsText {
                 catalogue: "c".into(),
@@ -220,6 +229,10 @@ mod tests {
                 operator: key.public(),
             },
             Event::Refused { signed: signed.clone(), code: RejectionCode::FutureTime },
+            Event::Gap {
+                signed: gap.sign(&id, ChainLink::start(1), crate::gap::encode, &key),
+                gap: gap.clone(),
+            },
             Event::Tick,
             Event::Ordered(zerkalo_core::market::Order {
                 author: "anna".into(),

@@ -41,6 +41,7 @@ pub use zerkalo::journal::v1 as journal_v1;
 pub use zerkalo::operator::v1 as operator_v1;
 
 pub mod record;
+pub mod gap;
 pub mod evidence;
 pub mod order;
 pub mod journal;

@@ -38,6 +38,7 @@ pub fn agent_to_wire(agent: &AgentState, catalogue: &Catalogue, connected: bool)
         asn: agent.whereabouts.asn.unwrap_or_default(),
         elsewhere: agent.elsewhere(catalogue).is_some(),
         clock_ahead_millis: agent.clock_ahead_millis,
+        dropped: agent.dropped,
     }
 }
 

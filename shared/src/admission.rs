@@ -4,7 +4,11 @@
 //! placed. [`accept`] checks the facts: a failure there refuses one record, which is journaled as refused so that the
 //! agent's chain goes on and nothing is silently lost.
 
+mod gap;
+
 use std::collections::VecDeque;
+
+pub use gap::place_gap;
 
 use crate::evidence::{BODY_LEN_MAX, ChainLink, CheckedRecord};
 use crate::record::ProbeRecord;
@@ -94,8 +98,8 @@ impl std::fmt::Display for Rejection {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChainHead {
     last: ChainLink,
-    /// Hashes of the last statements of this epoch, the latest at the back.
-    recent: VecDeque<Sha256>,
+    /// Sequences and hashes of the last statements of this epoch, the latest at the back. Of a gap, what it ends with.
+    recent: VecDeque<(u64, Sha256)>,
 }
 
 /// Where a verified record belongs.
@@ -119,7 +123,7 @@ impl ChainHead {
             self.recent.clear();
         }
         self.last = link;
-        self.recent.push_back(link.hash);
+        self.recent.push_back((link.sequence, link.hash));
         if self.recent.len() > RESEND_WINDOW {
             self.recent.pop_front();
         }
@@ -127,9 +131,8 @@ impl ChainHead {
 
     /// The hash admitted under `sequence`, if it is within the window.
     fn known(&self, sequence: u64) -> Option<&Sha256> {
-        let back = self.last.sequence.checked_sub(sequence)?;
-        let index = self.recent.len().checked_sub(1 + usize::try_from(back).ok()?)?;
-        self.recent.get(index)
+        let index = self.recent.binary_search_by_key(&sequence, |(known, _)| *known).ok()?;
+        self.recent.get(index).map(|(_, hash)| hash)
     }
 }
 

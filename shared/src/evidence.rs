@@ -39,7 +39,7 @@ impl ChainLink {
 pub struct SignedRecord {
     pub agent: AgentId,
     pub epoch: u64,
-    /// From 1, without gaps.
+    /// From 1. What stands for several has the last one's.
     pub sequence: u64,
     /// Hash of the statement before; zeros at sequence 1.
     pub previous: Sha256,
@@ -129,10 +129,15 @@ impl std::fmt::Debug for SecretKey {
 impl SignedRecord {
     /// Signs `body` as the statement after `last`.
     pub fn sign(agent: &AgentId, last: ChainLink, body: Vec<u8>, key: &SecretKey) -> Self {
+        Self::sign_over(agent, last, 1, body, key)
+    }
+
+    /// Signs `body` as what stands for the `count` statements after `last`: see `gap.rs`.
+    pub fn sign_over(agent: &AgentId, last: ChainLink, count: u64, body: Vec<u8>, key: &SecretKey) -> Self {
         let mut record = Self {
             agent: agent.clone(),
             epoch: last.epoch,
-            sequence: last.sequence + 1,
+            sequence: last.sequence.saturating_add(count),
             previous: last.hash,
             body,
             signature: [0; 64],

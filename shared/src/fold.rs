@@ -63,6 +63,8 @@ pub struct AgentState {
     pub head: ChainHead,
     /// Records admitted.
     pub records: u64,
+    /// Records it signed and could not keep, by its own word.
+    pub dropped: u64,
     /// When the last was admitted.
     pub last_record_at: Option<UnixMillis>,
     /// Where its stream comes from.
@@ -189,6 +191,13 @@ impl Fold {
             Event::Refused { signed, .. } => {
                 if let Some(agent) = self.agents.get_mut(&signed.agent) {
                     agent.head.advance(signed.link());
+                }
+                return Outcome::default();
+            }
+            Event::Gap { signed, gap } => {
+                if let Some(agent) = self.agents.get_mut(&signed.agent) {
+                    agent.dropped = agent.dropped.saturating_add(gap.len_after(agent.head.last(), signed));
+                    agent.head.advance(gap.link(signed));
                 }
                 return Outcome::default();
             }

@@ -8,6 +8,7 @@
 
 use crate::admission::RejectionCode;
 use crate::evidence::{PublicKey, SignedList, SignedRecord};
+use crate::gap::Gap;
 use crate::identity::{Certified, StandingChange};
 use crate::market::Order;
 use crate::record::ProbeRecord;
@@ -52,6 +53,8 @@ pub enum Event {
     Record { signed: SignedRecord, facts: Box<ProbeRecord> },
     /// A record was placed in its agent's chain, but its facts were refused.
     Refused { signed: SignedRecord, code: RejectionCode },
+    /// An agent could not keep records it had signed; placed in its chain in their stead.
+    Gap { signed: SignedRecord, gap: Gap },
     /// Time passed, and a decision may depend on it.
     Tick,
     /// Where an agent's stream comes from, where that has changed: never an address.

@@ -9,6 +9,7 @@ pub mod page;
 pub mod hops;
 pub mod goodput;
 pub mod evidence;
+pub mod gap;
 pub mod identity;
 pub mod admission;
 pub mod journal;

@@ -15,6 +15,7 @@ use super::turns::{Subject, Turn, Turns};
 use super::{MEDIA_TYPE, Order, Shot};
 use crate::schedule::Schedule;
 use crate::uplink::{SharedSpool, chain, wall_clock};
+use crate::worth::Worth;
 
 /// What this host gives to pictures.
 pub struct Studio {
@@ -135,7 +136,7 @@ impl Studio {
             return tracing::warn!(mirror = %subject.mirror, %error, "a picture could not be kept and is lost");
         }
         let body = zerkalo_proto::record::encode(&record);
-        let kept = spool.append(body, wall_clock()).await;
+        let kept = spool.append(body, Worth::Picture, wall_clock()).await;
         match (&kept, drafted) {
             (Ok(_), Some((pending, Ok(sha256)))) => match pending.release(&sha256) {
                 Ok(0) => {}

@@ -19,6 +19,8 @@ mod quic;
 mod network;
 mod reference;
 mod spool;
+mod overflow;
+mod damage;
 mod thrift;
 mod tls;
 mod world;

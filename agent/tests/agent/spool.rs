@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use zerkalo_agent::spool::{Limits, Resumed, Spool, SpoolError};
+use zerkalo_agent::worth::Worth;
 use zerkalo_core::admission::{ChainHead, Place, place};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, SecretKey, SignedRecord};
 use zerkalo_core::target::Sha256;
@@ -35,7 +36,7 @@ fn open(dir: &Path) -> Spool {
 
 fn append(spool: &mut Spool, texts: &[&str]) {
     for text in texts {
-        spool.append(text.as_bytes().to_vec(), NOW).unwrap();
+        spool.append(text.as_bytes().to_vec(), Worth::Ok, NOW).unwrap();
     }
 }
 
@@ -217,12 +218,12 @@ fn a_damaged_spool_never_keeps_the_agent_from_measuring() {
         let mut bytes = std::fs::read(dir.join("db")).unwrap();
         damage(&mut bytes);
         std::fs::write(dir.join("db"), bytes).unwrap();
-        let (mut spool, aside) =
+        let (mut spool, damage) =
             Spool::open(&dir, &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW).unwrap();
         append(&mut spool, &["after"]);
         drop(spool);
-        assert_eq!(open(&dir).append(b"again".to_vec(), NOW).unwrap().body, b"again", "{name}");
-        moved_aside += usize::from(aside.is_some_and(|aside| aside.join("db").exists()));
+        assert_eq!(open(&dir).append(b"again".to_vec(), Worth::Ok, NOW).unwrap().body, b"again", "{name}");
+        moved_aside += usize::from(damage.is_some_and(|damage| damage.aside.join("db").exists()));
     }
     assert!(moved_aside > 0, "no damage was noticed");
 }
@@ -233,23 +234,6 @@ fn a_spool_in_use_says_so() {
     let _held = open(dir.path());
     let second = Spool::open(dir.path(), &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW);
     assert!(matches!(second, Err(SpoolError::Store(_))), "{second:?}");
-}
-
-#[test]
-fn a_full_spool_forgets_what_was_acknowledged_and_then_takes_no_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { records: 4, bytes: 10_000 };
-    let agent = AgentId::parse("a1").unwrap();
-    let (mut spool, _) = Spool::open(dir.path(), &agent, key(), limits, NOW).unwrap();
-    append(&mut spool, &["one", "two", "three", "four"]);
-    assert!(matches!(spool.append(b"five".to_vec(), NOW), Err(SpoolError::Full { records: 4 })));
-    spool.ack(1, 2, NOW).unwrap();
-    append(&mut spool, &["five", "six"]);
-    assert!(matches!(spool.append(b"seven".to_vec(), NOW), Err(SpoolError::Full { records: 4 })));
-    let waiting = spool.after(2, 10, 1000).unwrap();
-    assert_eq!(texts(&waiting), ["three", "four", "five", "six"]);
-    spool.ack(1, 6, NOW).unwrap();
-    assert!(matches!(spool.append(vec![0; 10_000], NOW), Err(SpoolError::Full { records: 0 })));
 }
 
 /// Where [`append_until_the_disk_is_full`] works; set for the child of the test.
@@ -294,7 +278,7 @@ fn append_until_the_disk_is_full(dir: &Path) {
     };
     let mut appended = 0;
     let refusal = loop {
-        match spool.append(body(), NOW) {
+        match spool.append(body(), Worth::Failed, NOW) {
             Ok(_) => appended += 1,
             Err(refusal) => break refusal,
         }
@@ -303,6 +287,6 @@ fn append_until_the_disk_is_full(dir: &Path) {
     assert!(matches!(refusal, SpoolError::DiskFull { .. }), "{refusal:?}");
     // Still full: refused again, and again without harm.
     for _ in 0..3 {
-        spool.append(body(), NOW).unwrap_err();
+        spool.append(body(), Worth::Failed, NOW).unwrap_err();
     }
 }

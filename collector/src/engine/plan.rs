@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 
 use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
 use zerkalo_core::fold::Fold;
+use zerkalo_core::gap::Statement;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, Whereabouts};
 use zerkalo_core::market::{Order, OrderError};
 use zerkalo_core::target::MirrorList;
@@ -35,6 +36,8 @@ pub struct Plan<'a> {
 pub struct Tally {
     pub admitted: u64,
     pub duplicates: u64,
+    /// Records that agents say they could not keep.
+    pub dropped: u64,
     pub refused: Vec<&'static str>,
 }
 
@@ -127,7 +130,7 @@ impl<'a> Plan<'a> {
     }
 
     fn record(&mut self, agent: &AgentId, arrival: Arrival) -> Result<(), Rejection> {
-        let Arrival { checked, facts } = arrival;
+        let Arrival { checked, said } = arrival;
         if checked.record().agent != *agent {
             let detail = format!("the record is of {}, the certificate of {agent}", checked.record().agent);
             return Err(Rejection::new(RejectionCode::WrongAgent, detail));
@@ -139,14 +142,27 @@ impl<'a> Plan<'a> {
                 entry.insert(known.unwrap_or_default())
             }
         };
-        if admission::place(&checked, head)? == Place::Duplicate {
+        let gap = said.as_ref().ok().and_then(Statement::gap);
+        let placed = match gap {
+            None => admission::place(&checked, head)?,
+            Some(gap) => admission::place_gap(&checked, gap, head)?,
+        };
+        if placed == Place::Duplicate {
             self.tally.duplicates += 1;
             return Ok(());
         }
-        head.advance(checked.link());
-        let facts = facts
-            .map_err(|error| Rejection::new(RejectionCode::Malformed, error.to_string()))
-            .and_then(|facts| admission::accept(&facts, self.list(), self.at).map(|()| facts));
+        let gone = gap.map_or(0, |gap| gap.len_after(head.last(), checked.record()));
+        head.advance(gap.map_or_else(|| checked.link(), |gap| gap.link(checked.record())));
+        let facts = match said {
+            Ok(Statement::Gap(gap)) => {
+                self.tally.dropped += gone;
+                self.push(Event::Gap { signed: checked.into_record(), gap });
+                return Ok(());
+            }
+            Ok(Statement::Record(facts)) => Ok(facts),
+            Err(error) => Err(Rejection::new(RejectionCode::Malformed, error.to_string())),
+        };
+        let facts = facts.and_then(|facts| admission::accept(&facts, self.list(), self.at).map(|()| facts));
         let signed = checked.into_record();
         match facts {
             Ok(facts) => {

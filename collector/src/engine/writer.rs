@@ -361,6 +361,7 @@ impl Writer {
         }
         drop(fold);
         self.view.publish();
+        entries.iter().for_each(|entry| tell_gap(&entry.event));
         for notice in news {
             say(&notice);
             self.unlogged.push((notice, Send::Yes));
@@ -411,6 +412,7 @@ impl Writer {
         let metrics = &self.parts.metrics;
         metrics.records_admitted.inc_by(tally.admitted);
         metrics.records_duplicate.inc_by(tally.duplicates);
+        metrics.records_dropped.inc_by(tally.dropped);
         tally.refused.iter().for_each(|code| count(&metrics.records_refused, code));
     }
 
@@ -474,6 +476,15 @@ impl Writer {
             }
         }
     }
+}
+
+fn tell_gap(event: &Event) {
+    let Event::Gap { signed, gap } = event else { return };
+    tracing::warn!(
+        agent = %signed.agent, epoch = signed.epoch, first = gap.first, last = signed.sequence,
+        since = %gap.since, until = %gap.until, what = ?gap.counts,
+        "an agent could not keep records: its store was full, or its disk damaged them"
+    );
 }
 
 fn say(notice: &Notice) {

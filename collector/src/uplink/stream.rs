@@ -133,6 +133,7 @@ impl Stream {
             server_time_millis: clock::now().0,
             peer_address: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
             takes_pictures: true,
+            takes_gaps: true,
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();

@@ -32,6 +32,7 @@ impl Fold {
             enrolled_at: self.at,
             head: ChainHead::default(),
             records: 0,
+            dropped: 0,
             last_record_at: None,
             whereabouts: Whereabouts::default(),
             clock_ahead_millis: None,

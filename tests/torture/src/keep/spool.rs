@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use zerkalo_agent::spool::{Limits, Spool, SpoolError};
+use zerkalo_agent::worth::Worth;
 use zerkalo_core::evidence::ChainLink;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
@@ -35,7 +36,7 @@ pub(super) fn keep(dir: &Path, records: u64, dice: &mut Dice, say: Say) -> Resul
         let mut body = [NEEDLE, &number.to_be_bytes()[..]].concat();
         body.resize(body.len() + dice.below(BODY_LEN_MAX) as usize, number as u8);
         let name = name_of(&body);
-        match spool.append(body, now) {
+        match spool.append(body, Worth::Failed, now) {
             Ok(_) => say(What::Kept, &name)?,
             Err(error) => may_fail(Err(error))?,
         }
@@ -64,8 +65,8 @@ pub(super) fn found(dir: &Path) -> Result<Vec<String>, Fault> {
     let refused = |error: &dyn std::fmt::Debug| Fault::Refused(format!("{error:?}"));
     let opened = Spool::open(&dir.join(DIR), &agent(1), key(), Limits::default(), UnixMillis(2));
     let (mut spool, damaged) = opened.map_err(|error| refused(&error))?;
-    if let Some(aside) = damaged {
-        return Err(Fault::Refused(format!("called damaged, moved to {}", aside.display())));
+    if let Some(damage) = damaged {
+        return Err(Fault::Refused(format!("called damaged, moved to {}", damage.aside.display())));
     }
     let head = spool.head();
     let acked = head.sequence - spool.unacknowledged();
@@ -82,6 +83,6 @@ pub(super) fn found(dir: &Path) -> Result<Vec<String>, Fault> {
         return Err(Fault::Malformed(format!("the chain ends at {}, not {}", link.sequence, head.sequence)));
     }
     // A new record must fit behind them.
-    spool.append(b"after the cut".to_vec(), UnixMillis(3)).map_err(|error| refused(&error))?;
+    spool.append(b"after the cut".to_vec(), Worth::Failed, UnixMillis(3)).map_err(|error| refused(&error))?;
     Ok(records.iter().map(|record| name_of(&record.body)).collect())
 }
