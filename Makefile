@@ -49,13 +49,15 @@ bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and w
 	target/release/zerkalo-load $(ARGS)
 	target/release/zerkalo-speed --agent $(SMALL)
 
-torture: ## 1,000 power cuts of each store (root) and 2,000 kills; half an hour
+torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 flipped bits, 2,000 kills; two hours
 	@tests/prepare
 	cargo build --workspace --bins --features $(FEATURES)
 	target/debug/zerkalo-torture power spool $(ARGS)
 	target/debug/zerkalo-torture power collector $(ARGS)
 	target/debug/zerkalo-torture fail spool
 	target/debug/zerkalo-torture fail collector
+	target/debug/zerkalo-torture network
+	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-agent --features $(FEATURES) --test agent damage:: -- --nocapture
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
 
 simulate: ## how soon a block is seen, how seldom nothing is taken for one: 1,000 market-months (release); ARGS="--no-adaptive"

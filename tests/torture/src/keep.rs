@@ -138,11 +138,11 @@ pub fn promises(lines: impl BufRead) -> Result<Vec<Promise>> {
 /// Says a promise.
 type Say<'a> = &'a mut dyn FnMut(What, &str) -> Result<()>;
 
-fn agent(number: u64) -> AgentId {
+pub(crate) fn agent(number: u64) -> AgentId {
     AgentId::parse(&format!("a{number}")).expect("a letter and digits are an identifier")
 }
 
-fn key() -> SecretKey {
+pub(crate) fn key() -> SecretKey {
     SecretKey::from_bytes(&[7; 32])
 }
 

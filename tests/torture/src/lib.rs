@@ -11,4 +11,5 @@ pub mod disk;
 pub mod image;
 pub mod keep;
 pub mod lies;
+pub mod network;
 pub mod power;

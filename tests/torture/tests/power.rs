@@ -1,4 +1,4 @@
-//! A few power cuts and failed writes for every run of the tests; `make torture` does a thousand.
+//! A few power cuts, failed writes and bad networks for every run of the tests; `make torture` does many.
 
 // All of it is tests.
 #![allow(clippy::unwrap_used)]
@@ -21,9 +21,12 @@ fn is_possible() -> bool {
 }
 
 fn torture(arguments: &[&str]) {
-    if !is_possible() {
-        return;
+    if is_possible() {
+        run(arguments);
     }
+}
+
+fn run(arguments: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_zerkalo-torture")).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}");
@@ -44,4 +47,20 @@ fn the_collector_s_stores_survive_power_cuts_and_only_because_they_sync() {
 fn a_disk_that_fails_now_and_then_loses_nothing_promised() {
     torture(&["fail", "spool", "--runs", "1"]);
     torture(&["fail", "collector", "--runs", "1"]);
+}
+
+#[test]
+fn a_bad_network_and_restarts_lose_and_double_nothing() {
+    run(&["network", "--seeds", "200"]);
+}
+
+#[test]
+fn a_seed_repeats_its_network() {
+    let work = tempfile::tempdir().unwrap();
+    let play = |seed| {
+        zerkalo_torture::network::play(seed, zerkalo_torture::network::Spools::Survive, work.path()).unwrap()
+    };
+    let tale = play(7);
+    assert_eq!(play(7), tale);
+    assert!(tale.records > 0 && play(8).digest != tale.digest);
 }
