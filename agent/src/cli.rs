@@ -376,6 +376,7 @@ async fn run_command(args: RunArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args.config.as_deref())?;
     start_log(settings.log_format);
     run(&args.dir, &settings, stop_signal()?).await?;
+    tracing::info!("agent stopped");
     Ok(())
 }
 

@@ -26,4 +26,5 @@ pub mod witness;
 pub mod uplink;
 pub mod means;
 pub mod touched;
+pub mod watchdog;
 pub mod run;

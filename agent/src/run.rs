@@ -38,6 +38,7 @@ use crate::spool::{self, Damage, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::touched::{self, Touched};
 use crate::uplink::{Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
+use crate::watchdog::{self, Watchdog};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
 use crate::worth::Calm;
@@ -138,6 +139,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         checked: None,
         network_checked: None,
         witness: witness_seen,
+        watchdog: Watchdog::start(),
         began: Instant::now(),
     };
     tokio::select! {
@@ -145,7 +147,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         never = measuring.run() => match never {},
         error = withdrawn => Err(error.into()),
         () = stop => {
-            tracing::info!("agent stopped");
+            watchdog::stopping();
             Ok(())
         }
     }
@@ -243,6 +245,7 @@ struct Measuring {
     reference_age_max: Duration,
     /// What the collector's last welcome told.
     witness: watch::Receiver<Option<Witness>>,
+    watchdog: Watchdog,
     began: Instant,
 }
 
@@ -259,6 +262,7 @@ impl Measuring {
     async fn run(mut self) -> std::convert::Infallible {
         self.take_list();
         loop {
+            self.watchdog.turn(self.began.elapsed());
             while let Ok(wish) = self.wishes.try_recv() {
                 self.hear(wish);
             }
@@ -296,7 +300,8 @@ impl Measuring {
 
     async fn wait(&mut self, until: Option<Duration>) {
         let began = self.began;
-        let until = until.into_iter().chain(self.studio.wake(began.elapsed())).min();
+        let until =
+            until.into_iter().chain(self.studio.wake(began.elapsed())).chain(self.watchdog.wake()).min();
         let due = async {
             match until {
                 Some(until) => tokio::time::sleep_until(began + until).await,

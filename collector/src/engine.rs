@@ -192,6 +192,10 @@ enum Request {
         order: Box<Order>,
         reply: oneshot::Sender<Result<Vec<Decision>, ChangeRefusal>>,
     },
+    /// Whether the writer lives.
+    Ping {
+        reply: oneshot::Sender<()>,
+    },
     /// Everything queued before it is still done.
     Stop,
 }
@@ -258,6 +262,13 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Order { order: Box::new(order), reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Ends once the writer has come so far.
+    pub async fn ping(&self) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Ping { reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
     }
 
     /// Lets the writer finish what is queued and end.

@@ -27,3 +27,4 @@ pub mod stop;
 pub mod serve;
 pub mod backup;
 pub mod verify;
+pub mod watchdog;

@@ -16,6 +16,7 @@ use zerkalo_collector::init::{InitOptions, init};
 use zerkalo_collector::people;
 use zerkalo_collector::serve;
 use zerkalo_collector::verify;
+use zerkalo_collector::watchdog;
 
 /// Verifies, stores and judges what agents measure, decides by market, tells the operator.
 #[derive(Parser)]
@@ -124,6 +125,7 @@ fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result
             agents = %running.agents, operators = %running.operators, metrics = %running.metrics,
             signal = running.signal.map(tracing::field::display), "ready"
         );
+        watchdog::ready();
         let failure = tokio::select! {
             _ = term.recv() => None,
             _ = int.recv() => None,

@@ -41,6 +41,7 @@ use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
 use crate::vicinity::{VICINITY_KEY, VicinityKey};
+use crate::watchdog;
 
 /// The journal's directory, in the collector's.
 const JOURNAL: &str = "journal";
@@ -124,6 +125,7 @@ pub struct Running {
     stop: StopSender,
     listeners: Vec<JoinHandle<Result<(), ServeError>>>,
     outbox: JoinHandle<()>,
+    watch: JoinHandle<()>,
     writer: oneshot::Receiver<Result<(), EngineError>>,
 }
 
@@ -185,6 +187,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         metrics: address(&scrapers, config.metrics_listen),
         signal: signal.flatten(),
         _lock: lock,
+        watch: tokio::spawn(watchdog::watch(engine.clone())),
         engine,
         stop,
         listeners: vec![
@@ -219,6 +222,8 @@ impl Running {
 
     /// Closes streams and listeners, lets the writer finish and sync, and returns what went wrong at last.
     pub async fn stop(self) -> Result<(), ServeError> {
+        watchdog::stopping();
+        self.watch.abort();
         self.stop.stop();
         for mut listener in self.listeners {
             if tokio::time::timeout(STOP_WAIT, &mut listener).await.is_err() {

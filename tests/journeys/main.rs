@@ -13,4 +13,5 @@ mod lost_disk;
 mod pictures;
 mod load;
 mod latency;
+mod units;
 mod lab;

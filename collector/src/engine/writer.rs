@@ -312,6 +312,11 @@ impl Writer {
                     None
                 }
             },
+            Request::Ping { reply } => {
+                // Whoever asked may be gone.
+                let _ = reply.send(());
+                None
+            }
             Request::Stop => None,
         }
     }
