@@ -12,7 +12,7 @@ SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
 
-.PHONY: help demo test lab latency small bench torture simulate lint advisories
+.PHONY: help demo test lab uplink latency small bench torture simulate lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,11 @@ lab: ## simulated censors in network namespaces (root): every scenario; report i
 	@tests/prepare
 	cargo build --bins -p zerkalo-agent -p zerkalo-lab
 	target/debug/zerkalo-netlab $(ARGS)
+
+uplink: ## attacks on the agents' own line, in network namespaces (root), 20 trials each: how long dark, what was lost; ARGS="--only TEXT"
+	@tests/prepare
+	@cargo build --bins -p zerkalo-collector -p zerkalo-agent -p zerkalo -p zerkalo-lab 1>&2
+	@target/debug/zerkalo-netlab --uplink --runs 20 $(ARGS)
 
 latency: ## first dropped packet to webhook, 20 rounds with shipped settings (20 minutes): distribution and parts; ARGS="--hurried"
 	@cargo build --release --bins -p zerkalo-collector -p zerkalo-agent -p zerkalo-lab 1>&2

@@ -1,10 +1,15 @@
-//! Connections to the collector: the name by hickory (the system's resolvers and hosts file), then mTLS under the pinned
-//! CA alone. What is said over them is the business of `enroll.rs` and `uplink.rs`.
+//! Connections to the collector: gRPC over TLS, over TCP or inside one stream of QUIC. The name by hickory (the system's
+//! resolvers and hosts file), then mTLS under the pinned CA alone. What is said over them is the business of `enroll.rs`
+//! and `uplink.rs`, which of them is tried when that of `paths.rs`.
 
-use std::future::Future;
+mod address;
+mod meter;
+mod quic;
+mod trust;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,105 +17,176 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use zerkalo_core::target::{TargetError, TargetUrl};
+use tonic::transport::{Channel, Endpoint};
 
+use crate::probe::gauge::Gauge;
+use crate::quiet::Quiet;
 use crate::state::Credentials;
 
-/// Longest wait for name, connection and handshake together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+pub use address::{Address, AddressError, Transport};
+pub use meter::{Meter, Traffic};
+pub use trust::{Refusal, Trust, TrustError};
+
+/// Longest wait for name, connection and handshake together, where nobody knows better.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often an idle stream is asked whether it still lives: mobile NATs forget it within minutes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the answer may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    #[error("the collector's URL cannot be used")]
-    Url(#[source] TargetError),
-    #[error("the collector's URL {url} is not https; agents speak to it over TLS only")]
-    NotHttps { url: String },
+    #[error(transparent)]
+    Address(#[from] AddressError),
     #[error("the uplink's certificates cannot be used")]
-    Tls(#[source] tonic::transport::Error),
+    Trust(#[from] TrustError),
     #[error("no connection to {url}")]
     Connect {
         url: String,
         #[source]
+        source: io::Error,
+    },
+    #[error("no connection to {url}: {refusal}")]
+    Intercepted { url: String, refusal: Refusal },
+    #[error("no connection to {url}")]
+    Speak {
+        url: String,
+        #[source]
         source: tonic::transport::Error,
     },
-    #[error("no connection to {url} within {} s", CONNECT_TIMEOUT.as_secs())]
-    Timeout { url: String },
+    #[error("no connection to {url} within {} s", waited.as_secs())]
+    Timeout { url: String, waited: Duration },
 }
 
-/// Connects with the box's own certificate.
-pub async fn connect(url: &str, credentials: &Credentials) -> Result<Channel, ChannelError> {
-    let identity = Identity::from_pem(&credentials.certificate_pem, &credentials.key_pem);
-    open(url, &credentials.ca_pem, Some(identity)).await
+/// A connection, and what passed over it.
+#[derive(Debug)]
+pub struct Line {
+    pub channel: Channel,
+    pub meter: Arc<Meter>,
+    /// The kernel's own count, over TCP.
+    gauge: Option<Gauge>,
+}
+
+impl Line {
+    /// Bytes that reached the other end, and that came from there. Where nobody knows what reached it, what was sent.
+    pub fn carried(&self) -> (u64, u64) {
+        match self.gauge.as_ref().and_then(Gauge::read) {
+            Some(seen) => (seen.bytes_acked, seen.bytes_received),
+            None => (self.meter.sent(), self.meter.received()),
+        }
+    }
+}
+
+/// Connects with the box's own certificate, or with what `trust` was made of. Bytes count towards `traffic` too. QUIC waits
+/// for the `quiet` between probes.
+pub async fn connect(
+    address: &Address,
+    trust: &Trust,
+    patience: Duration,
+    traffic: &Arc<Traffic>,
+    quiet: &Quiet,
+) -> Result<Line, ChannelError> {
+    let url = || address.to_string();
+    let meter = Meter::new(traffic.clone());
+    trust.forget_refusal();
+    let wiring = async {
+        match address.transport {
+            Transport::Tcp => tcp(address, trust, &meter).await,
+            Transport::Quic => Ok((quic::open(address, trust, &meter, quiet).await?, None)),
+        }
+    };
+    let (wire, gauge) = match tokio::time::timeout(patience, wiring).await {
+        Ok(Ok(wired)) => wired,
+        Ok(Err(source)) => {
+            return Err(match trust.refusal() {
+                Some(refusal) => ChannelError::Intercepted { url: url(), refusal },
+                None => ChannelError::Connect { url: url(), source },
+            });
+        }
+        Err(_) => return Err(ChannelError::Timeout { url: url(), waited: patience }),
+    };
+    // TLS is ours to do, below: to tonic the line is plain.
+    let opened = Endpoint::from_shared(format!("http://{}", address.authority()))
+        .map(|endpoint| endpoint.http2_keep_alive_interval(KEEPALIVE_INTERVAL))
+        .map(|endpoint| endpoint.keep_alive_timeout(KEEPALIVE_TIMEOUT).keep_alive_while_idle(true));
+    let opened = match opened {
+        Ok(endpoint) => {
+            tokio::time::timeout(patience, endpoint.connect_with_connector(Ready(Some(wire)))).await
+        }
+        Err(error) => Ok(Err(error)),
+    };
+    match opened {
+        Ok(Ok(channel)) => Ok(Line { channel, meter, gauge }),
+        Ok(Err(source)) => Err(ChannelError::Speak { url: url(), source }),
+        Err(_) => Err(ChannelError::Timeout { url: url(), waited: patience }),
+    }
 }
 
 /// Connects without a certificate: to enrol.
 pub async fn connect_anonymous(url: &str, ca_pem: &str) -> Result<Channel, ChannelError> {
-    open(url, ca_pem, None).await
+    let address = Address::parse(url)?;
+    let trust = Trust::anonymous(ca_pem, std::slice::from_ref(&address.host))?;
+    let line = connect(&address, &trust, CONNECT_TIMEOUT, &Arc::default(), &Quiet::default()).await?;
+    Ok(line.channel)
+}
+
+/// What an enrolled box trusts and shows, for a collector that goes by the names of `addresses`.
+pub fn trust(credentials: &Credentials, addresses: &[Address]) -> Result<Trust, TrustError> {
+    let names: Vec<String> = addresses.iter().map(|address| address.host.clone()).collect();
+    Trust::new(credentials, &names)
 }
 
 /// Checks a collector's URL without connecting.
-pub fn check_url(url: &str) -> Result<TargetUrl, ChannelError> {
-    let parsed = TargetUrl::parse(url).map_err(ChannelError::Url)?;
-    if parsed.is_https() { Ok(parsed) } else { Err(ChannelError::NotHttps { url: url.to_owned() }) }
+pub fn check_url(url: &str) -> Result<(), ChannelError> {
+    Address::parse(url).map(drop).map_err(ChannelError::Address)
 }
 
-async fn open(url: &str, ca_pem: &str, identity: Option<Identity>) -> Result<Channel, ChannelError> {
-    let target = check_url(url)?;
-    let mut tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(ca_pem))
-        .domain_name(target.host())
-        .assume_http2(true);
-    if let Some(identity) = identity {
-        tls = tls.identity(identity);
-    }
-    let endpoint = Endpoint::from_shared(format!("https://{}", target.authority()))
-        .and_then(|endpoint| endpoint.tls_config(tls))
-        .map_err(ChannelError::Tls)?
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let dialer = Dialer { host: target.host(), port: target.port() };
-    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect_with_connector(dialer)).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(source)) => Err(ChannelError::Connect { url: url.to_owned(), source }),
-        Err(_) => Err(ChannelError::Timeout { url: url.to_owned() }),
-    }
+/// What bytes go up and down on.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+async fn tcp(
+    address: &Address,
+    trust: &Trust,
+    meter: &Arc<Meter>,
+) -> io::Result<(Box<dyn Wire>, Option<Gauge>)> {
+    let stream = dial(&address.host, address.port).await?;
+    let gauge = Gauge::on(&stream);
+    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(trust.tcp()).connect(name, meter.on(stream)).await?;
+    Ok((Box::new(stream), gauge))
 }
 
-/// Makes the TCP connection under the channel.
-#[derive(Debug, Clone)]
-struct Dialer {
-    host: String,
-    port: u16,
-}
+/// Gives a connection already made, once: a line that broke is not mended behind the uplink's back.
+struct Ready(Option<Box<dyn Wire>>);
 
-impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
+impl Service<Uri> for Ready {
+    type Response = TokioIo<Box<dyn Wire>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+    type Future = std::future::Ready<io::Result<Self::Response>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { host, port } = self.clone();
-        Box::pin(async move { dial(&host, port).await.map(TokioIo::new) })
+        let wire = self.0.take().map(TokioIo::new);
+        std::future::ready(wire.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the line broke")))
     }
 }
 
 async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for address in resolve(host).await? {
+    for address in resolve(host).await?.into_iter().take(ADDRESSES_MAX) {
         match TcpStream::connect(SocketAddr::new(address, port)).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;

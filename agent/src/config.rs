@@ -37,7 +37,7 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "field_addresses",
     "metered",
     "bytes_per_day",
@@ -55,6 +55,7 @@ const KEYS: [&str; 17] = [
     "pictures.browser",
     "pictures.sandbox",
     "log.format",
+    "collector.urls",
 ];
 
 /// Why the settings cannot be used.
@@ -118,6 +119,8 @@ pub struct Settings {
     pub nobody: Option<SocketAddr>,
     pub pictures: PictureSettings,
     pub log_format: LogFormat,
+    /// Further addresses of the collector, tried before those of the token.
+    pub collector_urls: Vec<String>,
 }
 
 impl Settings {
@@ -216,6 +219,12 @@ impl Reading<'_> {
         let public_dot = self.one_or_none("resolvers.public_dot", known.dot, parse_dot);
         let public_doh = self.one_or_none("resolvers.public_doh", known.doh, parse_doh);
         let nobody = self.one_or_none("resolvers.nobody", known.nobody, parse_server);
+        let collector_urls = self.take::<Vec<String>>("collector.urls").unwrap_or_default();
+        for url in &collector_urls {
+            if let Err(error) = crate::channel::check_url(url) {
+                self.fault("collector.urls", crate::uplink::chain(&error));
+            }
+        }
         let log_format = match self.take::<String>("log.format").as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
@@ -241,6 +250,7 @@ impl Reading<'_> {
             nobody,
             pictures: PictureSettings::new(self.take("pictures.browser"), self.take("pictures.sandbox")),
             log_format,
+            collector_urls,
         }
     }
 
@@ -342,7 +352,8 @@ mod tests {
             "metered = true\nfield_addresses = false\nbytes_per_day = 5_000_000\nspool_bytes = 300_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
-             [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n",
+             [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n\
+             [collector]\nurls = [\"quic://192.0.2.7:8445\"]\n",
         )
         .unwrap();
         let expected = Settings {
@@ -362,6 +373,7 @@ mod tests {
             nobody: Some("127.0.0.4:54".parse().unwrap()),
             pictures: PictureSettings { browser: None, sandbox: crate::picture::Sandbox::Off },
             log_format: LogFormat::Json,
+            collector_urls: vec!["quic://192.0.2.7:8445".to_owned()],
         };
         assert_eq!(settings, expected);
     }

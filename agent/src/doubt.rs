@@ -214,6 +214,7 @@ mod tests {
             network: None,
             hops: vec![],
             screenshot: None,
+            uplink: None,
         }
     }
 

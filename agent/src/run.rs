@@ -33,11 +33,12 @@ use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::probe::{
     Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
 };
+use crate::quiet::Quiet;
 use crate::schedule::{Pace, Promises, Schedule, Step};
 use crate::spool::{self, Damage, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::touched::{self, Touched};
-use crate::uplink::{Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
+use crate::uplink::{Activity, Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
 use crate::watchdog::{self, Watchdog};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
@@ -100,6 +101,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
     let (witness, witness_seen) = watch::channel(None);
     let spool = SharedSpool::new(spool, SpoolWork::Threads);
+    let (quiet, activity) = (Quiet::default(), Activity::default());
     let means = means_of(settings, &identity, state.clone());
     let (studio, pictures) = studio_of(settings, &state);
     let withdrawn = consent::withdrawn(state.clone());
@@ -107,7 +109,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let own_state = state.clone();
     let uplink = Uplink {
         credentials: state.credentials()?,
-        urls: identity.collector_urls.clone(),
+        urls: settings.collector_urls.iter().chain(&identity.collector_urls).cloned().collect(),
         state,
         operator_key,
         spool: spool.clone(),
@@ -116,6 +118,9 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         was_behind: AtomicBool::new(false),
         witness,
         pictures,
+        quiet: quiet.clone(),
+        activity: activity.clone(),
+        inbox: Default::default(),
     };
     let post = Post::of(identity.market.as_ref());
     let measuring = Measuring {
@@ -140,6 +145,8 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         network_checked: None,
         witness: witness_seen,
         watchdog: Watchdog::start(),
+        quiet,
+        activity,
         began: Instant::now(),
     };
     tokio::select! {
@@ -246,6 +253,8 @@ struct Measuring {
     /// What the collector's last welcome told.
     witness: watch::Receiver<Option<Witness>>,
     watchdog: Watchdog,
+    quiet: Quiet,
+    activity: Activity,
     began: Instant,
 }
 
@@ -405,8 +414,13 @@ impl Measuring {
             field_addresses: self.detours.take(&id, room),
         };
         let settings = self.settings.clone();
+        let (quiet, activity) = (self.quiet.clone(), self.activity.clone());
         self.under_way.spawn(async move {
-            let measured = measure(&settings, &assignment, wall_clock()).await;
+            let probing = quiet.begin_probe().await;
+            let mark = activity.mark();
+            let mut measured = measure(&settings, &assignment, wall_clock()).await;
+            measured.record.uplink = Some(activity.since(mark));
+            drop(probing);
             Ended { mirror: id, cause, promises, list, measured }
         });
     }
@@ -506,6 +520,7 @@ impl Measuring {
         for reference in own.iter().filter(|reference| reference.url.is_https()) {
             self.schedule.note_handshakes(&reference.url.host(), 1, now);
         }
+        let _probing = self.quiet.begin_probe().await;
         let told = self.told(list);
         self.checked = Some(network::check(&self.settings, &own, &told, wall_clock()).await);
         self.network_checked = Some(now);

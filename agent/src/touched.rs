@@ -222,6 +222,7 @@ mod tests {
             network: None,
             hops: vec![],
             screenshot: None,
+            uplink: None,
         }
     }
 

@@ -1,62 +1,67 @@
-//! The stream to the collector: records up, acks, lists and wishes down. What is in flight is `window.rs`, what waits is
-//! `spool.rs`; this file connects, sends, obeys, and connects again. What stands under a stream is told by whoever opens
-//! it: over sockets `dial`, and the simulation's own.
+//! The stream to the collector: records up, acks, lists and wishes down. What waits is `spool.rs`, where to go `paths.rs`;
+//! this file connects, notes how each connection ended, and goes on by another way; what is said over one is
+//! `uplink/session.rs`.
 
-use std::error::Error;
+mod activity;
+mod end;
+mod inbox;
+mod session;
+mod short;
+
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::{ChainLink, PublicKey};
-use zerkalo_core::target::{MirrorList, Sha256};
+use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::UnixMillis;
 use zerkalo_durable::retry::Retry;
-use zerkalo_proto::agent_v1::stream_request::Message as Up;
-use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
-use zerkalo_proto::agent_v1::{self as wire, Hello, RecordBatch, StreamRequest, StreamResponse};
-use zerkalo_proto::code::code_of;
-use zerkalo_proto::evidence::{list_from_wire, record_to_wire};
-use zerkalo_proto::gap::is_gap;
+use zerkalo_proto::agent_v1::{self as wire, StreamRequest, StreamResponse};
 
-use crate::channel::{self, ChannelError};
-use crate::list;
-use crate::picture::courier::Courier;
+use crate::channel::{self, Address, ChannelError, Trust};
+use crate::entropy;
+use crate::paths::{Failure, Length, Memory, Next, Paths, SMALL_BYTES_MAX, current_network};
 use crate::picture::pending::Pending;
-use crate::spool::{Resumed, Spool, SpoolError};
+use crate::quiet::Quiet;
+use crate::spool::{Spool, SpoolError};
 use crate::state::{Credentials, StateDir};
-use crate::window::{AckAhead, BATCH_BYTES_MAX, FROZEN_AFTER, Window};
 use crate::wish::Wish;
 use crate::witness::Witness;
 use crate::worth::Worth;
 
-/// First and longest wait before connecting again, about: no storms when a collector comes back.
+pub use activity::Activity;
+use end::Fault;
+pub use end::{End, chain, said};
+use inbox::Inbox;
+
+/// First and longest wait before trying all addresses again, about: no storms when a collector comes back.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// See [`RETRY_FIRST`].
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Longest wait before the first new connection after one that served: a collector's agents do not come back as one.
+const SPREAD_MAX: Duration = Duration::from_millis(500);
+/// Longest wait for one address while others were not tried: so all are, within seconds.
+const PATIENCE_FIRST: Duration = Duration::from_secs(5);
+/// The same once all have failed: a bad line needs its time.
+const PATIENCE_LATER: Duration = channel::CONNECT_TIMEOUT;
 /// Wait while the collector has no room.
 const STORAGE_FULL_WAIT: Duration = Duration::from_secs(30);
 /// A stream that lived so long was of use, even if there was nothing to send.
 const USEFUL_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the collector's first message.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
-/// Batches handed to the stream and not yet taken by it.
-const OUTGOING_MAX: usize = 4;
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest message taken, in bytes: the longest mirror list fits.
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
-/// What rustls says of a certificate where this machine's clock may be to blame.
-const CLOCK_FAULTS: [&str; 2] = ["certificate not valid yet", "certificate expired"];
-/// See [`CLOCK_FAULTS`].
-const CLOCK_REMEDY: &str = "; check this machine's clock, and if it is right, the collector's certificate";
-/// What tonic says of every fault below it; the causes say which.
-const TRANSPORT_ERROR: &str = "transport error";
-/// A clock off by more makes records useless: said in the log.
-const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
+/// Issuers of refused certificates told to the collector, with the next stream that comes about.
+const INTERCEPTIONS_MAX: usize = 8;
+/// What is remembered of addresses, in the state directory.
+const PATHS_FILE: &str = "paths.json";
 
 /// The spool, shared by who measures and who sends.
 #[derive(Debug, Clone)]
@@ -93,6 +98,11 @@ impl SharedSpool {
         Ok(link)
     }
 
+    /// Whether a record of the head's epoch waits behind `sequence`.
+    async fn has_after(&self, sequence: u64) -> bool {
+        self.run(move |spool| spool.head().sequence > sequence).await
+    }
+
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut Spool) -> T + Send + 'static) -> T {
         let spool = self.spool.clone();
         let work = move || work(&mut spool.lock().unwrap_or_else(PoisonError::into_inner));
@@ -106,6 +116,7 @@ impl SharedSpool {
 /// What the uplink needs.
 pub struct Uplink {
     pub state: StateDir,
+    /// As the token, the settings and the collector told them, best first.
     pub urls: Vec<String>,
     pub credentials: Credentials,
     pub operator_key: PublicKey,
@@ -120,6 +131,12 @@ pub struct Uplink {
     pub witness: watch::Sender<Option<Witness>>,
     /// Pictures to send while no record waits; `None` where none can be kept.
     pub pictures: Option<Pending>,
+    /// When probes run.
+    pub quiet: Quiet,
+    /// What the records of those probes tell of the uplink.
+    pub activity: Activity,
+    /// A list that comes in parts.
+    pub inbox: Inbox,
 }
 
 /// This box must stop.
@@ -131,6 +148,67 @@ pub struct Cloned {
     pub detail: String,
 }
 
+/// One stream's way, and how it came to be.
+struct Passage {
+    address: Address,
+    length: Length,
+    patience: Duration,
+    /// How the stream before ended, when it was last of use, and whose certificates were refused since.
+    after: &'static str,
+    used: Option<Instant>,
+    intercepted_by: Vec<String>,
+}
+
+impl Passage {
+    fn to_wire(&self) -> wire::Passage {
+        let down = self.used.map_or(Duration::ZERO, |used| steady_clock().saturating_duration_since(used));
+        wire::Passage {
+            transport: self.address.transport.as_str().to_owned(),
+            after: self.after.to_owned(),
+            down_millis: u64::try_from(down.as_millis()).unwrap_or(u64::MAX),
+            intercepted_by: self.intercepted_by.clone(),
+            bytes_max: match self.length {
+                Length::Any => 0,
+                Length::Small => u32::try_from(SMALL_BYTES_MAX).unwrap_or(u32::MAX),
+            },
+        }
+    }
+}
+
+/// What came of a session.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Whether the collector said its welcome.
+    is_welcomed: bool,
+    /// Whether a record, or part of one, was acknowledged, or a list came.
+    has_progress: bool,
+    /// When the collector last said anything.
+    used: Option<Instant>,
+    /// Bytes that passed up and down.
+    carried: (u64, u64),
+}
+
+/// Where a stream is to be opened.
+#[derive(Debug, Clone)]
+struct Way {
+    address: Address,
+    patience: Duration,
+    /// All addresses known: the collector may show a certificate for any of them.
+    known: Vec<Address>,
+}
+
+/// A stream that the collector has answered, and the connection under it, where there is one.
+struct Opened<D> {
+    stream: Line<D>,
+    line: Option<channel::Line>,
+}
+
+/// How long to wait: between rounds, and after a connection that served.
+struct Pauses {
+    retry: Retry,
+    spread_max: Duration,
+}
+
 /// A stream that the collector has answered.
 pub struct Line<D> {
     /// When the Hello went, about.
@@ -139,295 +217,224 @@ pub struct Line<D> {
     pub down: D,
 }
 
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-pub enum End {
-    #[error("no stream")]
-    Channel(#[from] ChannelError),
-    #[error("the collector ended the stream: {}", status_text(.0))]
-    Status(Box<tonic::Status>),
-    #[error("the collector closed the stream")]
-    Closed,
-    #[error("no welcome within {} s", WELCOME_TIMEOUT.as_secs())]
-    NoWelcome,
-    #[error("no ack for {} s with records in flight: the connection is frozen", FROZEN_AFTER.as_secs())]
-    Frozen,
-    #[error("the collector broke the protocol")]
-    Protocol(#[from] AckAhead),
-    #[error("the collector refused the stream of records: {code}: {detail}")]
-    Refused { code: String, detail: String },
-    #[error(
-        "records were given up here, and this collector is too old to be told so; install the agent's version there"
-    )]
-    TakesNoGaps,
-    #[error("the spool failed")]
-    Spool(#[from] SpoolError),
-    #[error(transparent)]
-    Cloned(#[from] Cloned),
-}
-
-impl From<tonic::Status> for End {
-    fn from(status: tonic::Status) -> Self {
-        Self::Status(Box::new(status))
-    }
-}
-
 impl Uplink {
     /// Keeps a stream open for ever. Returns only where this box must stop.
     pub async fn run(self) -> Cloned {
-        let credentials = self.credentials.clone();
-        let retry = Retry::new(RETRY_FIRST, RETRY_MAX);
-        self.run_over(retry, |url, outgoing| dial(url, credentials.clone(), outgoing)).await
+        let pauses = Pauses { retry: Retry::new(RETRY_FIRST, RETRY_MAX), spread_max: SPREAD_MAX };
+        let dialer = Dialer::new(&self);
+        self.keep_open(pauses, |way, outgoing| dialer.clone().dial(way, outgoing)).await
     }
 
     /// The same over streams of the caller's: `open` gets a URL and what is to be sent, the Hello first.
     pub async fn run_over<D, F>(
         &self,
-        mut retry: Retry,
+        retry: Retry,
         open: impl Fn(String, mpsc::Receiver<StreamRequest>) -> F,
     ) -> Cloned
     where
         D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
         F: Future<Output = Result<Line<D>, End>>,
     {
-        for url in self.urls.iter().cycle() {
-            let (began, mut progress) = (steady_clock(), false);
-            let end = match self.session(url, &open, &mut progress).await {
+        let pauses = Pauses { retry, spread_max: Duration::ZERO };
+        let open = |way: Way, outgoing| {
+            let opening = open(way.address.to_string(), outgoing);
+            async { opening.await.map(|stream| Opened { stream, line: None }) }
+        };
+        self.keep_open(pauses, open).await
+    }
+
+    async fn keep_open<D, F>(
+        &self,
+        mut pauses: Pauses,
+        open: impl Fn(Way, mpsc::Receiver<StreamRequest>) -> F,
+    ) -> Cloned
+    where
+        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
+        F: Future<Output = Result<Opened<D>, End>>,
+    {
+        let mut paths = self.paths();
+        if paths.addresses().is_empty() {
+            return Cloned { detail: "no collector's URL is known".to_owned() };
+        }
+        let mut is_first_round = true;
+        let (mut after, mut used, mut intercepted_by) = ("first", None, Vec::new());
+        loop {
+            paths.enter(current_network());
+            let Next::Try(address, length) = paths.next(wall_clock()) else {
+                tokio::time::sleep(pauses.retry.next_wait()).await;
+                paths.begin_round();
+                is_first_round = false;
+                continue;
+            };
+            let patience = if is_first_round { PATIENCE_FIRST } else { PATIENCE_LATER };
+            let passage = Passage { address, length, patience, after, used, intercepted_by };
+            let (began, mut outcome) = (steady_clock(), Outcome::default());
+            let end = match self.session(&passage, &open, &mut paths, &mut outcome).await {
                 Err(End::Cloned(cloned)) => return cloned,
                 Err(end) => end,
                 Ok(never) => match never {},
             };
-            if progress || steady_clock() >= began + USEFUL_AFTER {
-                retry.reset();
+            self.activity.closed();
+            let has_lived = steady_clock() >= began + USEFUL_AFTER;
+            let is_useful = outcome.has_progress || (outcome.is_welcomed && has_lived);
+            if is_useful {
+                pauses.retry.reset();
+                is_first_round = true;
+                self.note_worked(&mut paths, &passage.address);
             }
-            let wait = wait_after(&end, retry.next_wait());
-            tracing::warn!(url, wait_millis = wait.as_millis() as u64, error = chain(&end), "uplink lost");
+            let wait = self.note_end(&mut paths, &passage, &end, &outcome, is_useful, &mut pauses);
+            intercepted_by = if outcome.is_welcomed { Vec::new() } else { passage.intercepted_by };
+            if let End::Channel(ChannelError::Intercepted { refusal, .. }) = &end {
+                intercepted_by.push(refusal.issuer.clone());
+                intercepted_by.truncate(INTERCEPTIONS_MAX);
+            }
+            // Why there is no stream is told by the first failure since the last one.
+            if outcome.is_welcomed || after == "first" {
+                after = end.word();
+            }
+            used = outcome.used.or(used).or(Some(began));
             tokio::time::sleep(wait).await;
         }
-        Cloned { detail: "no collector's URL is known".to_owned() }
     }
 
-    /// One stream, from connecting to its end. `progress` is set once a record was acknowledged.
-    async fn session<D, F>(
+    /// Notes how a session ended; how long to wait before the next.
+    fn note_end(
         &self,
-        url: &str,
-        open: &impl Fn(String, mpsc::Receiver<StreamRequest>) -> F,
-        progress: &mut bool,
-    ) -> Result<std::convert::Infallible, End>
-    where
-        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
-        F: Future<Output = Result<Line<D>, End>>,
-    {
-        let (up, outgoing) = mpsc::channel(OUTGOING_MAX);
-        let hello = Hello {
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            list_version: self.list.borrow().as_ref().map_or(0, |list| list.version),
-        };
-        // The channel is empty: there is room.
-        let _ = up.try_send(StreamRequest { message: Some(Up::Hello(hello)) });
-        let mut line = open(url.to_owned(), outgoing).await?;
-        let welcome = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(&mut line))
-            .await
-            .map_err(|_| End::NoWelcome)??;
-        let mut down = line.down;
-        let at = ChainLink {
-            epoch: welcome.epoch,
-            sequence: welcome.sequence,
-            hash: Sha256(welcome.hash.try_into().unwrap_or_default()),
-        };
-        let now = wall_clock();
-        warn_of_clock(now, welcome.server_time_millis);
-        let (resumed, head) =
-            self.spool.run(move |spool| spool.resume(at, now).map(|resumed| (resumed, spool.head()))).await?;
-        let sequence = self.check_resumed(resumed, at)?;
-        tracing::info!(url, waiting = head.sequence - sequence, epoch = head.epoch, "uplink open");
-        let mut window = Window::new(head.epoch, sequence);
-        let mut courier = Courier::new(self.pictures.as_ref(), welcome.takes_pictures);
-        loop {
-            self.send(&up, &mut window, welcome.takes_gaps).await?;
-            if window.is_idle() {
-                courier.send(&up).await;
-            }
-            let frozen_at = window.frozen_at();
-            tokio::select! {
-                // In this order, so that the same events have the same outcome; whatever came, all may be sent again.
-                biased;
-                // A message that is nothing is one of a newer collector's, which we do not know.
-                message = down.next() => if let Some(message) = message.ok_or(End::Closed)??.message {
-                    match message {
-                        Down::Picture(answer) => courier.answered(&answer),
-                        message => self.obey(message, &mut window, progress).await?,
-                    }
-                },
-                () = courier.released() => {}
-                () = self.spool.appended.notified() => {}
-                () = sleep_until(frozen_at) => return Err(End::Frozen),
-            }
+        paths: &mut Paths,
+        passage: &Passage,
+        end: &End,
+        outcome: &Outcome,
+        is_useful: bool,
+        pauses: &mut Pauses,
+    ) -> Duration {
+        let address = &passage.address;
+        if matches!(end, End::Recycled) && is_useful {
+            let (sent, received) = outcome.carried;
+            tracing::debug!(url = %address, sent, received, "connection recycled");
+            return Duration::ZERO;
         }
-    }
-
-    /// The sequence after which to send, unless another box writes under this name.
-    fn check_resumed(&self, resumed: Resumed, at: ChainLink) -> Result<u64, Cloned> {
-        let ChainLink { epoch, sequence, .. } = at;
-        match resumed {
-            Resumed::After(sequence) => return Ok(sequence),
-            Resumed::CollectorBehind => {
-                tracing::warn!(epoch, sequence, "the collector has lost records; going on in a new epoch");
-            }
-            Resumed::CollectorAhead if !self.was_behind.swap(true, Ordering::Relaxed) => {
+        let is_of_path = end.fault() == Fault::Path || matches!(end, End::Recycled);
+        let mut wait = Duration::ZERO;
+        if is_of_path {
+            let failure = match end {
+                End::Frozen | End::NoWelcome => Failure::Frozen { carried: outcome.carried },
+                _ if is_useful => Failure::Lost,
+                _ => Failure::Broken,
+            };
+            if paths.failed(address, failure, wall_clock()) {
                 tracing::warn!(
-                    epoch,
-                    sequence,
-                    "the collector has records that are not here; going on in a new epoch"
+                    url = %address,
+                    sent = outcome.carried.0,
+                    received = outcome.carried.1,
+                    "this path freezes connections of that length: they are kept below {SMALL_BYTES_MAX} bytes for a day"
                 );
+                self.remember(paths);
             }
-            Resumed::CollectorAhead => {
-                let detail =
-                    format!("again it has records up to epoch {epoch} sequence {sequence} that are not here");
-                return Err(Cloned { detail });
+            // Who was served together does not come back together.
+            if is_useful {
+                wait = pauses.spread_max.mul_f64(entropy::fraction());
             }
+        } else {
+            wait = wait_after(end, pauses.retry.next_wait());
         }
-        Ok(0)
+        tracing::warn!(
+            url = %address,
+            transport = address.transport.as_str(),
+            wait_millis = wait.as_millis() as u64,
+            sent = outcome.carried.0,
+            received = outcome.carried.1,
+            error = chain(end),
+            "uplink lost"
+        );
+        wait
     }
 
-    /// Waits for the Welcome.
-    async fn greet<D>(&self, line: &mut Line<D>) -> Result<wire::Welcome, End>
-    where
-        D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
-    {
-        loop {
-            match line.down.next().await.ok_or(End::Closed)??.message {
-                Some(Down::Welcome(welcome)) => {
-                    let came = (wall_clock(), steady_clock());
-                    let seen_as = welcome.peer_address.parse().ok();
-                    let took = came.1.saturating_duration_since(line.greeted);
-                    self.witness.send_replace(Witness::new(came, took, welcome.server_time_millis, seen_as));
-                    return Ok(welcome);
-                }
-                Some(Down::Rejection(rejection)) => {
-                    return Err(End::Refused { code: rejection.code, detail: rejection.detail });
-                }
-                Some(Down::List(list)) => self.take_list(list).await,
-                _ => {}
-            }
-        }
-    }
-
-    /// Sends what the window, and the stream's own queue, have room for.
-    async fn send(
-        &self,
-        up: &mpsc::Sender<StreamRequest>,
-        window: &mut Window,
-        takes_gaps: bool,
-    ) -> Result<(), End> {
-        loop {
-            let (after, count) = window.room();
-            // A full queue empties before the acks for it come, and acks bring us back here.
-            let Ok(permit) = up.try_reserve() else { return Ok(()) };
-            if count == 0 {
-                return Ok(());
-            }
-            let batch = self.spool.run(move |spool| spool.after(after, count, BATCH_BYTES_MAX)).await?;
-            let Some(last) = batch.last().map(|record| record.sequence) else { return Ok(()) };
-            if !takes_gaps && batch.iter().any(|statement| is_gap(&statement.body)) {
-                return Err(End::TakesNoGaps);
-            }
-            let records = batch.iter().map(record_to_wire).collect();
-            permit.send(StreamRequest { message: Some(Up::Records(RecordBatch { records })) });
-            window.sent(last, steady_clock());
-        }
-    }
-
-    async fn obey(&self, message: Down, window: &mut Window, progress: &mut bool) -> Result<(), End> {
-        match message {
-            Down::Ack(ack) => {
-                if window.acked(ack.epoch, ack.sequence, steady_clock())? {
-                    *progress = true;
-                    let now = wall_clock();
-                    self.spool.run(move |spool| spool.ack(ack.epoch, ack.sequence, now)).await?;
-                }
-            }
-            Down::Rejection(rejection) => self.refused(rejection).await?,
-            Down::List(list) => self.take_list(list).await,
-            Down::ProbeNow(message) => match Wish::parse(&message) {
-                Ok(wish) => drop(self.wishes.try_send(wish)),
-                Err(error) => tracing::warn!(%error, "the collector asks for a mirror that cannot be"),
-            },
-            // A second welcome changes nothing; a picture's answer is the courier's.
-            Down::Welcome(_) | Down::Picture(_) => {}
-        }
-        Ok(())
-    }
-
-    async fn refused(&self, rejection: wire::Rejection) -> Result<(), End> {
-        let response = respond(&rejection);
-        let wire::Rejection { epoch, sequence, code, detail, .. } = rejection;
-        tracing::warn!(epoch, sequence, code, detail, ?response, "the collector refused a record");
-        match response {
-            Response::GoOn => return Ok(()),
-            Response::Stop => return Err(Cloned { detail }.into()),
-            Response::BeginEpoch => {
-                // What of it was admitted before is known with the next welcome alone.
-                self.spool.run(move |spool| spool.begin_epoch_at_next_welcome(epoch)).await;
-            }
-            Response::Reconnect => {}
-        }
-        Err(End::Refused { code, detail })
-    }
-
-    async fn take_list(&self, list: wire::SignedList) {
-        let signed = match list_from_wire(list) {
-            Ok(signed) => signed,
-            Err(error) => return tracing::warn!(error = chain(&error), "a mirror list cannot be read"),
+    /// The addresses given and those learned, with what is remembered of them.
+    fn paths(&self) -> Paths {
+        let read = self.state.read(PATHS_FILE).unwrap_or_default();
+        let memory = Memory::parse(&read).unwrap_or_default();
+        let urls = self.urls.iter().chain(memory.learned_urls());
+        let parse = |url: &String| {
+            Address::parse(url)
+                .inspect_err(|error| tracing::warn!(url, error = chain(error), "an address cannot be used"))
+                .ok()
         };
-        let held = self.list.borrow().as_ref().map_or(0, |list| list.version);
-        let (state, key) = (self.state.clone(), self.operator_key);
-        let taken = tokio::task::spawn_blocking(move || list::take(&state, &key, held, &signed)).await;
-        match taken.expect("taking a list does not panic and is never aborted") {
-            Ok(list) => {
-                tracing::info!(version = list.version, mirrors = list.mirrors.len(), "new mirror list");
-                self.list.send_replace(Some(Arc::new(list)));
-            }
-            // The collector sends what it has; what we have already is no fault.
-            Err(list::ListRefusal::NotNewer { offered, held }) if offered == held => {}
-            Err(error) => tracing::warn!(error = chain(&error), "a mirror list is refused"),
+        let addresses = urls.filter_map(parse).collect();
+        Paths::new(addresses, memory, current_network())
+    }
+
+    fn note_worked(&self, paths: &mut Paths, address: &Address) {
+        if paths.worked(address, wall_clock()) {
+            self.remember(paths);
+        }
+    }
+
+    /// Some bytes, seldom: what works where the box is.
+    fn remember(&self, paths: &Paths) {
+        let text = paths.memory().to_text();
+        if let Err(error) = aside(|| self.state.write(PATHS_FILE, text.as_bytes())) {
+            tracing::warn!(error = chain(&error), "what was learned of the uplink's paths is not kept");
         }
     }
 }
 
-/// A stream over mTLS.
-async fn dial(
-    url: String,
+/// Opens streams over mTLS, for one uplink.
+#[derive(Clone)]
+struct Dialer(Arc<DialerParts>);
+
+struct DialerParts {
     credentials: Credentials,
-    outgoing: mpsc::Receiver<StreamRequest>,
-) -> Result<Line<tonic::Streaming<StreamResponse>>, End> {
-    let channel = channel::connect(&url, &credentials).await?;
-    let mut client = UplinkServiceClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
-    let greeted = steady_clock();
-    let answered = tokio::time::timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(outgoing))).await;
-    Ok(Line { greeted, down: answered.map_err(|_| End::NoWelcome)??.into_inner() })
+    activity: Activity,
+    quiet: Quiet,
+    /// Made of so many addresses' names.
+    trust: Mutex<Option<(usize, Arc<Trust>)>>,
 }
 
-/// What a refused record asks of the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Response {
-    /// The record is journaled as refused, its ack follows: nothing is lost.
-    GoOn,
-    /// Another box has this box's name and key.
-    Stop,
-    /// The chain broke: sign anew what waits.
-    BeginEpoch,
-    /// The stream ends; a new one may fare better.
-    Reconnect,
+impl Dialer {
+    fn new(uplink: &Uplink) -> Self {
+        Self(Arc::new(DialerParts {
+            credentials: uplink.credentials.clone(),
+            activity: uplink.activity.clone(),
+            quiet: uplink.quiet.clone(),
+            trust: Mutex::default(),
+        }))
+    }
+
+    /// Connects and says what waits in `outgoing`, the Hello.
+    async fn dial(
+        self,
+        way: Way,
+        outgoing: mpsc::Receiver<StreamRequest>,
+    ) -> Result<Opened<tonic::Streaming<StreamResponse>>, End> {
+        let trust = self.trust(&way.known)?;
+        let DialerParts { activity, quiet, .. } = &*self.0;
+        let line = channel::connect(&way.address, &trust, way.patience, activity.traffic(), quiet).await?;
+        let mut client =
+            UplinkServiceClient::new(line.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX);
+        let greeted = steady_clock();
+        let answered =
+            tokio::time::timeout(WELCOME_TIMEOUT, client.stream(ReceiverStream::new(outgoing))).await;
+        let down = answered.map_err(|_| End::NoWelcome)??.into_inner();
+        Ok(Opened { stream: Line { greeted, down }, line: Some(line) })
+    }
+
+    /// Certificates are read, and sessions to be resumed forgotten, only where a name came to be known.
+    fn trust(&self, known: &[Address]) -> Result<Arc<Trust>, ChannelError> {
+        let mut held = self.0.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, trust)) = held.as_ref().filter(|(count, _)| *count == known.len()) {
+            return Ok(trust.clone());
+        }
+        let trust = Arc::new(channel::trust(&self.0.credentials, known).map_err(ChannelError::Trust)?);
+        *held = Some((known.len(), trust.clone()));
+        Ok(trust)
+    }
 }
 
-fn respond(rejection: &wire::Rejection) -> Response {
-    match RejectionCode::parse(&rejection.code) {
-        Some(RejectionCode::ConflictingKey) => Response::Stop,
-        Some(RejectionCode::WrongChain | RejectionCode::BadSignature) => Response::BeginEpoch,
-        _ if rejection.stops_stream => Response::Reconnect,
-        // Codes of a newer collector too.
-        _ => Response::GoOn,
+/// Work for a disk, where the runtime has other threads for the rest.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -439,123 +446,20 @@ fn wait_after(end: &End, retry_wait: Duration) -> Duration {
     }
 }
 
+/// The host's steady clock, as the runtime tells it: a simulation has its own.
+fn steady_clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// The host's wall clock.
 pub fn wall_clock() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The host's steady clock, as the runtime tells it: a simulation has its own.
-fn steady_clock() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// An error and its causes, on one line, nothing twice; with the remedy where the clock may be to blame.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let (mut parts, mut next) = (Vec::<String>::new(), Some(error));
-    while let Some(cause) = next {
-        let text = cause.downcast_ref::<tonic::Status>().map_or_else(|| cause.to_string(), status_text);
-        // A cause may say all that its effect said, and more.
-        parts.pop_if(|last| *last == TRANSPORT_ERROR || text.contains(last.as_str()));
-        if !parts.iter().any(|part| part.contains(&text)) {
-            parts.push(text);
-        }
-        next = cause.source();
-    }
-    let text = parts.join(": ");
-    let is_clock_suspect = CLOCK_FAULTS.iter().any(|fault| text.contains(fault));
-    if is_clock_suspect && !text.contains(CLOCK_REMEDY) { text + CLOCK_REMEDY } else { text }
-}
-
-/// What a status says: the collector's words, or what broke the line.
-pub fn said(status: &tonic::Status) -> String {
-    match status.source() {
-        // Its message is the first of its causes.
-        Some(cause) => chain(cause),
-        None => status.message().to_owned(),
-    }
-}
-
-async fn sleep_until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn status_text(status: &tonic::Status) -> String {
-    match code_of(status) {
-        Some(code) => format!("{code}: {}", status.message()),
-        None => format!("{:?}: {}", status.code(), said(status)),
-    }
-}
-
-fn warn_of_clock(here: UnixMillis, there: u64) {
-    let off = here.0.abs_diff(there);
-    if there > 0 && off > CLOCK_OFF_MAX_MILLIS {
-        tracing::warn!(
-            off_secs = off / 1000,
-            "this clock differs from the collector's: set it, or records are refused"
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rejection(code: &str, stops_stream: bool) -> wire::Rejection {
-        wire::Rejection { epoch: 1, sequence: 2, code: code.to_owned(), detail: String::new(), stops_stream }
-    }
-
-    #[test]
-    fn each_refusal_has_its_response() {
-        let check = |code, stops, response| assert_eq!(respond(&rejection(code, stops)), response, "{code}");
-        check("conflicting_key", true, Response::Stop);
-        check("wrong_chain", true, Response::BeginEpoch);
-        check("bad_signature", true, Response::BeginEpoch);
-        check("wrong_agent", true, Response::Reconnect);
-        check("storage_full", true, Response::Reconnect);
-        check("future_time", false, Response::GoOn);
-        check("unknown_mirror", false, Response::GoOn);
-        check("malformed", false, Response::GoOn);
-        check("code_of_tomorrow", false, Response::GoOn);
-        check("code_of_tomorrow", true, Response::Reconnect);
-    }
-
-    #[test]
-    fn a_chain_of_causes_says_nothing_twice() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("{text}")]
-        struct Link {
-            text: &'static str,
-            source: Option<Box<dyn Error + Send + Sync>>,
-        }
-        fn linked(texts: &[&'static str]) -> Link {
-            let (text, rest) = texts.split_first().unwrap();
-            let source = (!rest.is_empty()).then(|| Box::new(linked(rest)) as Box<dyn Error + Send + Sync>);
-            Link { text, source }
-        }
-        let check = |texts: &[&'static str], expected: &str| {
-            assert_eq!(chain(&linked(texts)), expected);
-            // A status of the line's own end says what ended it.
-            let mut status = tonic::Status::unavailable("transport error");
-            status.set_source(Arc::new(linked(texts)));
-            let end = End::from(status);
-            assert_eq!(chain(&end), format!("the collector ended the stream: Unavailable: {expected}"));
-        };
-        check(&["tcp: refused (os 111)", "refused (os 111)", "refused"], "tcp: refused (os 111)");
-        check(
-            &["no connection", "transport error", "refused", "refused (os 111)"],
-            "no connection: refused (os 111)",
-        );
-        check(&["transport error"], "transport error");
-        let early = "invalid peer certificate: certificate not valid yet";
-        check(&["transport error", early, early], &format!("{early}{CLOCK_REMEDY}"));
-        let refused = zerkalo_proto::code::status(tonic::Code::PermissionDenied, "agent_unknown", "enrol it");
-        assert_eq!(chain(&refused), "agent_unknown: enrol it");
-        assert_eq!(chain(&End::from(refused)), "the collector ended the stream: agent_unknown: enrol it");
-    }
 
     #[test]
     fn a_full_collector_is_left_alone_for_a_while() {

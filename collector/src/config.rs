@@ -8,7 +8,7 @@ mod operators;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, Map, Value};
@@ -57,6 +57,10 @@ pub struct Config {
 #[derive(Debug)]
 pub struct AgentsConfig {
     pub listen: SocketAddr,
+    /// Where they come in by QUIC, if they do.
+    pub quic_listen: Option<SocketAddr>,
+    /// Addresses of relays: where a stream from there truly comes from is not known.
+    pub relays: Vec<IpAddr>,
     /// As agents reach it; written into tokens.
     pub public_urls: Vec<String>,
 }
@@ -156,6 +160,8 @@ impl Reader<'_> {
         });
         let mut section = self.section(&mut root, "agents");
         let listen = self.address(&mut section, "listen");
+        let quic_listen = self.quic_listen(&mut section);
+        let relays = self.relays(&mut section);
         let public_urls = self.public_urls(&mut section);
         self.finish(section);
         let agents = listen.zip(public_urls);
@@ -177,7 +183,7 @@ impl Reader<'_> {
         Some(Config {
             dir: self.dir.to_owned(),
             operator_key: operator_key?,
-            agents: AgentsConfig { listen: agents.0, public_urls: agents.1 },
+            agents: AgentsConfig { listen: agents.0, quic_listen, relays, public_urls: agents.1 },
             operators: OperatorsConfig { listen: operators.0, people: operators.1 },
             metrics_listen: metrics_listen?,
             executors,
@@ -291,6 +297,26 @@ impl Reader<'_> {
         format.unwrap_or(LogFormat::Text)
     }
 
+    fn relays(&mut self, section: &mut Section) -> Vec<IpAddr> {
+        let texts = self.texts(section, "relays").unwrap_or_default();
+        let mut relays = Vec::with_capacity(texts.len());
+        for text in texts {
+            match text.parse() {
+                Ok(address) => relays.push(address),
+                Err(_) => self.fault(
+                    section.key("relays"),
+                    format!("{text:?} is no address"),
+                    "name the relays' own addresses, without ports",
+                ),
+            }
+        }
+        relays
+    }
+
+    fn quic_listen(&mut self, section: &mut Section) -> Option<SocketAddr> {
+        section.keys.contains_key("quic_listen").then(|| self.address(section, "quic_listen")).flatten()
+    }
+
     fn public_urls(&mut self, section: &mut Section) -> Option<Vec<String>> {
         let remedy = "list at least one such as \"https://HOST:8443\"";
         let urls = self.texts(section, "public_urls");
@@ -303,8 +329,14 @@ impl Reader<'_> {
         }
         for url in &urls {
             let parsed: Option<http::Uri> = url.parse().ok();
-            if !parsed.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some()) {
-                self.fault(section.key("public_urls"), format!("{url:?} is no https URL"), remedy);
+            let is_good = parsed.is_some_and(|url| match url.scheme_str() {
+                Some("https") => url.host().is_some(),
+                Some("quic") => url.host().is_some() && url.port_u16().is_some(),
+                _ => false,
+            });
+            if !is_good {
+                let problem = format!("{url:?} is neither https://HOST:PORT nor quic://HOST:PORT");
+                self.fault(section.key("public_urls"), problem, remedy);
             }
         }
         Some(urls)

@@ -34,6 +34,8 @@ pub struct InitOptions {
     /// Host names and addresses in the server's certificate; the first goes into URLs.
     pub names: Vec<String>,
     pub agents_listen: SocketAddr,
+    /// Where agents come in by QUIC, if they do.
+    pub quic_listen: Option<SocketAddr>,
     pub operators_listen: SocketAddr,
     pub metrics_listen: SocketAddr,
 }
@@ -128,8 +130,13 @@ operator_key = "{operator_key}"
 # Agents come in here: enrolment with a token, then records over mutual TLS.
 [agents]
 listen = "{agents_listen}"
-# As agents reach this collector; written into tokens. The host must be a name in tls/server.pem.
-public_urls = ["{public_url}"]
+# The same by QUIC, where TCP is frozen or reset. Any port but 443; name it below too, as "quic://HOST:PORT".
+{quic_listen}
+# As agents reach this collector, best first; written into tokens and told to agents. A relay's address (`zerkalo-collector
+# relay`) stands here like any other. At least one host must be a name in tls/server.pem.
+public_urls = [{public_urls}]
+# Addresses of relays before this collector: a stream from there does not tell where its agent is.
+#relays = ["192.0.2.30"]
 
 # Operators come in here: the `zerkalo` command line.
 [operators]
@@ -181,11 +188,22 @@ listen = "{metrics_listen}"
 "#,
         operator_key = key.public().to_hex(),
         agents_listen = options.agents_listen,
-        public_url = url(options, options.agents_listen),
+        quic_listen = match options.quic_listen {
+            Some(address) => format!("quic_listen = \"{address}\""),
+            None => "#quic_listen = \"0.0.0.0:8445\"".to_owned(),
+        },
+        public_urls = public_urls(options),
         operators_listen = options.operators_listen,
         api_token_sha256 = Sha256::of(api_token.as_bytes()),
         metrics_listen = options.metrics_listen,
     )
+}
+
+fn public_urls(options: &InitOptions) -> String {
+    let tcp = url(options, options.agents_listen);
+    let quic = options.quic_listen.map(|listen| url(options, listen).replacen("https", "quic", 1));
+    let urls: Vec<_> = std::iter::once(tcp).chain(quic).map(|url| format!("{url:?}")).collect();
+    urls.join(", ")
 }
 
 fn next_steps(dir: &Path, options: &InitOptions) -> String {
@@ -213,6 +231,7 @@ mod tests {
         InitOptions {
             names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             agents_listen: "127.0.0.1:8443".parse().unwrap(),
+            quic_listen: Some("127.0.0.1:8445".parse().unwrap()),
             operators_listen: "127.0.0.1:8444".parse().unwrap(),
             metrics_listen: "127.0.0.1:9464".parse().unwrap(),
         }
@@ -225,7 +244,8 @@ mod tests {
         let said = init(dir.path(), &options()).unwrap();
         assert!(said.contains("zerkalo-collector serve"));
         let config = Config::load(dir.path()).unwrap();
-        assert_eq!(config.agents.public_urls, ["https://localhost:8443"]);
+        assert_eq!(config.agents.public_urls, ["https://localhost:8443", "quic://localhost:8445"]);
+        assert_eq!(config.agents.quic_listen, options().quic_listen);
         let operator = fs::read_to_string(dir.path().join(OPERATOR_FILE)).unwrap();
         let operator: toml::Table = operator.parse().unwrap();
         let api_token = operator["api_token"].as_str().unwrap();

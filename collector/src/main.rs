@@ -14,6 +14,7 @@ use zerkalo_collector::config::{Config, LogFormat};
 use zerkalo_collector::engine::FutureJournal;
 use zerkalo_collector::init::{InitOptions, init};
 use zerkalo_collector::people;
+use zerkalo_collector::relay::{Relay, RelayOptions};
 use zerkalo_collector::serve;
 use zerkalo_collector::verify;
 use zerkalo_collector::watchdog;
@@ -26,6 +27,9 @@ struct Arguments {
     command: Command,
 }
 
+/// Connections a relay can be told to pass at once: descriptors of one process.
+const CONNECTIONS_MAX: usize = 500_000;
+
 #[derive(Subcommand)]
 enum Command {
     /// Makes DIR: certificate authority, operator's key, configuration
@@ -37,6 +41,9 @@ enum Command {
         /// Where agents come in
         #[arg(long, default_value = "0.0.0.0:8443")]
         agents_listen: SocketAddr,
+        /// Where agents come in by QUIC; without it they do not. Any port but 443
+        #[arg(long)]
+        quic_listen: Option<SocketAddr>,
         /// Where operators come in
         #[arg(long, default_value = "127.0.0.1:8444")]
         operators_listen: SocketAddr,
@@ -53,6 +60,24 @@ enum Command {
     Restore { from: PathBuf, dir: PathBuf },
     /// Checks every signature, chain and checksum of DIR or of a backup, while it is served or not; changes nothing
     Verify { dir: PathBuf },
+    /// Passes agents' bytes on to a collector, from a place they can reach; it can read and forge nothing
+    Relay {
+        /// Where agents come in by TCP
+        #[arg(long)]
+        listen: SocketAddr,
+        /// The collector's address for agents, HOST:PORT; nothing else is ever connected to
+        #[arg(long, value_name = "HOST:PORT")]
+        to: String,
+        /// Where agents come in by QUIC
+        #[arg(long, requires = "quic_to")]
+        quic_listen: Option<SocketAddr>,
+        /// The collector's address for QUIC
+        #[arg(long, value_name = "HOST:PORT", requires = "quic_listen")]
+        quic_to: Option<String>,
+        /// Connections at once, and as many agents by QUIC
+        #[arg(long, default_value_t = 1_000, value_parser = parse_connections)]
+        connections: usize,
+    },
     /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
     Serve {
         dir: PathBuf,
@@ -89,14 +114,20 @@ fn operator(command: &OperatorCommand) -> anyhow::Result<String> {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Init { dir, names, agents_listen, operators_listen, metrics_listen } => {
-            let options = InitOptions { names, agents_listen, operators_listen, metrics_listen };
+        Command::Init { dir, names, agents_listen, quic_listen, operators_listen, metrics_listen } => {
+            let options = InitOptions { names, agents_listen, quic_listen, operators_listen, metrics_listen };
             init(&dir, &options).map(|said| print!("{said}")).map_err(anyhow::Error::from)
         }
         Command::Operator(command) => operator(&command).map(|said| print!("{said}")),
         Command::Backup { dir, to } => backup::backup(&dir, &to).map(tell).map_err(anyhow::Error::from),
         Command::Restore { from, dir } => backup::restore(&from, &dir).map(tell).map_err(anyhow::Error::from),
         Command::Verify { dir } => verify::verify(&dir).map(tell).map_err(anyhow::Error::from),
+        Command::Relay { listen, to, quic_listen, quic_to, connections } => relay_until_told(RelayOptions {
+            listen,
+            to,
+            quic: quic_listen.zip(quic_to),
+            connections_max: connections,
+        }),
         Command::Serve { dir, accept_future_journal: false } => serve_until_told(&dir, FutureJournal::Refuse),
         Command::Serve { dir, accept_future_journal: true } => serve_until_told(&dir, FutureJournal::Accept),
     };
@@ -107,6 +138,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=CONNECTIONS_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("must be from 1 to {CONNECTIONS_MAX}")),
+    }
+}
+
+fn relay_until_told(options: RelayOptions) -> anyhow::Result<()> {
+    log_to_stderr(LogFormat::Text);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let to = options.to.clone();
+        let relay = Relay::bind(options).await?;
+        let (tcp, udp) = relay.addresses();
+        let shown = |address: Option<SocketAddr>| address.map(tracing::field::display);
+        tracing::info!(listen = shown(tcp), quic = shown(udp), to, "relaying");
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            never = relay.run() => match never {},
+        }
+        Ok(())
+    })
 }
 
 fn tell(said: String) {
@@ -122,7 +178,7 @@ fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut running = serve::start(config, future_journal).await?;
         tracing::info!(
-            agents = %running.agents, operators = %running.operators, metrics = %running.metrics,
+            agents = %running.agents, quic = running.quic.map(tracing::field::display), operators = %running.operators, metrics = %running.metrics,
             signal = running.signal.map(tracing::field::display), "ready"
         );
         watchdog::ready();

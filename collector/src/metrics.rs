@@ -52,6 +52,13 @@ pub struct AlertLabels {
     pub kind: &'static str,
 }
 
+/// A count of streams by what carries them and by how the stream before ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PassageLabels {
+    pub transport: &'static str,
+    pub after: &'static str,
+}
+
 type Codes = Family<Code, Counter<u64, AtomicU64>>;
 
 /// Everything counted, shared by all parts.
@@ -82,6 +89,8 @@ pub struct Metrics {
     pub pictures_refused: Codes,
     pub pictures_removed: Counter,
     pub picture_store_bytes: Gauge,
+    pub streams: Family<PassageLabels, Counter>,
+    pub uplink_interceptions: Codes,
 }
 
 impl Metrics {
@@ -102,6 +111,9 @@ impl Metrics {
         }
         for code in PictureRefusal::CODES {
             metrics.pictures_refused.get_or_create(&Code { code }).inc_by(0);
+        }
+        for code in ["state_ca", "other"] {
+            metrics.uplink_interceptions.get_or_create(&Code { code }).inc_by(0);
         }
         for result in ["delivered", "retried", "dead"] {
             metrics.webhooks.get_or_create(&WebhookLabels { result }).inc_by(0);
@@ -141,6 +153,10 @@ impl Metrics {
         let help = "Old pictures that gave way to newer ones";
         to.register("pictures_removed", help, self.pictures_removed.clone());
         to.register("picture_store_bytes", "Bytes of all pictures kept", self.picture_store_bytes.clone());
+        let help = "Streams opened by agents, by transport and by how the one before ended";
+        to.register("streams", help, self.streams.clone());
+        let help = "Certificates of others that agents were shown on their way here, and refused";
+        to.register("uplink_interceptions", help, self.uplink_interceptions.clone());
         to.register(
             "outbox_pending",
             "Deliveries not yet made, over all executors",

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::Stream;
 use tonic::transport::server::{self, Router, TcpIncoming};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
+use zerkalo_core::fingerprint::{FingerprintError, Fingerprints};
 use zerkalo_proto::agent_v1::enrollment_service_server::EnrollmentServiceServer;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkServiceServer;
 use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
@@ -39,7 +40,8 @@ use crate::session::{self, SessionError};
 use crate::signal::{self, Signal, SignalTokens};
 use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
-use crate::uplink::{Connected, FRAME_LEN_MAX, Uplink};
+use crate::uplink::quic::{self, QuicError};
+use crate::uplink::{Connected, FRAME_LEN_MAX, Parts, Uplink, Ways};
 use crate::vicinity::{VICINITY_KEY, VicinityKey};
 use crate::watchdog;
 
@@ -101,6 +103,10 @@ pub enum ServeError {
     Tls(#[source] tonic::transport::Error),
     #[error("TLS cannot be set up from {SERVER_CERTIFICATE}, {SERVER_KEY} and {CA_CERTIFICATE}")]
     Sessions(#[source] SessionError),
+    #[error("QUIC cannot be served; remove agents.quic_listen from collector.toml, or mend what it says")]
+    Quic(#[source] QuicError),
+    #[error("the fingerprints cannot be used")]
+    Fingerprints(#[source] FingerprintError),
     #[error("gRPC reflection cannot be set up")]
     Reflection(#[source] Box<tonic_reflection::server::Error>),
     #[error("the listener for {what} failed")]
@@ -116,6 +122,8 @@ pub enum ServeError {
 /// A collector that serves.
 pub struct Running {
     pub agents: SocketAddr,
+    /// Where agents come in by QUIC, if they do.
+    pub quic: Option<SocketAddr>,
     pub operators: SocketAddr,
     pub metrics: SocketAddr,
     /// Where the signal endpoints listen, if they do.
@@ -133,7 +141,7 @@ pub struct Running {
 pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Running, ServeError> {
     let lock = DirLock::take(&config.dir).map_err(ServeError::Lock)?;
     let tls = Tls::read(&config.dir)?;
-    let Listeners { agents, operators, scrapers, signals } = Listeners::bind(&config).await?;
+    let Listeners { agents, quic, operators, scrapers, signals } = Listeners::bind(&config).await?;
     let state_dir = config.dir.join("state");
     let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
     let state = Arc::new(state);
@@ -167,8 +175,15 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         bell: &bell,
     };
     let connected = Connected::new(metrics.clone());
-    let agents_router = services.agents(&connected, &stopping).await?;
+    let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+    let agents_address = address(&agents, config.agents.listen);
+    let (operators_address, metrics_address) =
+        (address(&operators, config.operators.listen), address(&scrapers, config.metrics_listen));
+    let quic_address = quic.as_ref().and_then(|socket| socket.local_addr().ok());
+    let mut listeners = services.listen_agents(agents, quic, &connected, &stopping).await?;
     let operators_router = services.operators(&connected, &stopping).await?;
+    listeners.push(listen("operators", operators_router, by_tcp(operators), stopping.clone()));
+    listeners.push(listen_metrics(metrics::routes(registry), scrapers, stopping.clone()));
     let signal = signals.map(|listener| {
         let catalogue = Arc::new(config.catalogue.clone());
         let (engine, metrics) = (engine.clone(), metrics.clone());
@@ -179,22 +194,18 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         )
     });
     let outbox = Outbox::new(state.clone(), metrics.clone(), &config.executors);
-    let outbox = tokio::spawn(outbox.run(bell, stopping.clone()));
-    let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+    let outbox = tokio::spawn(outbox.run(bell, stopping));
     Ok(Running {
-        agents: address(&agents, config.agents.listen),
-        operators: address(&operators, config.operators.listen),
-        metrics: address(&scrapers, config.metrics_listen),
+        agents: agents_address,
+        quic: quic_address,
+        operators: operators_address,
+        metrics: metrics_address,
         signal: signal.flatten(),
         _lock: lock,
         watch: tokio::spawn(watchdog::watch(engine.clone())),
         engine,
         stop,
-        listeners: vec![
-            listen("agents", agents_router, session::accept(agents, tls.agents), stopping.clone()),
-            listen("operators", operators_router, by_tcp(operators), stopping.clone()),
-            listen_metrics(metrics::routes(registry), scrapers, stopping),
-        ],
+        listeners,
         outbox,
         writer,
     })
@@ -265,6 +276,7 @@ fn open_pictures(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<Pictures
 /// Every address taken before anything is served on one.
 struct Listeners {
     agents: TcpListener,
+    quic: Option<std::net::UdpSocket>,
     operators: TcpListener,
     scrapers: TcpListener,
     signals: Option<TcpListener>,
@@ -276,7 +288,14 @@ impl Listeners {
             Some(signal) => Some(bind("redirectors and trackers", "signal.listen", signal.listen).await?),
             None => None,
         };
+        let quic = config.agents.quic_listen.map(|address| {
+            std::net::UdpSocket::bind(address).map_err(|source| {
+                let (what, key) = ("agents by QUIC", "agents.quic_listen");
+                ServeError::Bind { what, key, address, source }
+            })
+        });
         Ok(Self {
+            quic: quic.transpose()?,
             agents: bind("agents", "agents.listen", config.agents.listen).await?,
             operators: bind("operators", "operators.listen", config.operators.listen).await?,
             scrapers: bind("metrics", "metrics.listen", config.metrics_listen).await?,
@@ -325,6 +344,35 @@ struct Services<'a> {
 }
 
 impl Services<'_> {
+    /// Agents by TCP, and by QUIC where that is wanted.
+    async fn listen_agents(
+        &self,
+        tcp: TcpListener,
+        quic: Option<std::net::UdpSocket>,
+        connected: &Connected,
+        stopping: &StopSignal,
+    ) -> Result<Vec<JoinHandle<Result<(), ServeError>>>, ServeError> {
+        let router = self.agents(connected, stopping).await?;
+        let tls = self.tls.agents.clone();
+        let mut listeners = Vec::new();
+        if let Some(socket) = quic {
+            let incoming = quic::listen(socket, &tls, stopping.clone()).map_err(ServeError::Quic)?;
+            listeners.push(listen("agents by QUIC", router.clone(), incoming, stopping.clone()));
+        }
+        listeners.push(listen("agents", router, session::accept(tcp, tls), stopping.clone()));
+        Ok(listeners)
+    }
+
+    /// How agents find this collector, and what all their streams share.
+    fn ways(&self) -> Result<Arc<Ways>, ServeError> {
+        let config = self.config;
+        let fingerprints =
+            Fingerprints::parse(&config.settings.fingerprints).map_err(ServeError::Fingerprints)?;
+        let urls = config.agents.public_urls.clone();
+        let relays = config.agents.relays.clone();
+        Ok(Arc::new(Ways { urls, fingerprints, relays, parts: Parts::default() }))
+    }
+
     async fn agents(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
         let catalogue = Arc::new(self.config.catalogue.clone());
         let enrollment = EnrollmentServiceServer::new(Enrollment {
@@ -338,6 +386,7 @@ impl Services<'_> {
             connected: connected.clone(),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
+            ways: self.ways()?,
             vicinities: VicinityKey::open(&self.config.dir).map_err(ServeError::VicinityKey)?,
             stopping: stopping.clone(),
         })

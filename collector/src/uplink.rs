@@ -3,6 +3,9 @@
 //! Who speaks is said by the client certificate alone. A stream parses, checks signatures and hands over; whether a record
 //! is admitted is the engine's business. Each stream has its own small bounds, so one slow agent slows no other.
 
+mod parts;
+mod passage;
+pub mod quic;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
 use zerkalo_core::address::unwrap_embedded;
 use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::fingerprint::Fingerprints;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
 use zerkalo_proto::agent_v1::{StreamRequest, StreamResponse};
@@ -28,12 +32,34 @@ use crate::pictures::Pictures;
 use crate::session::Session;
 use crate::stop::StopSignal;
 use crate::vicinity::VicinityKey;
+pub use parts::Parts;
 use stream::Stream;
 
 /// Largest message from an agent, in bytes: 15 records of the largest size, far more of the usual.
 pub const FRAME_LEN_MAX: usize = 1024 * 1024;
 /// Answers an agent has not read yet; then its stream waits.
 const RESPONSES_QUEUED_MAX: usize = 16;
+
+/// What all streams share of the ways agents come by.
+#[derive(Debug)]
+pub struct Ways {
+    /// Where else this collector answers; told to agents.
+    pub urls: Vec<String>,
+    /// Tells a state's interception authority from others.
+    pub fingerprints: Fingerprints,
+    /// Addresses of relays: a stream from there tells nothing of where its agent is.
+    pub relays: Vec<IpAddr>,
+    /// Records that come in parts.
+    pub parts: Parts,
+}
+
+impl Default for Ways {
+    /// One way, and what is built in.
+    fn default() -> Self {
+        let fingerprints = Fingerprints::built_in();
+        Self { urls: Vec::new(), fingerprints, relays: Vec::new(), parts: Parts::default() }
+    }
+}
 
 /// The uplink service.
 pub struct Uplink {
@@ -42,6 +68,7 @@ pub struct Uplink {
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
     pub vicinities: VicinityKey,
+    pub ways: Arc<Ways>,
     /// Turns true when the collector stops.
     pub stopping: StopSignal,
 }
@@ -76,6 +103,7 @@ impl Uplink {
         inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin + Send + 'static,
     ) -> ReceiverStream<Result<StreamResponse, Status>> {
         let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
+        let peer = peer.filter(|peer| !self.ways.relays.contains(peer));
         let stream = Stream {
             agent: agent.clone(),
             key,
@@ -84,6 +112,7 @@ impl Uplink {
             engine: self.engine.clone(),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
+            ways: self.ways.clone(),
             responses,
             stopping: self.stopping.clone(),
         };

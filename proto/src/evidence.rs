@@ -1,5 +1,6 @@
 //! Signed statements across the wall. Bodies and lists pass as the exact bytes that were signed.
 
+use prost::Message;
 use zerkalo_core::evidence::{SignedList, SignedRecord};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::AgentId;
@@ -29,6 +30,27 @@ pub fn record_from_wire(record: wire::SignedRecord) -> Result<SignedRecord, Deco
         signature: fixed("signature", &record.signature)?,
         body: record.body,
     })
+}
+
+/// The bytes of a signed record as they stand on the wire, for who sends it in parts.
+pub fn record_to_bytes(record: &SignedRecord) -> Vec<u8> {
+    record_to_wire(record).encode_to_vec()
+}
+
+/// The wire's record of [`record_to_bytes`].
+pub fn record_from_bytes(bytes: &[u8]) -> Result<wire::SignedRecord, DecodeError> {
+    wire::SignedRecord::decode(bytes).map_err(|error| DecodeError::invalid("part", error))
+}
+
+/// The bytes of a signed list as they stand on the wire, for who sends it in parts.
+pub fn list_to_bytes(list: &SignedList) -> Vec<u8> {
+    list_to_wire(list).encode_to_vec()
+}
+
+/// The list of [`list_to_bytes`]; its signature is not checked here.
+pub fn list_from_bytes(bytes: &[u8]) -> Result<SignedList, DecodeError> {
+    let list = wire::SignedList::decode(bytes).map_err(|error| DecodeError::invalid("list_part", error))?;
+    list_from_wire(list)
 }
 
 /// A signed list for the wire.

@@ -243,6 +243,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: Some(mirror().id),
         url: url.clone(),
         list_version: 1,

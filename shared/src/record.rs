@@ -12,7 +12,10 @@ use crate::target::{ReferenceSide, Sha256, TargetUrl};
 use crate::words::{MirrorId, UnixMillis};
 
 pub use picture::{PICTURE_LEN_MAX, Screenshot};
-pub use surroundings::{HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, issuer_words};
+pub use surroundings::{
+    HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, UplinkActivity, UplinkTransport,
+    issuer_words,
+};
 
 /// Most steps of one kind in a record, as a collector accepts them.
 pub const STEPS_MAX: usize = 64;
@@ -76,6 +79,8 @@ pub struct ProbeRecord {
     /// Where on the way the hello is answered; empty unless asked for.
     pub hops: Vec<HopProbe>,
     pub screenshot: Option<Screenshot>,
+    /// What the uplink did meanwhile; `None` in records of older agents and by hand.
+    pub uplink: Option<UplinkActivity>,
 }
 
 /// Which comparison a step belongs to.

@@ -15,3 +15,4 @@ mod load;
 mod latency;
 mod units;
 mod lab;
+mod uplink;

@@ -188,6 +188,7 @@ impl Developed {
             references: Vec::new(),
             network: None,
             hops: Vec::new(),
+            uplink: None,
             screenshot: Some(Screenshot {
                 sha256: Sha256::of(content),
                 len: content.len() as u64,

@@ -217,6 +217,7 @@ mod tests {
             network: None,
             hops: vec![],
             screenshot: None,
+            uplink: None,
         }
     }
 

@@ -262,6 +262,7 @@ mod tests {
             network: None,
             hops: Vec::new(),
             screenshot: None,
+            uplink: None,
             mirror: None,
             url,
             list_version: 1,

@@ -215,6 +215,7 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: assignment.mirror.clone(),
         url: assignment.url.clone(),
         list_version: assignment.list_version,

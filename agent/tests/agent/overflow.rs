@@ -52,6 +52,7 @@ fn body(mirror: &str, minute: u64) -> Vec<u8> {
         network: None,
         hops: vec![],
         screenshot: None,
+        uplink: None,
     });
     assert!(bytes.len() < 200);
     bytes

@@ -103,6 +103,7 @@ pub fn silenced() -> ProbeRecord {
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: None,
         url: TargetUrl::parse(URL).unwrap(),
         list_version: 0,

@@ -171,6 +171,7 @@ mod tests {
             network: None,
             hops: vec![],
             screenshot: None,
+            uplink: None,
             mirror: None,
             url: TargetUrl::parse("https://mirror.example/").unwrap(),
             list_version: 1,

@@ -24,9 +24,11 @@ use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
 use zerkalo_proto::code::status;
-use zerkalo_proto::evidence::{list_to_wire, record_from_wire};
+use zerkalo_proto::evidence::{record_from_bytes, record_from_wire};
 
-use super::FRAME_LEN_MAX;
+use super::parts::Took;
+use super::passage;
+use super::{FRAME_LEN_MAX, Ways};
 use crate::clock;
 use crate::engine::{Arrival, Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
 use crate::metrics::{Metrics, count};
@@ -51,6 +53,7 @@ pub struct Stream {
     pub engine: Engine,
     pub metrics: Arc<Metrics>,
     pub pictures: Arc<Pictures>,
+    pub ways: Arc<Ways>,
     pub responses: mpsc::Sender<Result<StreamResponse, Status>>,
     pub stopping: StopSignal,
 }
@@ -80,9 +83,9 @@ impl Stream {
         let wishes = self.engine.wishes();
         self.observe().await;
         let end = match self.greet(&mut inbound).await {
-            Ok(lists) => {
+            Ok((lists, bytes_max)) => {
                 tracing::info!(%agent, "connected");
-                self.serve(inbound, lists, wishes, replaced).await
+                self.serve(inbound, lists, bytes_max, wishes, replaced).await
             }
             Err(end) => end,
         };
@@ -98,6 +101,10 @@ impl Stream {
 
     /// Notes where the stream comes from, before any of its records; the address itself goes no further.
     async fn observe(&self) {
+        // By a relay: what was known before still stands.
+        if self.peer.is_none() {
+            return;
+        }
         let (asn, before) = self.engine.read(|fold| {
             let before = fold.agents().get(&self.agent).and_then(|agent| agent.whereabouts.asn);
             (self.peer.and_then(|peer| fold.asn_of(peer)), before)
@@ -114,7 +121,7 @@ impl Stream {
     async fn greet(
         &self,
         inbound: &mut (impl Incoming<Item = Result<StreamRequest, Status>> + Unpin),
-    ) -> Result<watch::Receiver<Option<Arc<ListInForce>>>, End> {
+    ) -> Result<(watch::Receiver<Option<Arc<ListInForce>>>, Option<u32>), End> {
         let told = |detail| End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail };
         let first = tokio::time::timeout(HELLO_WAIT, inbound.next())
             .await
@@ -124,6 +131,7 @@ impl Stream {
         let Some(Up::Hello(hello)) = first.message else {
             return Err(told("the first message must be a Hello"));
         };
+        let bytes_max = passage::note(hello.passage.as_ref(), &self.agent, &self.ways, &self.metrics);
         let last = self.engine.read(|fold| fold.agents().get(&self.agent).map(|agent| agent.head.last()));
         let last = last.unwrap_or_default();
         let welcome = agent_v1::Welcome {
@@ -134,6 +142,9 @@ impl Stream {
             peer_address: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
             takes_pictures: true,
             takes_gaps: true,
+            collector_urls: self.ways.urls.clone(),
+            takes_parts: true,
+            part: self.ways.parts.held(&self.agent),
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();
@@ -148,15 +159,18 @@ impl Stream {
             );
         }
         if let Some(list) = newest.filter(|list| list.version > hello.list_version) {
-            self.send(Down::List(list_to_wire(&list.signed))).await?;
+            let held = (hello.list_part_version, hello.list_part_len);
+            let message = passage::list_message(&list, bytes_max, Some(held));
+            self.send(message).await?;
         }
-        Ok(lists)
+        Ok((lists, bytes_max))
     }
 
     async fn serve(
         &self,
         mut inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin,
         mut lists: watch::Receiver<Option<Arc<ListInForce>>>,
+        bytes_max: Option<u32>,
         mut wishes: broadcast::Receiver<Wish>,
         mut replaced: oneshot::Receiver<()>,
     ) -> End {
@@ -183,7 +197,7 @@ impl Stream {
                 Ok(()) = lists.changed(), if open => {
                     let list = lists.borrow_and_update().clone();
                     match list {
-                        Some(list) => self.send(Down::List(list_to_wire(&list.signed))).await,
+                        Some(list) => self.send(passage::list_message(&list, bytes_max, None)).await,
                         None => Ok(()),
                     }
                 },
@@ -213,16 +227,20 @@ impl Stream {
         answers: &mut Answers,
     ) -> Result<(), End> {
         let batch = match message.message {
-            Some(Up::Records(batch)) => batch,
+            Some(Up::Records(batch)) => batch.records,
+            Some(Up::Part(part)) => match self.take_part(&part, answers).await? {
+                Some(record) => vec![record],
+                None => return Ok(()),
+            },
             Some(Up::Picture(picture)) => return self.take_picture(picture).await,
             Some(Up::Hello(_)) | None => {
                 let detail = "after the Hello only records and pictures follow";
                 return Err(End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail });
             }
         };
-        let mut records = Vec::with_capacity(batch.records.len());
+        let mut records = Vec::with_capacity(batch.len());
         let mut unreadable = None;
-        for record in batch.records {
+        for record in batch {
             let (epoch, sequence) = (record.epoch, record.sequence);
             match record_from_wire(record) {
                 Ok(record) => records.push(record),
@@ -252,6 +270,29 @@ impl Stream {
             self.refuse_here(refusal, answers);
         }
         Ok(())
+    }
+
+    /// Takes a part of a record; the record, once it is whole.
+    async fn take_part(
+        &self,
+        part: &agent_v1::RecordPart,
+        answers: &mut Answers,
+    ) -> Result<Option<agent_v1::SignedRecord>, End> {
+        let (epoch, sequence) = (part.epoch, part.sequence);
+        let mut refuse = |code: RejectionCode, detail: String| {
+            let code = code.as_str();
+            self.refuse_here(Refusal { epoch, sequence, code, detail, stops_stream: true }, answers);
+        };
+        match self.ways.parts.take(&self.agent, part) {
+            Took::Held(held) => self.send(Down::Part(held)).await.map(|()| None),
+            Took::Whole(bytes) => Ok(record_from_bytes(&bytes)
+                .map_err(|error| refuse(RejectionCode::Malformed, error.to_string()))
+                .ok()),
+            Took::TooLong => {
+                refuse(RejectionCode::FrameTooLarge, "a record longer than any may be".to_owned());
+                Ok(None)
+            }
+        }
     }
 
     /// Keeps a picture that a record of this agent names, or says why not.

@@ -165,7 +165,7 @@ async fn a_stream_begins_with_a_hello_and_gets_newer_lists_at_once() {
     let status = rude.next_or_status().await.unwrap_err();
     assert_eq!(code_of(&status), Some("bad_request"), "{status}");
     let mut link = Link::open(collector.uplink(&site, Some(&agent.identity)).await).await.unwrap();
-    link.send(Up::Hello(Hello { agent_version: "test".to_owned(), list_version: 0 })).await;
+    link.send(Up::Hello(Hello { agent_version: "test".to_owned(), ..Default::default() })).await;
     assert!(matches!(link.next().await, Some(Down::Welcome(_))));
     let mut version = async || match link.next().await {
         Some(Down::List(list)) => {

@@ -34,7 +34,7 @@ format = "xml"
         "operator_key: ",
         "oprator: is no key",
         "agents.listen: \"0.0.0.0:70000\"",
-        "agents.public_urls: \"http://plain.example\" is no https URL",
+        "agents.public_urls: \"http://plain.example\" is neither https://HOST:PORT nor quic://HOST:PORT",
         "operators.listen: is no text",
         "operators.api_token_sha256: is missing",
         "operators.api_token: is no key",

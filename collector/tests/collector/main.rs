@@ -19,6 +19,7 @@ mod restart;
 mod rotation;
 mod samples;
 mod signals;
+mod uplink;
 mod webhook;
 mod whereabouts;
 mod world;

@@ -122,6 +122,7 @@ impl Site {
         let ready = ready.unwrap_or_else(|| panic!("the collector ended: {said:#?}"));
         let port = |key: &str| ready[key].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
         let (agents, operators, metrics) = (port("agents"), port("operators"), port("metrics"));
+        let quic = ready["quic"].as_str().map_or(0, |_| port("quic"));
         let signal = ready["signal"].as_str().map_or(0, |_| port("signal"));
         let log = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
@@ -129,7 +130,7 @@ impl Site {
             }
             said
         });
-        Collector { child, log, agents, operators, metrics, signal }
+        Collector { child, log, agents, quic, operators, metrics, signal }
     }
 
     /// `serve` that must fail: what it says.
@@ -185,6 +186,8 @@ pub struct Collector {
     pub child: Child,
     log: tokio::task::JoinHandle<Vec<String>>,
     pub agents: u16,
+    /// 0 where none is configured.
+    pub quic: u16,
     pub operators: u16,
     pub metrics: u16,
     /// 0 where none is configured.
@@ -252,6 +255,17 @@ impl Collector {
         Agent { id, key: keys.record, identity, last: ChainLink::start(1) }
     }
 
+    /// The same, with its certificate and key as text.
+    pub async fn enrol_with_pems(&self, site: &Site, owner: &str, carrier: &str) -> (Agent, String, String) {
+        let secret = self.token(site, owner, carrier).await;
+        let (request, keys) = enroll_request(&secret);
+        let answer = self.enrollment(site).await.enroll(request).await.unwrap().into_inner();
+        let id = AgentId::parse(&answer.agent).unwrap();
+        let (certificate, key) = (answer.certificate_pem, keys.tls.serialize_pem());
+        let identity = Identity::from_pem(&certificate, &key);
+        (Agent { id, key: keys.record, identity, last: ChainLink::start(1) }, certificate, key)
+    }
+
     pub async fn uplink(&self, site: &Site, identity: Option<&Identity>) -> UplinkServiceClient<Channel> {
         UplinkServiceClient::new(channel(self.agents, &site.ca_pem, identity).await)
     }
@@ -259,7 +273,11 @@ impl Collector {
     /// Opens a stream and says Hello; gives the Welcome too.
     pub async fn connect(&self, site: &Site, agent: &Agent) -> (Link, agent_v1::Welcome) {
         let mut link = Link::open(self.uplink(site, Some(&agent.identity)).await).await.unwrap();
-        let hello = agent_v1::Hello { agent_version: "test".to_owned(), list_version: u64::MAX };
+        let hello = agent_v1::Hello {
+            agent_version: "test".to_owned(),
+            list_version: u64::MAX,
+            ..Default::default()
+        };
         link.send(Up::Hello(hello)).await;
         match link.next().await {
             Some(Down::Welcome(welcome)) => (link, welcome),
@@ -460,6 +478,7 @@ pub fn facts(mirror: &str) -> ProbeRecord {
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: Some(MirrorId::parse(mirror).unwrap()),
         url: url(mirror),
         list_version: 1,

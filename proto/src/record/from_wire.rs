@@ -42,6 +42,7 @@ impl TryFrom<wire::ProbeRecord> for core::ProbeRecord {
             network: record.network.map(surroundings::network).transpose()?,
             hops: all(record.hops, surroundings::hop)?,
             screenshot: record.screenshot.map(surroundings::screenshot).transpose()?,
+            uplink: record.uplink.map(surroundings::uplink).transpose()?,
             agent_version: record.agent_version,
         })
     }

@@ -125,6 +125,12 @@ fn full() -> ProbeRecord {
             span,
             outcome: TlsOutcome::Reset,
         }],
+        uplink: Some(UplinkActivity {
+            transport: Some(UplinkTransport::Quic),
+            bytes_sent: 4_321,
+            bytes_received: 210,
+            is_switched: true,
+        }),
         screenshot: Some(Screenshot {
             sha256: Sha256([4; 32]),
             len: 5,

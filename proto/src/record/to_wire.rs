@@ -32,6 +32,7 @@ impl From<&core::ProbeRecord> for wire::ProbeRecord {
             network: record.network.as_ref().map(surroundings::network),
             hops: record.hops.iter().map(surroundings::hop).collect(),
             screenshot: record.screenshot.as_ref().map(surroundings::screenshot),
+            uplink: record.uplink.map(surroundings::uplink),
         }
     }
 }

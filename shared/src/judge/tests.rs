@@ -112,6 +112,7 @@ pub(crate) fn healthy() -> ProbeRecord {
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: Some(mirror().id),
         url: mirror().url,
         list_version: 1,

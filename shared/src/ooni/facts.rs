@@ -48,6 +48,7 @@ pub fn import(measurement: &Measurement, read: ReadCertificate) -> Result<Import
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: None,
         url: url.clone(),
         list_version: 0,

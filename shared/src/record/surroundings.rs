@@ -25,6 +25,28 @@ pub struct NetworkCheck {
     pub is_offline: bool,
 }
 
+/// What the agent's own line to the collector did while the probe ran: it shares the way with what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UplinkActivity {
+    /// What carried it at the probe's end; `None` while it was down.
+    pub transport: Option<UplinkTransport>,
+    /// Bytes sent while the probe ran, over whatever transport.
+    pub bytes_sent: u64,
+    /// Bytes received meanwhile.
+    pub bytes_received: u64,
+    /// Whether it went over to another address or transport meanwhile.
+    pub is_switched: bool,
+}
+
+/// What carries the uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkTransport {
+    /// TLS over TCP.
+    Tcp,
+    /// One stream of QUIC.
+    Quic,
+}
+
 /// Most answers of the whoami name kept in [`NetworkCheck::resolver_identity`].
 pub const RESOLVER_IDENTITIES_MAX: usize = 8;
 

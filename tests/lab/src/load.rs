@@ -138,7 +138,8 @@ async fn stream(mut uplink: Uplink, records: Vec<SignedRecord>) -> Result<Vec<Du
     Ok(waits)
 }
 
-fn percentile_millis(sorted: &[Duration], percent: usize) -> f64 {
+/// The value that so many of a hundred do not exceed, in ms.
+pub fn percentile_millis(sorted: &[Duration], percent: usize) -> f64 {
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).map_or(0.0, |wait| wait.as_secs_f64() * 1_000.0)
 }

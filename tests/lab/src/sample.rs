@@ -39,6 +39,7 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
         network: None,
         hops: Vec::new(),
         screenshot: None,
+        uplink: None,
         mirror: MirrorId::parse(MIRROR).ok(),
         url: url(),
         list_version: 1,

@@ -114,7 +114,7 @@ impl Signer {
     pub async fn connect(&self) -> Result<Uplink> {
         let channel: Channel = self.endpoint.connect().await?;
         let (requests, outgoing) = mpsc::channel(BATCHES_WAITING_MAX);
-        let hello = Hello { agent_version: env!("CARGO_PKG_VERSION").to_owned(), list_version: 0 };
+        let hello = Hello { agent_version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
         requests.send(StreamRequest { message: Some(stream_request::Message::Hello(hello)) }).await?;
         let outgoing = Request::new(ReceiverStream::new(outgoing));
         let mut responses = UplinkServiceClient::new(channel).stream(outgoing).await?.into_inner();

@@ -61,6 +61,20 @@ pub(super) fn hop(hop: wire::HopProbe) -> Decoded<core::HopProbe> {
     })
 }
 
+pub(super) fn uplink(activity: wire::UplinkActivity) -> Decoded<core::UplinkActivity> {
+    Ok(core::UplinkActivity {
+        transport: match wire::UplinkTransport::try_from(activity.transport) {
+            Ok(wire::UplinkTransport::Unspecified) => None,
+            Ok(wire::UplinkTransport::Tcp) => Some(core::UplinkTransport::Tcp),
+            Ok(wire::UplinkTransport::Quic) => Some(core::UplinkTransport::Quic),
+            Err(_) => return Err(DecodeError::invalid("uplink.transport", activity.transport)),
+        },
+        bytes_sent: activity.bytes_sent,
+        bytes_received: activity.bytes_received,
+        is_switched: activity.is_switched,
+    })
+}
+
 pub(super) fn screenshot(screenshot: wire::Screenshot) -> Decoded<core::Screenshot> {
     Ok(core::Screenshot {
         sha256: sha256("screenshot.sha256", &screenshot.sha256)?,

@@ -52,6 +52,20 @@ pub(super) fn hop(hop: &core::HopProbe) -> wire::HopProbe {
     wire::HopProbe { ttl: u32::from(hop.ttl), hello: Some(hello) }
 }
 
+pub(super) fn uplink(activity: core::UplinkActivity) -> wire::UplinkActivity {
+    let transport = match activity.transport {
+        None => wire::UplinkTransport::Unspecified,
+        Some(core::UplinkTransport::Tcp) => wire::UplinkTransport::Tcp,
+        Some(core::UplinkTransport::Quic) => wire::UplinkTransport::Quic,
+    };
+    wire::UplinkActivity {
+        transport: transport.into(),
+        bytes_sent: activity.bytes_sent,
+        bytes_received: activity.bytes_received,
+        is_switched: activity.is_switched,
+    }
+}
+
 pub(super) fn screenshot(screenshot: &core::Screenshot) -> wire::Screenshot {
     wire::Screenshot {
         sha256: screenshot.sha256.0.to_vec(),

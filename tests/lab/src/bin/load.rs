@@ -16,6 +16,9 @@ struct Options {
     /// Records each agent streams.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     records: u32,
+    /// Kill the collector under its agents instead, and serve it again: how soon are they back.
+    #[arg(long)]
+    restart: bool,
     /// What is printed on standard output.
     #[arg(short, long, default_value = "text")]
     output: Output,
@@ -29,6 +32,9 @@ enum Output {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    if options.restart {
+        return restart(&options);
+    }
     let plan = LoadPlan { agents: options.agents.into(), records_per_agent: options.records as usize };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
@@ -44,6 +50,31 @@ fn main() -> Result<ExitCode> {
         (Some(report), Output::Text) => print(&report),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn restart(options: &Options) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = zerkalo_lab::restart::run(options.agents.into()) => report.map(Some),
+            _ = tokio::signal::ctrl_c() => Ok(None),
+        }
+    });
+    runtime.shutdown_background();
+    let Some(report) = report? else { return Ok(ExitCode::FAILURE) };
+    match options.output {
+        Output::Json => println!("{}", serde_json::to_string(&report)?),
+        Output::Text => {
+            println!("{} agents, {} records", report.agents, report.records);
+            println!("serves again after    {:>10.0} ms", report.served_again_millis);
+            println!(
+                "agents deliver after  {:>10.0} ms (median), {:.0} ms (95 %), {:.0} ms (last)",
+                report.back_p50_millis, report.back_p95_millis, report.back_max_millis
+            );
+            println!("lost {}, double {}", report.lost, report.double);
+        }
+    }
+    Ok(if report.lost == 0 && report.double == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(report: &LoadReport) {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use zerkalo_lab::namespaces::{confusion, families, run};
+use zerkalo_lab::namespaces::{confusion, families, run, uplink};
 
 /// Exit status where the lab cannot run here.
 const UNFIT: u8 = 2;
@@ -32,6 +32,9 @@ struct Args {
     /// Write what each verdict rests on, and the subscriber's records, beside the report.
     #[arg(long)]
     records: bool,
+    /// Play the attacks on the agent's own line instead; the table goes to standard output.
+    #[arg(long)]
+    uplink: bool,
     /// Only list the scenarios.
     #[arg(long)]
     list: bool,
@@ -52,6 +55,12 @@ async fn main() -> ExitCode {
         );
         return ExitCode::from(UNFIT);
     }
+    if args.uplink {
+        return tokio::select! {
+            code = attack(&args) => code,
+            () = stopped() => ExitCode::FAILURE,
+        };
+    }
     // Dropping the run removes all it made.
     let played = tokio::select! {
         played = play(&args) => played,
@@ -62,6 +71,28 @@ async fn main() -> ExitCode {
         Ok(failures) => {
             eprintln!("zerkalo-netlab: {failures} verdicts are wrong");
             ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("zerkalo-netlab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Attacks the agent's own line.
+async fn attack(args: &Args) -> ExitCode {
+    let is_wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part));
+    let played = uplink::play(args.topologies, args.runs, is_wanted, |outcome| {
+        let dark = outcome.switched_after.as_secs_f64();
+        let (records, lost) = (outcome.acknowledged, outcome.lost);
+        eprintln!("{}: dark for {dark:.1} s, {records} records, {lost} lost", outcome.scenario);
+    });
+    match played.await {
+        Ok(outcomes) => {
+            let rows = uplink::rows(&outcomes);
+            print!("{}", uplink::table(&rows));
+            let is_good = |row: &uplink::Row| row.lost == 0 && row.double == 0 && row.faults.is_empty();
+            if rows.iter().all(is_good) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("zerkalo-netlab: {error:#}");

@@ -60,6 +60,11 @@ pub const SUBSCRIBER: &str = "198.18.0.2";
 /// The control as the world sees it.
 pub const CONTROL: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 2);
 
+/// The collector's name, where its agents are attacked.
+pub const COLLECTOR: &str = "collector.lab.test";
+/// Its address.
+pub const COLLECTOR_ADDRESS: &str = "203.0.113.40";
+
 /// Addresses the world holds.
 pub const WORLD: &[&str] = &[
     ORIGIN,
@@ -70,6 +75,7 @@ pub const WORLD: &[&str] = &[
     DOMESTIC,
     STUB_HOST,
     PUBLIC_RESOLVER,
+    COLLECTOR_ADDRESS,
     "95.167.13.50",
     "44.128.0.10",
     "44.128.0.11",
@@ -102,6 +108,7 @@ pub const ZONE: &[(&str, Truth)] = &[
     ("self-signed.lab.test", Truth::Addresses(&[ORIGIN])),
     ("alias.lab.test", Truth::AliasOnly("nowhere.lab.test")),
     ("dead.lab.test", Truth::Addresses(&[NOBODY])),
+    (COLLECTOR, Truth::Addresses(&[COLLECTOR_ADDRESS])),
     (PUBLIC_RESOLVER_NAME, Truth::Addresses(&[PUBLIC_RESOLVER])),
     ("foreign.lab.test", Truth::Addresses(&[FOREIGN, FOREIGN_V6])),
     ("domestic.lab.test", Truth::Addresses(&[DOMESTIC])),

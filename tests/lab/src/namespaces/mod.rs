@@ -2,7 +2,8 @@
 //! censor acts on packets; the agent's program is the one that ships. Needs root and Debian's packet tools.
 //!
 //! In travel order: who lives where, the namespaces, the certificates, the resolvers, the world's servers, the censor's
-//! own boxes, the four joined together; then one visit, the scenarios by family, the run of all, its report.
+//! own boxes, the four joined together; then one visit, the scenarios by family, the run of all, its report; and attacks on
+//! the agent's own line.
 
 pub mod addresses;
 pub mod namespace;
@@ -17,3 +18,4 @@ pub mod families;
 pub mod visit;
 pub mod run;
 pub mod confusion;
+pub mod uplink;

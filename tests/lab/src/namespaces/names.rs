@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::addresses::{
-    BOGON, BOGON_V6, ECH_PUBLIC_NAME, KNOWN_STUB, MIRROR, ORIGIN, SECOND, TELLING_STUB, Truth, UNKNOWN_STUB,
-    WITH_ECH, truth,
+    BOGON, BOGON_V6, COLLECTOR, ECH_PUBLIC_NAME, KNOWN_STUB, MIRROR, ORIGIN, SECOND, TELLING_STUB, Truth,
+    UNKNOWN_STUB, WITH_ECH, truth,
 };
 
 /// Largest datagram read.
@@ -154,7 +154,7 @@ fn answers(query: &[u8], lie: Lie) -> Vec<Vec<u8>> {
     let Ok(query) = Message::from_vec(query) else { return Vec::new() };
     let Some(question) = query.queries.first().cloned() else { return Vec::new() };
     let name = question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
-    let is_told = if name == MIRROR { false_replies(lie) } else { Vec::new() };
+    let is_told = if name == MIRROR || name == COLLECTOR { false_replies(lie) } else { Vec::new() };
     let mut replies: Vec<Reply> = is_told;
     let is_silent = name == MIRROR && lie == Lie::Silence;
     if !is_silent && (replies.is_empty() || lie == Lie::Race) {

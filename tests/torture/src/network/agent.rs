@@ -138,6 +138,9 @@ impl Seat {
             was_behind: AtomicBool::new(false),
             witness: watch::Sender::new(None),
             pictures: None,
+            quiet: Default::default(),
+            activity: Default::default(),
+            inbox: Default::default(),
         }
     }
 

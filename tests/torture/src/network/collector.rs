@@ -108,6 +108,7 @@ impl House {
             connected: Connected::new(metrics.clone()),
             metrics: metrics.clone(),
             pictures: Arc::new(Pictures::open(&self.dir.join("pictures"), PICTURES_BYTES_MAX, metrics)?),
+            ways: Default::default(),
             vicinities: VicinityKey::open(&self.dir)?,
             stopping,
         });

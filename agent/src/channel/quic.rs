@@ -1,0 +1,212 @@
+//! The uplink inside one bidirectional stream of QUIC. Its socket sends nothing while a probe runs: UDP to foreign hosts
+//! has made censors block what the probe then looks at.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{
+    AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime,
+    SendStream, TokioRuntime, TransportConfig, UdpPoller, VarInt,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{ADDRESSES_MAX, Address, Meter, Trust, Wire, resolve};
+use crate::quiet::Quiet;
+
+/// A connection that says nothing for so long is dead. Longer than any probe, during which it must not speak.
+const IDLE_MAX: Duration = Duration::from_secs(180);
+/// Unread bytes of the stream.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Of the time for all, what one address of several may take.
+const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(4);
+
+/// Connects and opens the stream.
+pub async fn open(
+    address: &Address,
+    trust: &Trust,
+    meter: &Arc<Meter>,
+    quiet: &Quiet,
+) -> io::Result<Box<dyn Wire>> {
+    let crypto = QuicClientConfig::try_from(trust.quic()).map_err(io::Error::other)?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(limits()));
+    let found: Vec<IpAddr> = resolve(&address.host).await?.into_iter().take(ADDRESSES_MAX).collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", address.host));
+    for (index, &ip) in found.iter().enumerate() {
+        let opening = shake(SocketAddr::new(ip, address.port), &address.host, &config, meter, quiet);
+        let opened = match index + 1 == found.len() {
+            true => opening.await,
+            false => tokio::time::timeout(ADDRESS_WAIT_MAX, opening)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        };
+        match opened {
+            Ok(wire) => return Ok(Box::new(wire)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn shake(
+    peer: SocketAddr,
+    host: &str,
+    config: &ClientConfig,
+    meter: &Arc<Meter>,
+    quiet: &Quiet,
+) -> io::Result<QuicWire> {
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    let socket = Arc::new(QuietSocket {
+        inner: TokioRuntime.wrap_udp_socket(socket)?,
+        meter: meter.clone(),
+        quiet: quiet.clone(),
+    });
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)?;
+    let connecting = endpoint.connect_with(config.clone(), peer, host).map_err(io::Error::other)?;
+    let connection = connecting.await?;
+    let (send, receive) = connection.open_bi().await?;
+    Ok(QuicWire { send, receive, connection, _endpoint: endpoint })
+}
+
+fn limits() -> TransportConfig {
+    let mut limits = TransportConfig::default();
+    limits.max_idle_timeout(IdleTimeout::try_from(IDLE_MAX).ok());
+    limits.stream_receive_window(STREAM_WINDOW_BYTES.into());
+    limits.receive_window(STREAM_WINDOW_BYTES.into());
+    limits.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    limits.max_concurrent_uni_streams(VarInt::from_u32(0));
+    limits.datagram_receive_buffer_size(None);
+    limits
+}
+
+/// Both halves of the stream, and what keeps them alive.
+struct QuicWire {
+    send: SendStream,
+    receive: RecvStream,
+    connection: Connection,
+    _endpoint: Endpoint,
+}
+
+impl Drop for QuicWire {
+    fn drop(&mut self) {
+        self.connection.close(VarInt::from_u32(0), b"");
+    }
+}
+
+impl AsyncRead for QuicWire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buf)
+    }
+}
+
+impl AsyncWrite for QuicWire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+/// quinn's own socket, counted, and silent while a probe runs.
+#[derive(Debug)]
+struct QuietSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    meter: Arc<Meter>,
+    quiet: Quiet,
+}
+
+impl AsyncUdpSocket for QuietSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        let (inner, quiet) = (self.inner.clone().create_io_poller(), self.quiet.clone());
+        Box::pin(QuietPoller { inner, quiet, pause: Mutex::default() })
+    }
+
+    fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
+        if !self.quiet.is_quiet() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.inner.try_send(transmit)?;
+        self.meter.note_sent(transmit.contents.len() as u64);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.inner.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(count)) = &polled {
+            self.meter.note_received(meta[..*count].iter().map(|meta| meta.len as u64).sum());
+        }
+        polled
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+}
+
+type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Writable once no probe runs and the socket has room.
+struct QuietPoller {
+    inner: Pin<Box<dyn UdpPoller>>,
+    quiet: Quiet,
+    /// Waits for the end of the probes; a lock makes it shareable, nobody contends for it.
+    pause: Mutex<Option<Pause>>,
+}
+
+impl fmt::Debug for QuietPoller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuietPoller").field("quiet", &self.quiet).finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for QuietPoller {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let pause = this.pause.get_mut().unwrap_or_else(PoisonError::into_inner);
+        while !this.quiet.is_quiet() {
+            let quiet = this.quiet.clone();
+            let waiting = pause.get_or_insert_with(|| Box::pin(async move { quiet.quiet().await }));
+            ready!(waiting.as_mut().poll(cx));
+            *pause = None;
+        }
+        this.inner.as_mut().poll_writable(cx)
+    }
+}
