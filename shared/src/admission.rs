@@ -207,21 +207,23 @@ pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -
     }
 }
 
-/// When a record that is admitted at `now` ended, by the collector's clock. The agent's own clock counts for a spooled
-/// record alone, and then less what the agent found it to be off: what arrives at once and was measured by a slow clock
-/// is not old. A clock is never believed to be further ahead than one that is admitted may be, so that nobody who forges
-/// a reference's date can make fresh records old.
+/// When a record that is admitted at `now` ended, by the collector's clock: by the agent's own, less what the agent found
+/// it to be off, so that it does not matter when the record arrives. Nothing ended after it came. A clock is never believed
+/// to be further ahead than one that is admitted may be, so that nobody who forges a reference's date can make fresh
+/// records old. Where the agent could not tell how its clock goes, it counts for a spooled record alone: what arrives at
+/// once and was measured by a slow clock is not old.
 pub fn ended_at(facts: &ProbeRecord, now: UnixMillis) -> UnixMillis {
     let claimed = facts.ended_at();
-    let ahead_millis =
-        facts.network.as_ref().and_then(|network| network.clock_ahead_millis).unwrap_or_default();
+    let known = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
+    let ahead_millis = known.unwrap_or_default();
     let off_millis = ahead_millis.unsigned_abs();
     let ended = if ahead_millis < 0 {
         claimed.plus_millis(off_millis)
     } else {
         claimed.minus_millis(off_millis.min(CLOCK_AHEAD_MAX_MILLIS))
     };
-    if now.since_millis(ended) > SPOOLED_AFTER_MILLIS { ended } else { now }
+    let is_believed = known.is_some() || now.since_millis(ended) > SPOOLED_AFTER_MILLIS;
+    if is_believed { ended.min(now) } else { now }
 }
 
 #[cfg(test)]
@@ -291,6 +293,11 @@ mod tests {
         // Just measured, whatever the clock says.
         check(9_999_000, None, 10_000_000);
         check(10_060_000, None, 10_000_000);
+        // On its way for a while: who knows how its clock goes, is believed to the moment.
+        check(9_970_000, None, 10_000_000);
+        check(9_970_000, Some(0), 9_970_000);
+        check(9_990_000, Some(20_000), 9_970_000);
+        check(9_950_000, Some(-20_000), 9_970_000);
         // Spooled for an hour by a clock that is right, slow by five minutes, fast by one.
         check(6_400_000, None, 6_400_000);
         check(6_100_000, Some(-300_000), 6_400_000);

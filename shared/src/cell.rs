@@ -187,6 +187,17 @@ impl Cell {
         }
     }
 
+    /// Puts another verdict on a record in the place of the one it had, if that is in the window still.
+    pub fn amend(&mut self, owner: &OwnerId, evidence: Evidence, policy: &CellPolicy) {
+        let place = self.window.iter().position(|item| {
+            item.evidence.record == evidence.record && item.owner == *owner && item.evidence.at == evidence.at
+        });
+        if let Some(place) = place {
+            self.window[place].evidence = Arc::new(evidence);
+            self.replay(policy);
+        }
+    }
+
     /// Counts clear verdicts of an owner whose score is at its end, where nobody needs them one by one: all they change is
     /// what its noise is measured against. For simulations, which leap over calm hours.
     pub fn pass_over(&mut self, owner: &OwnerId, verdicts: u32) {
@@ -379,7 +390,7 @@ fn state_of(latch: &Latch, now: UnixMillis, policy: &CellPolicy) -> CellState {
             return state;
         }
     }
-    if tally.flagged > 0 || fresh.iter().any(|word| sees_block(word)) {
+    if tally.flagged > 0 || fresh.iter().any(sees_block) {
         CellState::Suspect
     } else if tally.voters == 0 {
         // Verdicts that tell nothing age a cell; they never keep it what it was.

@@ -13,6 +13,7 @@ mod pictures;
 mod pools;
 mod rotations;
 mod settings;
+mod shelf;
 mod silence;
 mod view;
 mod whereabouts;

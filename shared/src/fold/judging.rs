@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use super::Fold;
+use super::shelf::Shelf;
 use crate::admission;
 use crate::cell::{Evidence, News};
 use crate::judge::{
@@ -19,10 +20,14 @@ use crate::ledger::Scene;
 use crate::record::{Cause, ProbeRecord};
 use crate::target::{Mirror, Sha256};
 use crate::verdict::{Outcome, Verdict};
-use crate::words::{Access, AgentId, CarrierId, Country, MarketId, MirrorId, OwnerId, Station, UnixMillis};
+use crate::words::{
+    Access, AgentId, CarrierId, Country, MarketId, MirrorId, OwnerId, Station, UnixMillis, Vicinity,
+};
 
-/// Control records kept for each mirror: some minutes of several controls.
-const CONTROLS_MAX: usize = 16;
+/// Control records kept for each mirror: a window's of several controls.
+const CONTROLS_MAX: usize = 128;
+/// Those that began this long before the newest speak for no record that may still be judged again, in seconds.
+const CONTROLS_SECS: u64 = 3_600;
 /// Failed records that may wait for one mirror; the oldest goes without a control.
 const WAITING_MAX: usize = 4_096;
 /// How long a record waits on after a control has spoken: a visit that fails lasts up to 40 s.
@@ -32,18 +37,21 @@ const CONTROL_SILENT_SECS: u64 = 180;
 
 /// An agent's record with its hash and its place in time, by the collector's clock.
 #[derive(Debug, Clone)]
-struct Measured {
-    agent: AgentId,
+pub(super) struct Measured {
+    pub(super) agent: AgentId,
     hash: Sha256,
-    began_at: UnixMillis,
-    ended_at: UnixMillis,
+    pub(super) began_at: UnixMillis,
+    pub(super) ended_at: UnixMillis,
     facts: ProbeRecord,
 }
 
 #[derive(Debug, Clone)]
-struct Waiting {
-    measured: Measured,
+pub(super) struct Waiting {
+    pub(super) measured: Measured,
+    /// When it is judged with what there is.
     until: UnixMillis,
+    /// A control that began later says nothing about it.
+    pub(super) spoken_for_until: UnixMillis,
 }
 
 /// What became of one visit, for who watches verdicts go by.
@@ -63,7 +71,9 @@ pub struct JudgedVisit {
 #[derive(Debug, Default)]
 pub(super) struct Docket {
     waiting: BTreeMap<MirrorId, VecDeque<Waiting>>,
+    /// In the order of their beginnings.
     controls: BTreeMap<MirrorId, VecDeque<Measured>>,
+    pub(super) shelf: Shelf,
 }
 
 impl Docket {
@@ -74,6 +84,7 @@ impl Docket {
     pub(super) fn retain(&mut self, keep: impl Fn(&MirrorId) -> bool) {
         self.waiting.retain(|mirror, _| keep(mirror));
         self.controls.retain(|mirror, _| keep(mirror));
+        self.shelf.retain(keep);
     }
 
     /// Drops what an agent said, for itself or as a control.
@@ -84,6 +95,21 @@ impl Docket {
         for queue in self.controls.values_mut() {
             queue.retain(|control| control.agent != *agent);
         }
+        self.shelf.forget(agent);
+    }
+
+    /// Puts a control's record in its place.
+    fn put_control(&mut self, mirror: &MirrorId, control: Measured) {
+        let controls = self.controls.entry(mirror.clone()).or_default();
+        let key = |control: &Measured| (control.began_at, control.hash);
+        let place = controls.partition_point(|other| key(other) <= key(&control));
+        controls.insert(place, control);
+        let newest = controls.back().map_or(UnixMillis::default(), |newest| newest.began_at);
+        while controls.len() > CONTROLS_MAX
+            || controls.front().is_some_and(|oldest| oldest.began_at.plus_secs(CONTROLS_SECS) < newest)
+        {
+            controls.pop_front();
+        }
     }
 
     /// What each control recorded of the mirror since the agent's visit began: its best record, the best control first.
@@ -93,7 +119,7 @@ impl Docket {
         let record = &waiting.measured;
         let mut best: BTreeMap<&AgentId, (Rank, &Measured)> = BTreeMap::new();
         for control in self.controls.get(id).into_iter().flatten() {
-            if control.began_at < record.began_at || control.began_at > waiting.until {
+            if control.began_at < record.began_at || control.began_at > waiting.spoken_for_until {
                 continue;
             }
             let left_out = unvisited(&record.facts, &control.facts).len();
@@ -138,17 +164,16 @@ impl Fold {
             Some(Station::Control) if self.elsewhere(agent).is_some() => {}
             Some(Station::Control) => {
                 self.ledger.note_control(&measured.facts, &mirror);
-                let controls = self.docket.controls.entry(mirror.clone()).or_default();
-                controls.push_back(measured);
-                if controls.len() > CONTROLS_MAX {
-                    controls.pop_front();
-                }
+                let began_at = measured.began_at;
+                self.docket.put_control(&mirror, measured);
                 self.judge_waiting(&mirror);
+                self.judge_again(&mirror, began_at);
             }
             Some(Station::Field { carrier, access }) => {
                 if let Some(asn) = self.elsewhere(agent) {
-                    let until = measured.began_at;
-                    return self.observe(&Waiting { measured, until }, &mirror, elsewhere(asn, &carrier));
+                    let (until, spoken_for_until) = (measured.began_at, measured.began_at);
+                    let waiting = Waiting { measured, until, spoken_for_until };
+                    return self.observe(&waiting, &mirror, elsewhere(asn, &carrier));
                 }
                 self.note_interception(&measured, &carrier, access);
                 let alone = self.verdict(&measured, &mirror, &[]);
@@ -157,7 +182,7 @@ impl Fold {
                     .policy_of_carrier(&carrier)
                     .map_or(0, |policy| policy.cell.control_wait_secs);
                 let until = measured.began_at.plus_secs(wait);
-                self.file(Waiting { measured, until }, &mirror, alone);
+                self.file(Waiting { measured, until, spoken_for_until: until }, &mirror, alone);
             }
             None => {}
         }
@@ -183,7 +208,7 @@ impl Fold {
         }
         for (mirror, waiting) in overdue {
             let verdict = self.best_verdict(&waiting, &mirror);
-            self.observe(&waiting, &mirror, verdict);
+            self.close(waiting, &mirror, verdict);
         }
     }
 
@@ -194,7 +219,12 @@ impl Fold {
         let heard = if helps { self.controls_for(&waiting, mirror) } else { Vec::new() };
         let verdict = if helps { self.verdict(&waiting.measured, mirror, &heard) } else { alone };
         let Some(until) = self.waits_until(&waiting, &verdict, &heard) else {
-            return self.observe(&waiting, mirror, verdict);
+            // What needs no control hears none that comes later either.
+            return if helps {
+                self.close(waiting, mirror, verdict)
+            } else {
+                self.observe(&waiting, mirror, verdict)
+            };
         };
         waiting.until = until;
         let addresses = field_addresses(&waiting.measured.facts);
@@ -206,7 +236,7 @@ impl Fold {
             && let Some(oldest) = queue.pop_front()
         {
             let verdict = self.best_verdict(&oldest, mirror);
-            self.observe(&oldest, mirror, verdict);
+            self.close(oldest, mirror, verdict);
         }
         self.ask_controls(mirror, &addresses);
         if let Some(carrier) = first_failure {
@@ -239,7 +269,7 @@ impl Fold {
                 waiting.until = until;
                 self.docket.waiting.entry(mirror.clone()).or_default().push_back(waiting);
             } else {
-                self.observe(&waiting, mirror, verdict);
+                self.close(waiting, mirror, verdict);
             }
         }
         if !left_out.is_empty() {
@@ -279,7 +309,7 @@ impl Fold {
         self.docket.controls_for(mirror, listed, waiting)
     }
 
-    fn best_verdict(&self, waiting: &Waiting, mirror: &MirrorId) -> Verdict {
+    pub(super) fn best_verdict(&self, waiting: &Waiting, mirror: &MirrorId) -> Verdict {
         self.verdict(&waiting.measured, mirror, &self.controls_for(waiting, mirror))
     }
 
@@ -318,22 +348,20 @@ impl Fold {
         }
     }
 
+    /// Judges a record, for now: it goes on the shelf for controls that are still on their way.
+    fn close(&mut self, waiting: Waiting, mirror: &MirrorId, verdict: Verdict) {
+        self.observe(&waiting, mirror, verdict.clone());
+        self.shelve(waiting, mirror, verdict);
+    }
+
     fn observe(&mut self, waiting: &Waiting, mirror: &MirrorId, verdict: Verdict) {
         let Some(agent) = self.agents.get(&waiting.measured.agent).filter(|agent| agent.has_say()) else {
             return;
         };
         let Station::Field { carrier, access } = &agent.enrolment.station else { return };
         let Some(policy) = self.settings.policy_of_carrier(carrier) else { return };
-        let listed = self.list().and_then(|list| list.mirror(mirror));
-        let addresses = addresses_tried(&waiting.measured.facts, listed, &verdict);
-        let evidence = Evidence {
-            agent: waiting.measured.agent.clone(),
-            record: waiting.measured.hash,
-            at: waiting.measured.ended_at,
-            verdict,
-            vicinity: agent.whereabouts.vicinity.filter(|_| policy.cell.joins_vicinities(*access)),
-            addresses,
-        };
+        let vicinity = agent.whereabouts.vicinity.filter(|_| policy.cell.joins_vicinities(*access));
+        let evidence = self.evidence(waiting, mirror, verdict, vicinity);
         if let Some(judged) = &mut self.judged {
             judged.push(JudgedVisit {
                 agent: evidence.agent.clone(),
@@ -353,6 +381,19 @@ impl Fold {
             let carrier = carrier.clone();
             self.ask_around(mirror, &carrier, &waiting.measured.agent);
         }
+    }
+
+    pub(super) fn evidence(
+        &self,
+        waiting: &Waiting,
+        mirror: &MirrorId,
+        verdict: Verdict,
+        vicinity: Option<Vicinity>,
+    ) -> Evidence {
+        let Measured { agent, hash, ended_at, facts, .. } = &waiting.measured;
+        let listed = self.list().and_then(|list| list.mirror(mirror));
+        let addresses = addresses_tried(facts, listed, &verdict);
+        Evidence { agent: agent.clone(), record: *hash, at: *ended_at, verdict, vicinity, addresses }
     }
 
     fn place_in_time(&self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) -> Measured {

@@ -1,6 +1,7 @@
 //! Whole stories through the fold: four Kazakh carriers of three owners, a control, one mirror.
 
 mod adaptive;
+mod arrival;
 mod controls;
 mod identities;
 mod pools;
