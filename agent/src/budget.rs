@@ -34,6 +34,11 @@ impl Budget {
         Self { handshakes_max: CONTROL_HANDSHAKES_MAX, ..Self::new(interval) }
     }
 
+    /// Whether nobody counts its handshakes but the mirror's own server.
+    pub fn is_of_control(&self) -> bool {
+        self.handshakes_max > HANDSHAKES_MAX
+    }
+
     /// Notes `count` handshakes with `host`.
     pub fn note(&mut self, host: &str, count: usize, now: Duration) {
         let instants = self.shown.entry(host.to_owned()).or_default();

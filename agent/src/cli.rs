@@ -18,6 +18,7 @@ use zerkalo_core::target::{CANARY_LEN_MIN, Category, Reference, ReferenceSide, T
 use zerkalo_core::words::{Access, CarrierId, MarketId};
 
 use crate::allowance::Stage;
+use crate::budget::HANDSHAKES_MAX;
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
@@ -284,6 +285,7 @@ async fn probe_command(args: ProbeArgs) -> anyhow::Result<()> {
         list_version: 0,
         cause: Cause::Manual,
         neutral: if args.neutral_first { Neutral::FirstAndAfter } else { Neutral::Allowed },
+        own_handshakes_max: HANDSHAKES_MAX,
         own_arms: OwnArms::Allowed { turn: args.first_arm },
         control_address: args.control_address,
         flow: Flow { large_page: args.large_page, reference_object: args.reference_object },

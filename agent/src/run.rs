@@ -384,6 +384,7 @@ impl Measuring {
         self.check_network(&list, self.reference_age_max).await;
         let now = self.began.elapsed();
         let neutral = self.neutral(&id, cause, now);
+        let own_handshakes_max = self.schedule.own_handshakes_max(&id, cause, now);
         // Looks that the collector asks for follow one another closely: there the room is theirs.
         let is_idle =
             cause == Cause::Scheduled && self.schedule.has_room(&mirror.url.host(), HANDSHAKES_MAX, now);
@@ -404,6 +405,7 @@ impl Measuring {
             list_version: list.version,
             cause,
             neutral,
+            own_handshakes_max,
             own_arms: match is_idle {
                 true => OwnArms::Allowed { turn: entropy::below(OWN_ARMS.len()) },
                 false => OwnArms::Kept,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use zerkalo_core::record::Cause;
 use zerkalo_core::words::MirrorId;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, HANDSHAKES_MAX};
 use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
 use crate::wish::Post;
 
@@ -23,6 +23,9 @@ pub const PROBES_MAX: usize = 4;
 /// in doubt cannot wait, what has been ill for long can.
 const DOUBT_PART: u32 = 2;
 const DOUBT_VISITS_MAX: u32 = 4;
+/// A mirror that was ill so often in a row has been told of twice: now what is left of a minute's handshakes may go into how it
+/// is blocked. Before, one is kept for a second look within seconds.
+const TOLD_VISITS: u32 = 2;
 /// Requests that wait; each mirror at most once, so this bounds only hostile lists of requests.
 const REQUESTS_MAX: usize = 64;
 
@@ -159,6 +162,17 @@ impl Schedule {
         self.budget.room(host, now)
     }
 
+    /// How often a probe of the mirror that begins now may show its name, all arms together.
+    pub fn own_handshakes_max(&self, mirror: &MirrorId, cause: Cause, now: Duration) -> usize {
+        let Some(turn) = self.turns.get(mirror) else { return OWN_NAME_HANDSHAKES_MAX };
+        let is_first_word = turn.ill_visits < TOLD_VISITS && !self.budget.is_of_control();
+        let most = match cause {
+            Cause::Scheduled if !is_first_word => HANDSHAKES_MAX,
+            _ => OWN_NAME_HANDSHAKES_MAX,
+        };
+        self.budget.room(&turn.host, now).clamp(1, most)
+    }
+
     /// Mirrors that are well have their turn once in `stretch` intervals.
     pub fn stretch(&mut self, stretch: u32, now: Duration) {
         if stretch < self.stretch {
@@ -214,10 +228,14 @@ impl Schedule {
             !self.under_way.iter().any(|(probed, shown)| probed == mirror || shown == host)
         };
         // When it may be probed, as far as its host name goes; `None` while that is being probed.
-        let ready = |mirror: &MirrorId, turn: &Turn| {
-            is_free(mirror, &turn.host).then(|| self.budget.fits_at(&turn.host, OWN_NAME_HANDSHAKES_MAX, now))
+        let ready = |mirror: &MirrorId, turn: &Turn, handshakes: usize| {
+            is_free(mirror, &turn.host).then(|| self.budget.fits_at(&turn.host, handshakes, now))
         };
-        let turn_of = |mirror: &MirrorId| self.turns.get(mirror).and_then(|turn| ready(mirror, turn));
+        // A second look at what was ill a moment ago asks whether it still is: that takes one handshake.
+        let turn_of = |mirror: &MirrorId| {
+            let turn = self.turns.get(mirror)?;
+            ready(mirror, turn, if turn.ill_visits > 0 { 1 } else { OWN_NAME_HANDSHAKES_MAX })
+        };
         if let Some(index) =
             self.requested.iter().position(|mirror| turn_of(mirror).is_some_and(|at| at <= now))
             && let Some(mirror) = self.requested.remove(index)
@@ -225,11 +243,11 @@ impl Schedule {
             return self.begin(mirror, Cause::Requested, now, random);
         }
         let waiting_requests = self.requested.iter().filter_map(turn_of);
-        let turns = self
-            .turns
-            .iter()
-            .filter(|(_, turn)| turn.pace == Pace::Usual)
-            .filter_map(|(mirror, turn)| Some((turn.due.max(ready(mirror, turn)?), turn.due, mirror)));
+        let turns =
+            self.turns.iter().filter(|(_, turn)| turn.pace == Pace::Usual).filter_map(|(mirror, turn)| {
+                let ready = ready(mirror, turn, OWN_NAME_HANDSHAKES_MAX)?;
+                Some((turn.due.max(ready), turn.due, mirror))
+            });
         match turns.min() {
             Some((at, _, mirror)) if at <= now => self.begin(mirror.clone(), Cause::Scheduled, now, random),
             earliest => {
@@ -356,6 +374,41 @@ mod tests {
         assert_eq!(step(&mut schedule, 2, 0.5), Step::Wait { until: Some(secs(61)) });
         assert_eq!(step(&mut schedule, 61, 0.5), probe("a", Cause::Requested));
         assert_eq!(step(&mut schedule, 61, 0.5), Step::Wait { until: Some(secs(120)) });
+    }
+
+    #[test]
+    fn a_second_look_at_what_is_ill_goes_at_once_with_room_for_one() {
+        let mut schedule = schedule(&["a"]);
+        let most = |schedule: &Schedule, cause, now| schedule.own_handshakes_max(&id("a"), cause, secs(now));
+        assert_eq!(most(&schedule, Cause::Scheduled, 0), 2, "one is kept for the second look");
+        assert_eq!(step(&mut schedule, 0, 0.5), probe("a", Cause::Scheduled));
+        schedule.note_handshakes("a.example", 2, secs(13));
+        schedule.note_visit(&id("a"), false, secs(13));
+        schedule.request(id("a"));
+        assert_eq!(most(&schedule, Cause::Requested, 14), 1);
+        assert_eq!(step(&mut schedule, 14, 0.5), probe("a", Cause::Requested));
+        schedule.note_handshakes("a.example", 1, secs(20));
+        schedule.note_visit(&id("a"), false, secs(20));
+        // Three in a minute: the third look waits for the first two to pass, like anybody's.
+        schedule.request(id("a"));
+        assert_eq!(step(&mut schedule, 21, 0.5), Step::Wait { until: Some(secs(73)) });
+        assert_eq!(step(&mut schedule, 73, 0.5), probe("a", Cause::Requested));
+        assert_eq!(most(&schedule, Cause::Requested, 73), 2);
+        assert_eq!(most(&schedule, Cause::Scheduled, 200), 3, "told twice: now the cause is looked for");
+        schedule.note_visit(&id("a"), true, secs(200));
+        schedule.note_handshakes("a.example", 2, secs(200));
+        // Well again: a look asked for is a whole one, and waits for its room.
+        schedule.request(id("a"));
+        assert_eq!(most(&schedule, Cause::Scheduled, 300), 2);
+        assert!(matches!(step(&mut schedule, 201, 0.5), Step::Wait { until: Some(at) } if at <= secs(260)));
+    }
+
+    #[test]
+    fn a_control_may_look_for_the_cause_at_once() {
+        let mut schedule = Schedule::at(Post::Control, INTERVAL);
+        schedule.take([(id("a"), "a.example".to_owned(), Pace::Usual)], secs(0));
+        assert_eq!(schedule.own_handshakes_max(&id("a"), Cause::Scheduled, secs(0)), 3);
+        assert_eq!(schedule.own_handshakes_max(&id("a"), Cause::Requested, secs(0)), 2);
     }
 
     #[test]

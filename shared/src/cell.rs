@@ -17,10 +17,12 @@ use crate::words::{Access, AgentId, CarrierId, OwnerId, UnixMillis, Vicinity};
 mod latch;
 mod policy;
 mod share;
+mod sighting;
 mod word;
 
-pub use policy::{CellPolicy, Thousandths};
+pub use policy::{CellPolicy, SCORE_OF_ONE_VERDICT, Thousandths};
 pub use share::{Count, Share};
+pub use sighting::Sighting;
 pub use word::OwnerWord;
 
 use latch::Latch;

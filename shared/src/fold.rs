@@ -15,11 +15,12 @@ mod rotations;
 mod settings;
 mod shelf;
 mod silence;
+mod suspicion;
 mod view;
 mod whereabouts;
 mod wishes;
 
-pub(crate) use doubt::{Doubt, sees_block, warning};
+pub(crate) use doubt::{Doubt, sees_block, tells_of_block, warning};
 pub use judging::JudgedVisit;
 pub use pictures::{NamedPicture, PICTURES_AN_HOUR_MAX};
 pub use settings::{SettingsError, check_settings, default_settings};

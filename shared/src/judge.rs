@@ -109,6 +109,15 @@ pub fn wants_control(verdict: &Verdict) -> bool {
     [CONTROL_MISSING, CONTROL_ILL, CONTROL_UNPROVEN, TRANSFER_UNCOMPARED].contains(&verdict.rule.as_str())
 }
 
+/// Blocked by these says little before others confirm it: what rests on how fast bytes come, or on a page that says what it
+/// should not, a bad line and a site's own error page bring as well.
+const DOUBTFUL: [&str; 3] = ["transfer.throttle.page", "http.other_page", "http.broken_redirect"];
+
+/// Whether a verdict by this rule may be said aloud before a carrier's majority confirms it.
+pub fn is_conclusive(rule: &str) -> bool {
+    !DOUBTFUL.contains(&rule)
+}
+
 /// The verdict on whatever an agent says that stands in another network than it was enrolled for: nothing about the
 /// mirror there. `asn` is the network's, `carrier` the declared one.
 pub fn elsewhere(asn: u32, carrier: &CarrierId) -> Verdict {

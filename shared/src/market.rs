@@ -15,6 +15,7 @@ mod pool;
 mod reasons;
 mod remedy;
 mod state;
+mod suspicion;
 mod why;
 
 pub use alert::{Alert, AlertKind};
@@ -28,6 +29,7 @@ pub(crate) use pool::Place;
 pub use pool::{Active, PoolEntry, PoolState};
 pub(crate) use reasons::{Arg, Key, line};
 pub use state::{Change, DecidedCause, MarketInput, MarketMirror};
+pub(crate) use suspicion::Suspicion;
 
 #[cfg(test)]
 mod tests;

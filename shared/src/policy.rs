@@ -7,9 +7,11 @@ use serde::Deserialize;
 mod explain;
 mod place;
 mod quiet;
+mod suspicion;
 
 pub use place::Place;
 pub use quiet::{QuietHours, TimeOfDay, UtcOffset};
+pub use suspicion::SuspicionPolicy;
 
 use crate::catalogue::Catalogue;
 pub use crate::cell::{CellPolicy, Thousandths};
@@ -118,6 +120,8 @@ pub struct Policy {
     pub one_market_a_mirror: bool,
     #[serde(default)]
     pub standby: StandbyPolicy,
+    #[serde(default)]
+    pub suspicion: SuspicionPolicy,
     pub cell: CellPolicy,
     /// First 16 digits of the text's SHA-256: named by each decision.
     #[serde(skip)]
@@ -319,6 +323,7 @@ impl Policy {
         within("standby.every_secs", self.standby.every_secs, 1, stale_after_secs);
         within("standby.low", self.standby.low.into(), 0, 100);
         self.cell.check(faults);
+        self.suspicion.check(carriers, &self.cell, faults);
         if let Some(quiet) = self.quiet_hours.as_ref().filter(|quiet| quiet.from == quiet.until) {
             faults.push(PolicyError::QuietNever { at: quiet.from });
         }
@@ -407,6 +412,16 @@ mod tests {
         check("confirm_age_max_secs = 90", "confirm_age_max_secs = 200", "confirm_age_max_secs is 200");
         check("\"kz-kcell\"", "\"kz-beeline\"", "carriers names kz-beeline twice");
         check("approval = \"automatic\"", "approval = \"three\"", "three");
+        check("owners_min = 6", "owners_min = 1", "suspicion.owners_min is 1; it must be from 2 to 1000");
+        check("carriers_min = 2", "carriers_min = 5", "suspicion.carriers_min is 5; it must be from 1 to 4");
+        check("flagged_min = 2", "flagged_min = 101", "suspicion.flagged_min");
+        check(
+            "score_min = 2.0",
+            "score_min = 7.6",
+            "suspicion.score_min is 7.6; it must be from 0.001 to 7.5",
+        );
+        check("age_max_secs = 60", "age_max_secs = 181", "suspicion.age_max_secs is 181");
+        check("over_secs = 180", "over_secs = 0", "suspicion.over_secs is 0");
         check("unblock_dwell_secs = 21600", "unblock_dwell_secs = 60", "unblock_dwell_secs is 60");
     }
 
@@ -423,13 +438,33 @@ mod tests {
             "dry_run",
             "one_market",
         ];
-        let old: String = BUILT_IN[1]
+        let (before, after) = BUILT_IN[1].split_once("[suspicion]").unwrap();
+        let text = [before, &after[after.find("[cell]").unwrap()..]].concat();
+        let old: String = text
             .lines()
             .filter(|line| !later.iter().any(|key| line.starts_with(key)))
             .fold(String::new(), |text, line| text + line + "\n");
         let policy = Policy::parse(&old, &Catalogue::built_in()).unwrap();
         assert_eq!((policy.confirm_age_max_secs(), policy.rotations_a_day_max), (90, None));
         assert_eq!((policy.approval, policy.dry_run), (Approval::Automatic, false));
+        // The keys say what the shipped file does.
+        let said = |policy: &Policy| policy.suspicion.explain(&policy.cell);
+        let shipped = Policy::parse(BUILT_IN[1], &Catalogue::built_in()).unwrap();
+        assert_eq!(said(&policy), said(&shipped));
+        assert_eq!(policy.suspicion.score_min(&policy.cell), shipped.suspicion.score_min(&shipped.cell));
+        // Scores and times that were chosen before there was a first word bring none out of its bounds.
+        let quick = old
+            .replace("stale_after_secs = 180", "stale_after_secs = 6")
+            .replace("control_wait_secs = 90", "control_wait_secs = 3")
+            .replace("confirm_age_max_secs = 90", "confirm_age_max_secs = 4")
+            .replace("every_secs = 120", "every_secs = 4")
+            .replace("flag_score = 4.6", "flag_score = 1.5");
+        let quick = Policy::parse(&quick, &Catalogue::built_in()).unwrap();
+        assert_eq!(
+            (quick.suspicion.age_max_secs(&quick.cell), quick.suspicion.over_secs(&quick.cell)),
+            (2, 6)
+        );
+        assert_eq!(quick.suspicion.score_min(&quick.cell), Thousandths(1_500));
     }
 
     #[test]

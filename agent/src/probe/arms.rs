@@ -16,7 +16,6 @@ use super::connect::{self, Ranges};
 use super::road::{ADDRESSES_MAX, Road, addresses_of};
 use super::tls::{self, Hello, HelloShape};
 use super::{ARM_CAP, OwnArms, dns_matrix, is_name_suspect};
-use crate::budget::HANDSHAKES_MAX;
 
 /// Before the same handshake is tried again: a burst of loss is over by then.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -123,7 +122,7 @@ impl Road<'_> {
         let host = self.assignment.url.host();
         let elsewhere = self.assignment.control_address.filter(|control| control.ip() != address.ip());
         for arm in OWN_ARMS.iter().cycle().skip(turn % OWN_ARMS.len()).take(OWN_ARMS.len()) {
-            if self.own_handshakes() >= HANDSHAKES_MAX || self.clock.is_over() {
+            if !self.has_own_handshakes_left() || self.clock.is_over() {
                 return;
             }
             let (address, shape) = match (arm, elsewhere) {

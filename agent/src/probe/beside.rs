@@ -11,7 +11,6 @@ use super::http::{Ask, header};
 use super::quic::{self, QuicHello};
 use super::road::Road;
 use super::{connect, h3};
-use crate::budget::HANDSHAKES_MAX;
 
 /// The protocol's name in ALPN, Alt-Svc and HTTPS records.
 const H3: &str = "h3";
@@ -41,7 +40,7 @@ impl Road<'_> {
     /// (420 s), and the second attempt has another port.
     async fn quic_steps(&self) -> QuicSteps {
         let url = &self.assignment.url;
-        let Some(address) = self.h3_address().filter(|_| self.own_handshakes() < HANDSHAKES_MAX) else {
+        let Some(address) = self.h3_address().filter(|_| self.has_own_handshakes_left()) else {
             return QuicSteps::default();
         };
         let host = url.host();

@@ -17,7 +17,6 @@ use super::clock::StepClock;
 use super::road::Road;
 use super::tls::{self, Hello, HelloShape};
 use super::{ARM_CAP, EchLook, OwnArms, ProbeSettings, connect};
-use crate::budget::HANDSHAKES_MAX;
 
 /// What a hello carries beside the usual.
 #[derive(Debug, Clone)]
@@ -136,7 +135,7 @@ impl Road<'_> {
         // QUIC shows the name at this time, where it is spoken.
         let shown = self.own_handshakes() + usize::from(self.h3_address().is_some());
         if is_silent
-            && shown < HANDSHAKES_MAX
+            && shown < self.assignment.own_handshakes_max
             && self.may_show_name_again()
             && let Ok(grease) = EchOffer::grease()
         {
@@ -170,7 +169,7 @@ impl Road<'_> {
     }
 
     fn may_show_name_again(&self) -> bool {
-        self.assignment.own_arms != OwnArms::Kept && self.own_handshakes() < HANDSHAKES_MAX
+        self.assignment.own_arms != OwnArms::Kept && self.has_own_handshakes_left()
     }
 
     /// Where the main arm shook hands with the mirror under its own name.

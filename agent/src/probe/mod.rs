@@ -121,6 +121,9 @@ pub struct Assignment {
     pub cause: Cause,
     /// Whether and when the neutral name may be shown: it has a handshake budget of its own.
     pub neutral: Neutral,
+    /// How often the own name may be shown, the arms that do so among them: with room for one, a second look at a mirror that
+    /// was ill a moment ago need not wait. What it leaves out is in the record of the first.
+    pub own_handshakes_max: usize,
     /// Whether the own name may be shown once more, in other ways.
     pub own_arms: OwnArms,
     /// The operator's server that answers any name at an address no censor looks for, where there is one.

@@ -27,7 +27,8 @@ const REDIRECT_ADDRESSES_MAX: usize = 2;
 /// Bytes kept of the reason why a redirect was not followed.
 const REASON_LEN_MAX: usize = 512;
 /// Handshakes that show the mirror's own name in the visits of one probe, redirects apart: with at most three in a minute
-/// (the schedule sees to it) a censor that polices handshakes does not start to. The arms after them may use the third.
+/// (the schedule sees to it) a censor that polices handshakes does not start to. The arms after them may use the third. An
+/// assignment may allow fewer.
 pub const OWN_NAME_HANDSHAKES_MAX: usize = 2;
 
 /// What the steps brought.
@@ -123,7 +124,12 @@ impl<'a> Road<'a> {
 
     /// Whether the mirror's own name was shown as often as the visits of one probe may.
     pub(super) fn is_name_spent(&self) -> bool {
-        self.own_handshakes() >= OWN_NAME_HANDSHAKES_MAX
+        self.own_handshakes() >= OWN_NAME_HANDSHAKES_MAX.min(self.assignment.own_handshakes_max)
+    }
+
+    /// Whether an arm may show the mirror's own name once more.
+    pub(super) fn has_own_handshakes_left(&self) -> bool {
+        self.own_handshakes() < self.assignment.own_handshakes_max
     }
 
     /// How often the mirror's own name was shown.

@@ -212,6 +212,40 @@ async fn handshakes_kept_for_the_next_look_are_not_made() {
     assert_eq!(arms, [Arm::Main, Arm::NeutralSni]);
 }
 
+/// A mirror of two addresses behind one box that drops every hello; how often each was shown the name, and the record.
+async fn look_at_two_addresses(own_handshakes_max: usize) -> ([usize; 2], ProbeRecord) {
+    let mut stage = stage(punish).await;
+    let port = stage.address.port();
+    let second = TcpListener::bind((loopback(3), port)).await.unwrap();
+    let other = guarded(second, &stage.authority, punish).await;
+    let both = Reply::Addresses(vec![loopback(2), loopback(3)]);
+    let system = resolver(&[(HOST, both)]).await;
+    stage.settings = settings(&stage.authority, system, None);
+    stage.settings.caps.tls = Duration::from_secs(2);
+    stage.assignment.own_handshakes_max = own_handshakes_max;
+    let record = stage.probe().await;
+    let own = |seen: &Seen| seen.names.lock().unwrap().iter().filter(|is_own| **is_own).count();
+    ([own(&stage.seen), own(&other)], record)
+}
+
+#[tokio::test]
+async fn a_second_look_with_room_for_one_shows_the_name_once() {
+    let (shown, record) = look_at_two_addresses(1).await;
+    assert_eq!(shown, [1, 0]);
+    let arms: Vec<Arm> = record.tls.iter().map(|step| step.arm).collect();
+    assert_eq!(arms, [Arm::Main, Arm::NeutralSni], "no arm shows it again: {record:?}");
+    // The box punishes the address by now: the neutral name after the own one proves nothing, and none went first.
+    assert_eq!(outcome(&record, Arm::NeutralSni), Some(&TlsOutcome::Timeout));
+    let beside = record.tcp.iter().find(|step| step.arm == Arm::EachAddress).unwrap();
+    assert_eq!((beside.address.ip(), &beside.outcome), (loopback(3), &TcpOutcome::Connected));
+    // A whole look goes to both, and has none left for an arm.
+    let (shown, record) = look_at_two_addresses(2).await;
+    assert_eq!(shown, [1, 1], "{record:?}");
+    // With three, one arm is shown as well.
+    let (shown, record) = look_at_two_addresses(3).await;
+    assert_eq!(shown.iter().sum::<usize>(), 3, "{record:?}");
+}
+
 #[tokio::test]
 async fn what_fails_once_passes_from_a_new_port_after_a_pause() {
     let mut stage = stage(|seen| {

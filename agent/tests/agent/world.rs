@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::LazyConfigAcceptor;
+use zerkalo_agent::budget::HANDSHAKES_MAX;
 use zerkalo_agent::probe::chain::Trust;
 use zerkalo_agent::probe::connect::Ranges;
 use zerkalo_agent::probe::flow::Flow;
@@ -504,6 +505,7 @@ pub fn assignment(url: &str) -> Assignment {
         list_version: 3,
         cause: Cause::Manual,
         neutral: Neutral::Allowed,
+        own_handshakes_max: HANDSHAKES_MAX,
         own_arms: OwnArms::Allowed { turn: 1 },
         control_address: None,
         flow: Flow::default(),

@@ -1,4 +1,4 @@
-//! The price of speed as one chart: the alert's delay against false red carriers, over the threshold of a carrier.
+//! The price of speed as one chart: the decided warning's delay against false red carriers, over the threshold of a carrier.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -30,8 +30,9 @@ impl Point {
         Self {
             red_score_per_owner: policy.cell.red_score_per_owner.0 as f64 / 1_000.0,
             flag_score: policy.cell.flag_score.0 as f64 / 1_000.0,
-            alert_p50_secs: blocked.alert.p50_secs,
-            alert_p95_secs: blocked.alert.p95_secs,
+            // The decision's: no threshold of a carrier moves the first word before it.
+            alert_p50_secs: blocked.warning.p50_secs,
+            alert_p95_secs: blocked.warning.p95_secs,
             false_reds_a_month: quiet.false_reds.a_month,
             false_reds_a_month_max: quiet.false_reds.a_month_max,
             false_rotations_a_month_max: quiet.false_rotations.a_month_max,
@@ -71,7 +72,7 @@ pub(super) fn draw(points: &[Point], policy: &Policy) -> Result<String> {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&root)
-            .caption("Alert after a block against false red carriers", ("sans-serif", 22))
+            .caption("Warning decided after a block against false red carriers", ("sans-serif", 22))
             .margin(16)
             .x_label_area_size(48)
             .y_label_area_size(64)
@@ -79,7 +80,7 @@ pub(super) fn draw(points: &[Point], policy: &Policy) -> Result<String> {
         chart
             .configure_mesh()
             .x_desc("false reds a carrier and month, 95 % upper bound")
-            .y_desc("seconds from block to alert")
+            .y_desc("seconds from block to warning")
             .x_label_formatter(&|rate| format!("{rate}"))
             .label_style(("sans-serif", 14))
             .draw()?;

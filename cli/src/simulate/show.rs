@@ -23,6 +23,8 @@ pub(super) fn draw(report: &Report) -> String {
             "runs",
             "alert p50",
             "alert p95",
+            "decided p50",
+            "decided p95",
             "rotation p50",
             "rotation p95",
             "rotated",
@@ -37,10 +39,12 @@ pub(super) fn draw(report: &Report) -> String {
         ["noise alone", "events", "over", "a month", "95 % below"],
         [
             rate_row("false carrier reds", &quiet.false_reds, "carrier-months"),
-            rate_row("false alerts", &quiet.false_alerts, "market-months"),
+            rate_row("false first words", &quiet.false_suspicions, "market-months"),
+            rate_row("false warnings decided", &quiet.false_alerts, "market-months"),
             rate_row("false rotations", &quiet.false_rotations, "market-months"),
         ],
     );
+    text += "alert: the first word (`block_suspected`) or the first warning decided, whichever came first\n";
     text += &format!(
         "{} visits simulated, {:.1} % of them leapt over: clear verdicts of owners whose score was at its end\n",
         quiet.visits,
@@ -49,14 +53,18 @@ pub(super) fn draw(report: &Report) -> String {
     text
 }
 
-fn scenario_row(report: &ScenarioReport) -> [String; 9] {
+fn scenario_row(report: &ScenarioReport) -> [String; 11] {
     let delays = |delays: &Delays| [secs(delays.p50_secs), secs(delays.p95_secs)];
-    let ([alert, alert_late], [rotation, rotation_late]) = (delays(&report.alert), delays(&report.rotation));
+    let [alert, alert_late] = delays(&report.alert);
+    let [warning, warning_late] = delays(&report.warning);
+    let [rotation, rotation_late] = delays(&report.rotation);
     [
         report.scenario.to_string(),
         report.runs.to_string(),
         alert,
         alert_late,
+        warning,
+        warning_late,
         rotation,
         rotation_late,
         format!("{} (95 % below {:.1} %)", report.rotated_runs, report.rotated_share_max * 100.0),

@@ -318,6 +318,7 @@ mod tests {
 
     fn alert(number: u64, kind: AlertKind) -> Alert {
         Alert {
+            evidence: Vec::new(),
             id: format!("kz-alert-{number:06}"),
             number,
             at: UnixMillis(1),

@@ -16,6 +16,10 @@ const WINDOW_SECS_MAX: u64 = 86_400;
 /// Largest score, in thousandths of a nat: the error it stands for is too small to be measured.
 const SCORE_MAX: i64 = 1_000_000;
 
+/// What one blocked verdict of an owner whose visits are seldom blocked for nothing adds to its score, at the least: less than the
+/// 3.4 nats of one who is never wrong, and more than those of one who is wrong in one visit of ten.
+pub const SCORE_OF_ONE_VERDICT: Thousandths = Thousandths(2_000);
+
 /// Intervals after which evidence is stale.
 pub(super) const STALE_INTERVALS: u64 = 3;
 

@@ -41,6 +41,11 @@ pub(crate) fn warning(action: Option<Action>) -> Option<Action> {
     action.filter(|action| matches!(action, Action::Prepare | Action::Pause))
 }
 
+/// Whether a decision in force says what an early word would: that the mirror does not serve here.
+pub(crate) fn tells_of_block(action: Option<Action>) -> bool {
+    action.is_some_and(|action| !matches!(action, Action::Keep | Action::Hold))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

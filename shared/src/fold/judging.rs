@@ -229,6 +229,7 @@ impl Fold {
         waiting.until = until;
         let addresses = field_addresses(&waiting.measured.facts);
         let first_failure = self.carrier_of_first_failure(&waiting, mirror);
+        let began_at = waiting.measured.began_at;
         let agent = waiting.measured.agent.clone();
         let queue = self.docket.waiting.entry(mirror.clone()).or_default();
         queue.push_back(waiting);
@@ -238,7 +239,7 @@ impl Fold {
             let verdict = self.best_verdict(&oldest, mirror);
             self.close(oldest, mirror, verdict);
         }
-        self.ask_controls(mirror, &addresses);
+        self.ask_controls(mirror, &addresses, began_at);
         if let Some(carrier) = first_failure {
             self.ask_around(mirror, &carrier, &agent);
         }
@@ -273,7 +274,7 @@ impl Fold {
             }
         }
         if !left_out.is_empty() {
-            self.ask_controls(mirror, &left_out);
+            self.ask_controls(mirror, &left_out, UnixMillis::default());
         }
     }
 

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::{Fold, MirrorCells, Outcome};
 use crate::market::{
     Action, Alert, AlertKind, Arg, CarrierInput, Change, Decision, Effect, Key, Lags, Life, Line,
-    MarketInput, MarketMirror, MarketWord, Place, PoolState, Replacement, Texts, advice, line,
+    MarketInput, MarketMirror, MarketWord, Place, PoolState, Replacement, Suspicion, Texts, advice, line,
 };
 use crate::policy::Policy;
 use crate::target::MirrorList;
@@ -43,6 +43,8 @@ pub(super) struct Markets {
     pub(super) rotated: BTreeMap<MarketId, VecDeque<UnixMillis>>,
     /// Since when a burned mirror is green everywhere, and whether that was told.
     pub(super) green_since: BTreeMap<PlaceKey, (UnixMillis, bool)>,
+    /// What people have heard of a block before a decision fell.
+    pub(super) suspicions: BTreeMap<PlaceKey, Suspicion>,
     pub(super) lags: Lags,
     pub(super) lives: VecDeque<Life>,
     /// Markets whose pool is low, and told so.
@@ -92,6 +94,7 @@ impl Markets {
         self.overrides.retain(|(market, mirror), _| is_listed(market, mirror));
         self.rotations.retain(|(market, mirror), _| is_listed(market, mirror));
         self.green_since.retain(|(market, mirror), _| is_listed(market, mirror));
+        self.suspicions.retain(|(market, mirror), _| is_listed(market, mirror));
         self.lags.retain(is_listed);
         for mirror in &list.mirrors {
             for market in &mirror.markets {
@@ -150,6 +153,7 @@ impl Fold {
             .collect();
         for key in &targets {
             self.step_market(key, &mut outcome);
+            self.suspect(key, &mut outcome);
             self.pursue(&key.0, &key.1);
         }
         // What waits may go on: a standby has turned up, or another's rotation is done.
@@ -333,6 +337,7 @@ impl Fold {
             mirror: mirror.cloned(),
             carriers,
             texts: lines.into_iter().collect(),
+            evidence: Vec::new(),
             journal_position: self.entries,
         }
     }

@@ -7,6 +7,7 @@ mod identities;
 mod pools;
 mod replay;
 mod silence;
+mod suspicion;
 mod whereabouts;
 
 use super::*;

@@ -9,10 +9,14 @@ use crate::judge::FIELD_ADDRESSES_MAX;
 use crate::words::{AgentId, CarrierId, MarketId, MirrorId, Station, UnixMillis};
 
 /// One agent is asked about one mirror at most once in this time: more would be the burst a censor polices. A control,
-/// which nobody watches, is asked again where there are addresses it was not sent to.
+/// which nobody watches, is asked again where there are addresses it was not sent to, and where what it was asked for may
+/// have begun before a failure did: then it proves nothing about that. It looks at a mirror once at a time.
 pub(crate) const ASK_AGAIN_SECS: u64 = 30;
 /// Wishes that wait to be taken: more than every agent of a market; the rest is dropped, the schedule asks them anyway.
 const WISHES_MAX: usize = 4_096;
+
+/// No address that anybody must go to, and no failure that an earlier look says nothing about.
+const NOTHING_NEW: (&[IpAddr], UnixMillis) = (&[], UnixMillis(0));
 
 /// An agent that should measure a mirror at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +36,33 @@ pub(super) struct Wishes {
     asked: BTreeMap<(MirrorId, AgentId), Asked>,
 }
 
-/// When an agent was first asked, and where it was sent since.
+/// When an agent was first asked, and last, and where it was sent since.
 #[derive(Debug, Default)]
 struct Asked {
     at: UnixMillis,
+    last: UnixMillis,
     addresses: Vec<IpAddr>,
+}
+
+impl Asked {
+    /// Where it is to go, if it is to be asked again.
+    fn again(&mut self, now: UnixMillis, since: UnixMillis, addresses: &[IpAddr]) -> Option<Vec<IpAddr>> {
+        let is_first = self.at == UnixMillis::default() || now >= self.at.plus_secs(ASK_AGAIN_SECS);
+        // What it was asked for then tells nothing of this failure, wherever it went.
+        let is_too_early = self.last <= since;
+        if is_first {
+            *self = Self { at: now, ..Self::default() };
+        }
+        let (known, new): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.iter().partition(|address| self.addresses.contains(address));
+        let new: Vec<IpAddr> = new.into_iter().take(FIELD_ADDRESSES_MAX - self.addresses.len()).collect();
+        if !(is_first || is_too_early || !new.is_empty()) {
+            return None;
+        }
+        self.last = now;
+        self.addresses.extend(&new);
+        Some(known.into_iter().filter(|_| is_too_early).chain(new).collect())
+    }
 }
 
 impl Wishes {
@@ -52,16 +78,16 @@ impl Fold {
         std::mem::take(&mut self.wishes.open)
     }
 
-    /// Asks every control, to go to these addresses too.
-    pub(super) fn ask_controls(&mut self, mirror: &MirrorId, addresses: &[IpAddr]) {
-        self.ask(mirror, addresses, |station, _| *station == Station::Control);
+    /// Asks every control for a look that begins after `since`, and goes to these addresses too.
+    pub(super) fn ask_controls(&mut self, mirror: &MirrorId, addresses: &[IpAddr], since: UnixMillis) {
+        self.ask(mirror, (addresses, since), |station, _| *station == Station::Control);
     }
 
     /// Asks about what one agent saw first: everyone else on its carrier, one owner on each other carrier of the market, and
     /// every control.
     pub(super) fn ask_around(&mut self, mirror: &MirrorId, carrier: &CarrierId, spoke: &AgentId) {
         let elsewhere = self.one_of_each_other_carrier(carrier);
-        self.ask(mirror, &[], |station, agent| match station {
+        self.ask(mirror, NOTHING_NEW, |station, agent| match station {
             Station::Control => true,
             Station::Field { carrier: own, .. } => {
                 (own == carrier && agent != spoke) || elsewhere.contains(agent)
@@ -78,7 +104,7 @@ impl Fold {
     ) {
         let Some(policy) = self.settings.policy(market) else { return };
         let voting = policy.carriers.clone();
-        self.ask(mirror, &[], |station, _| match station {
+        self.ask(mirror, NOTHING_NEW, |station, _| match station {
             Station::Control => false,
             Station::Field { carrier, .. } => {
                 voting.contains(carrier) && carriers.is_none_or(|carriers| carriers.contains(carrier))
@@ -110,11 +136,17 @@ impl Fold {
         markets.filter_map(|market| Some((market.clone(), self.visitors(market, mirror)?))).collect()
     }
 
-    fn ask(&mut self, mirror: &MirrorId, addresses: &[IpAddr], chosen: impl Fn(&Station, &AgentId) -> bool) {
+    /// Asks those chosen; `news`: addresses they may not have gone to, and since when a look is one that counts.
+    fn ask(
+        &mut self,
+        mirror: &MirrorId,
+        news: (&[IpAddr], UnixMillis),
+        chosen: impl Fn(&Station, &AgentId) -> bool,
+    ) {
         if self.is_stopped() {
             return;
         }
-        let now = self.at;
+        let ((addresses, since), now) = (news, self.at);
         let visitors = self.visitors_by_market(mirror);
         for (agent, state) in &self.agents {
             let is_heard = state.has_say() && state.elsewhere(self.settings.catalogue()).is_none();
@@ -131,15 +163,7 @@ impl Fold {
                 continue;
             }
             let asked = self.wishes.asked.entry((mirror.clone(), agent.clone())).or_default();
-            let is_first = asked.at == UnixMillis::default() || now >= asked.at.plus_secs(ASK_AGAIN_SECS);
-            if is_first {
-                *asked = Asked { at: now, addresses: Vec::new() };
-            }
-            let is_new = |address: &&IpAddr| !asked.addresses.contains(address);
-            let room = FIELD_ADDRESSES_MAX - asked.addresses.len();
-            let addresses: Vec<IpAddr> = addresses.iter().filter(is_new).take(room).copied().collect();
-            if is_first || !addresses.is_empty() {
-                asked.addresses.extend(&addresses);
+            if let Some(addresses) = asked.again(now, since, addresses) {
                 self.wishes.open.push(Wish {
                     agent: agent.clone(),
                     mirror: mirror.clone(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Texts;
+use super::{EvidenceItem, Texts};
 use crate::verdict::words;
 use crate::words::{CarrierId, MarketId, MirrorId, UnixMillis};
 
@@ -19,6 +19,8 @@ words!(
         ShutdownOver = "shutdown_over",
         /// A burned mirror works again.
         Unblocked = "unblocked",
+        /// Enough voices see a block, and no carrier is red for it yet: a first word, on which nothing acts.
+        BlockSuspected = "block_suspected",
         /// A decision waits for people.
         ApprovalNeeded = "approval_needed",
         /// Two boxes use one agent's name.
@@ -40,6 +42,9 @@ pub struct Alert {
     pub mirror: Option<MirrorId>,
     pub carriers: Vec<CarrierId>,
     pub texts: Texts,
+    /// The records it rests on, where it rests on any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<EvidenceItem>,
     /// How many journal entries had been folded, this one's cause among them.
     pub journal_position: u64,
 }

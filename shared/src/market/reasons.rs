@@ -73,6 +73,7 @@ keys!(
     AlertPoolForecast,
     AlertUnblocked,
     AlertApproval,
+    AlertBlockSuspected,
     ActionKeep,
     ActionPrepare,
     ActionPause,

@@ -196,7 +196,7 @@ impl Key {
         }
     }
 
-    fn of_access(access: Access) -> Self {
+    pub(crate) fn of_access(access: Access) -> Self {
         match access {
             Access::Fixed => Self::AccessFixed,
             Access::Mobile => Self::AccessMobile,

@@ -35,6 +35,7 @@ impl Policy {
             said.push(format!("{lags} usually {fall} last: while green, the block may still be spreading."));
         }
         said.extend(self.explain_thresholds());
+        said.push(self.suspicion.explain(&self.cell));
         said.extend(self.explain_rotation());
         said.extend(self.explain_pool());
         said
@@ -169,6 +170,7 @@ mod tests {
             "With 2 or more carriers red, counted by weight, 2 different ones at least: pause",
             "a bare majority must stand for 15 min",
             "for 1 h while the majority sees none has no voice",
+            "a first word, on which nothing acts: when 6 owners on 2 carriers or more",
             "4 min after a pause",
             "the majority of each said so within",
             "within the last 90 s",

@@ -8,6 +8,7 @@ use crate::words::{AgentId, OwnerId, UnixMillis};
 const JITTER: f64 = 0.1;
 /// Handshakes with one name in one window, and those that must fit before a visit begins: the agent's own.
 const HANDSHAKES_MAX: usize = 3;
+const OWN_NAME_HANDSHAKES_MAX: usize = 2;
 /// A mirror whose visits have just begun to go ill is visited again after this part of the interval, so many times.
 const DOUBT_PART: u64 = 2;
 const DOUBT_VISITS_MAX: u32 = 4;
@@ -25,6 +26,8 @@ pub(super) struct Agent {
     is_under_way: bool,
     /// Visits in a row that failed.
     ill_visits: u32,
+    /// Handshakes that the visit under way may show.
+    handshakes_max: u32,
     /// The last handshakes shown, oldest first; nothing for a control, whose handshakes nobody counts.
     shown: Option<[u64; HANDSHAKES_MAX]>,
     sleeps_from: Option<u64>,
@@ -43,6 +46,7 @@ impl Agent {
             is_requested: false,
             is_under_way: false,
             ill_visits: 0,
+            handshakes_max: OWN_NAME_HANDSHAKES_MAX as u32,
             shown: (!is_control).then_some([0; HANDSHAKES_MAX]),
             sleeps_from: None,
             plan: 0,
@@ -63,13 +67,22 @@ impl Agent {
         if self.is_under_way {
             return None;
         }
-        let free = self.shown.map_or(0, |shown| shown[1] + WINDOW_MILLIS.min(self.interval));
+        // A wish for a second look at what is ill goes with room for one.
+        let is_second = self.is_requested && self.ill_visits > 0;
+        let must_pass = if is_second { 0 } else { 1 };
+        let free = self.shown.map_or(0, |shown| shown[must_pass] + self.window());
         let wanted = if self.is_requested { now.0 } else { self.due };
         Some(UnixMillis(wanted.max(free).max(now.0)))
     }
 
     /// A visit begins: the next turn is an interval after this one's.
     pub(super) fn begin(&mut self, now: UnixMillis, chance: &mut Chance) {
+        let room = self.shown.map_or(HANDSHAKES_MAX, |shown| {
+            shown.into_iter().filter(|at| at + self.window() <= now.0).count()
+        });
+        // A look asked for shows the name in no other shape.
+        let most = if self.is_requested { 1 } else { OWN_NAME_HANDSHAKES_MAX };
+        self.handshakes_max = room.clamp(1, most) as u32;
         let stray = 1.0 + JITTER * (2.0 * chance.unit() - 1.0);
         let missed = self.due + self.interval < now.0 || self.due > now.0;
         let from = if missed { now.0 } else { self.due };
@@ -85,7 +98,7 @@ impl Agent {
             let part = if self.ill_visits <= DOUBT_VISITS_MAX { DOUBT_PART } else { 1 };
             self.due = self.due.min(now.0 + self.interval / part);
         }
-        self.show(now.0, handshakes);
+        self.show(now.0, handshakes.min(self.handshakes_max));
     }
 
     /// Sleeps through its turns, from the next one on.
@@ -120,6 +133,10 @@ impl Agent {
         turns
     }
 
+    fn window(&self) -> u64 {
+        WINDOW_MILLIS.min(self.interval)
+    }
+
     fn show(&mut self, at: u64, handshakes: u32) {
         if let Some(shown) = &mut self.shown {
             for _ in 0..handshakes {
@@ -150,8 +167,33 @@ mod tests {
         assert_eq!(begins(&agent, 990_000), None);
         agent.end(UnixMillis(1_004_000), false, 2);
         agent.request();
-        // Two of three handshakes are spent; a visit needs two.
-        assert_eq!(begins(&agent, 1_005_000), Some(1_064_000));
+        // Asked for, it showed its name once: there is room for more, and then none.
+        for (begun, ended) in [(1_005_000, 1_020_000), (1_021_000, 1_030_000)] {
+            assert_eq!(begins(&agent, begun), Some(begun));
+            agent.begin(UnixMillis(begun), &mut chance);
+            agent.end(UnixMillis(ended), false, 2);
+            agent.request();
+        }
+        assert_eq!(begins(&agent, 1_031_000), Some(1_064_000));
+        agent.begin(UnixMillis(1_064_000), &mut chance);
+        agent.end(UnixMillis(1_065_000), true, 1);
+        agent.request();
+        assert_eq!(
+            begins(&agent, 1_066_000),
+            Some(1_090_000),
+            "what is well again is looked at with room for two"
+        );
+        // Of its own turn it shows two where there is room, and leaves one for a second look.
+        agent.begin(UnixMillis(1_090_000), &mut chance);
+        agent.end(UnixMillis(1_091_000), true, 1);
+        agent.begin(UnixMillis(1_151_000), &mut chance);
+        agent.end(UnixMillis(1_160_000), false, 2);
+        agent.request();
+        assert_eq!(begins(&agent, 1_160_000), Some(1_160_000));
+        agent.begin(UnixMillis(1_160_000), &mut chance);
+        agent.end(UnixMillis(1_170_000), false, 2);
+        agent.request();
+        assert_eq!(begins(&agent, 1_171_000), Some(1_220_000));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::world::Met;
 use crate::cell::{CarrierView, Cell, CellState, Evidence, News};
-use crate::fold::{sees_block, warning};
-use crate::market::{Action, CarrierInput, MarketInput, MarketMirror, PoolState};
+use crate::fold::{sees_block, tells_of_block, warning};
+use crate::market::{Action, CarrierInput, MarketInput, MarketMirror, PoolState, Suspicion};
 use crate::policy::Policy;
 use crate::target::Sha256;
 use crate::verdict::{Mechanism, Outcome, Verdict};
@@ -63,6 +63,9 @@ pub(super) struct Desk<'a> {
     /// When the control's last visits began, and whether they worked.
     controls: Vec<(UnixMillis, bool)>,
     records: u64,
+    suspicion: Suspicion,
+    /// When people heard of a block by an early word.
+    pub(super) suspicions: Vec<UnixMillis>,
     pub(super) turns: Vec<Turn>,
     /// Carriers that turned red, and those of them that half of the honest owners saw free.
     pub(super) reds: u64,
@@ -85,6 +88,8 @@ impl<'a> Desk<'a> {
             waiting: Vec::new(),
             controls: Vec::new(),
             records: 0,
+            suspicion: Suspicion::default(),
+            suspicions: Vec::new(),
             turns: Vec::new(),
             reds: 0,
             reds_by_liars: 0,
@@ -252,6 +257,17 @@ impl<'a> Desk<'a> {
         Some(action)
     }
 
+    /// Whether people must hear of a block that no carrier is red for yet: the fold's own rule.
+    pub(super) fn suspect(&mut self, now: UnixMillis) {
+        let (cell, suspicion) = (&self.policy.cell, &self.policy.suspicion);
+        let sightings: Vec<_> =
+            self.cells.iter().map(|one| vec![one.sighting(now, cell, suspicion)]).collect();
+        let is_told = tells_of_block(self.market.action());
+        if self.suspicion.take(&sightings, is_told, now, (suspicion, cell)) {
+            self.suspicions.push(now);
+        }
+    }
+
     /// The next instant at which time alone may change something.
     pub(super) fn next_deadline(&self, now: UnixMillis) -> Option<UnixMillis> {
         if self.is_calm() {
@@ -267,7 +283,7 @@ fn verdict(outcome: Outcome) -> Verdict {
         outcome,
         mechanism: (outcome == Outcome::Blocked).then_some(Mechanism::TlsTimeout),
         trigger: None,
-        rule: String::new(),
+        rule: "tls.cut".to_owned(),
         rules_version: String::new(),
         basis: Vec::new(),
         control: None,

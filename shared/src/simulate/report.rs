@@ -35,7 +35,10 @@ pub struct Rate {
 pub struct ScenarioReport {
     pub scenario: Scenario,
     pub runs: u64,
+    /// Until the first word to people: an early one, or a decision.
     pub alert: Delays,
+    /// Until the first decision that warns.
+    pub warning: Delays,
     pub rotation: Delays,
     /// Runs in which the market rotated, and carriers that turned red.
     pub rotated_runs: u64,
@@ -52,8 +55,9 @@ pub struct ScenarioReport {
 pub struct QuietReport {
     /// By carrier and month.
     pub false_reds: Rate,
-    /// By market and month.
+    /// By market and month: decisions that warn, and early words to people.
     pub false_alerts: Rate,
+    pub false_suspicions: Rate,
     pub false_rotations: Rate,
     /// Visits simulated, and those of them that were slept through.
     pub visits: u64,
@@ -74,6 +78,7 @@ pub fn summarize(scenario: Scenario, stories: &[Story]) -> ScenarioReport {
         scenario,
         runs,
         alert: delays(stories.iter().map(|story| story.alert_millis)),
+        warning: delays(stories.iter().map(|story| story.warning_millis)),
         rotation: delays(stories.iter().map(|story| story.rotation_millis)),
         rotated_runs,
         reds: stories.iter().map(|story| story.reds).sum(),
@@ -89,6 +94,7 @@ pub fn summarize_quiet(setup: &Setup<'_>, stories: &[Story]) -> QuietReport {
     QuietReport {
         false_reds: Rate::new(sum(&|story| story.reds), months * setup.policy.carriers.len() as f64),
         false_alerts: Rate::new(sum(&|story| story.alerts), months),
+        false_suspicions: Rate::new(sum(&|story| story.suspicions), months),
         false_rotations: Rate::new(sum(&|story| story.rotations), months),
         visits: sum(&|story| story.visits),
         slept: sum(&|story| story.slept),

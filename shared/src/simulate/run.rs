@@ -41,8 +41,10 @@ pub struct Setup<'a> {
 /// What came of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Story {
-    /// From the onset to the first `prepare`, `pause` or `rotate`, in ms.
+    /// From the onset to the first word to people, be it early or a decision, in ms.
     pub alert_millis: Option<u64>,
+    /// From the onset to the first `prepare`, `pause` or `rotate`, in ms.
+    pub warning_millis: Option<u64>,
     /// From the moment enough carriers were blocked to the first `rotate`, in ms.
     pub rotation_millis: Option<u64>,
     pub turns: Vec<Turn>,
@@ -53,6 +55,8 @@ pub struct Story {
     /// Times the market left `keep` or `hold` for `prepare`, `pause` or `rotate`; and rotations.
     pub alerts: u64,
     pub rotations: u64,
+    /// Early words to people.
+    pub suspicions: u64,
     /// Visits, those slept through among them.
     pub visits: u64,
     pub slept: u64,
@@ -254,7 +258,7 @@ impl<'a> Run<'a> {
         match self.desk.file(visit, (&agent.id, &agent.owner), self.now) {
             Filed::Waits(until) => {
                 self.queue.plan(until, Event::Overdue);
-                self.ask_control();
+                self.ask_control(visit.began);
                 if was_well {
                     self.ask_around(visit.agent);
                 }
@@ -284,6 +288,9 @@ impl<'a> Run<'a> {
         self.catch_up(carrier);
         let is_different = self.desk.settle(carrier, self.now);
         let action = if is_different || !self.desk.is_calm() { self.step() } else { None };
+        if !is_ok || !self.desk.is_calm() {
+            self.desk.suspect(self.now);
+        }
         self.pursue();
         if is_ok {
             self.try_to_sleep(heard.agent);
@@ -304,8 +311,9 @@ impl<'a> Run<'a> {
         action
     }
 
-    fn ask_control(&mut self) {
-        if self.now >= self.control_asked.plus_secs(ASK_AGAIN_SECS) {
+    /// Asks the control, where its last look may have begun before `since`.
+    fn ask_control(&mut self, since: UnixMillis) {
+        if self.control_asked <= since || self.now >= self.control_asked.plus_secs(ASK_AGAIN_SECS) {
             self.control_asked = self.now;
             let at = self.now.plus_millis(self.setup.noise.road.wish_millis.draw(&mut self.chance));
             self.queue.plan(at, Event::ControlWish);
@@ -314,7 +322,7 @@ impl<'a> Run<'a> {
 
     /// Asks everyone else on the carrier, one owner on each other carrier, and the control: the fold's own rule.
     fn ask_around(&mut self, spoke: usize) {
-        self.ask_control();
+        self.ask_control(UnixMillis::default());
         let owners = self.setup.owners as usize;
         for carrier in 0..self.setup.policy.carriers.len() {
             let agents = carrier * owners..(carrier + 1) * owners;
@@ -420,8 +428,13 @@ impl<'a> Run<'a> {
         };
         let is_first = |index: usize| index == 0 || !warns(&turns[index - 1]);
         let alerts = turns.iter().enumerate().filter(|(index, turn)| warns(turn) && is_first(*index)).count();
+        let suspicions = std::mem::take(&mut self.desk.suspicions);
+        let early = suspicions.iter().find(|at| **at >= onset).map(|at| at.since_millis(onset));
+        let warning_millis = first(&WARNINGS, onset);
         Story {
-            alert_millis: first(&WARNINGS, onset),
+            alert_millis: early.into_iter().chain(warning_millis).min(),
+            warning_millis,
+            suspicions: suspicions.len() as u64,
             rotation_millis: first(&[Action::Rotate], due),
             alerts: alerts as u64,
             rotations: turns.iter().filter(|turn| turn.action == Action::Rotate).count() as u64,

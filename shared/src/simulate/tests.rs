@@ -22,6 +22,7 @@ struct Bounds {
 #[serde(deny_unknown_fields)]
 struct DelayBounds {
     alert_p95_secs_max: f64,
+    warning_p95_secs_max: f64,
     rotation_p95_secs_max: Option<f64>,
 }
 
@@ -29,6 +30,7 @@ struct DelayBounds {
 #[serde(deny_unknown_fields)]
 struct QuietBounds {
     reds_max: u64,
+    suspicions_max: u64,
     rotations_max: u64,
 }
 
@@ -63,6 +65,7 @@ fn decisions_stay_within_the_bounds_on_record() {
             let report = repeat(&setup, scenario, bounds.runs);
             assert!(report.keeps_its_duty(), "{report:?}");
             assert!(report.alert.p95_secs.unwrap() <= bound.alert_p95_secs_max, "{report:?}");
+            assert!(report.warning.p95_secs.unwrap() <= bound.warning_p95_secs_max, "{report:?}");
             let rotation_max = bound.rotation_p95_secs_max.unwrap_or(f64::INFINITY);
             assert!(report.rotation.p95_secs.unwrap() <= rotation_max, "{report:?}");
         }
@@ -72,6 +75,7 @@ fn decisions_stay_within_the_bounds_on_record() {
     let stories: Vec<Story> = (0..bounds.months).map(|month| play(&setup, Scenario::Quiet, month)).collect();
     let quiet = summarize_quiet(&setup, &stories);
     assert!(quiet.false_reds.events <= bounds.quiet.reds_max, "{quiet:?}");
+    assert!(quiet.false_suspicions.events <= bounds.quiet.suspicions_max, "{quiet:?}");
     assert!(quiet.false_rotations.events <= bounds.quiet.rotations_max, "{quiet:?}");
 }
 
@@ -126,10 +130,26 @@ fn one_carrier_never_rotates_a_market() {
 }
 
 #[test]
+fn people_hear_of_a_block_once_before_it_is_decided_about() {
+    let (policy, noise, mut gained) = (policy(1), no_noise(), 0);
+    for seed in 0..6 {
+        for scenario in [Scenario::AllAtOnce, Scenario::FromTheStart, Scenario::FalseCarrier] {
+            let story = play(&setup(&policy, &noise, seed), scenario, 0);
+            assert_eq!(story.suspicions, 1, "{scenario}, seed {seed}");
+            let (word, warning) = (story.alert_millis.unwrap(), story.warning_millis.unwrap());
+            // One control visit may bring both.
+            assert!(word <= warning, "{scenario}, seed {seed}: {word} ms and {warning} ms");
+            gained += warning - word;
+        }
+    }
+    assert!(gained >= 18 * 5_000, "{gained} ms in 18 stories");
+}
+
+#[test]
 fn without_noise_nothing_happens_and_every_block_is_seen() {
     let (policy, noise) = (policy(1), no_noise());
     let quiet = play(&setup(&policy, &noise, 1), Scenario::Quiet, 0);
-    assert_eq!((quiet.reds, quiet.alerts), (0, 0));
+    assert_eq!((quiet.reds, quiet.alerts, quiet.suspicions), (0, 0, 0));
     assert_eq!(quiet.turns.iter().map(|turn| turn.action).collect::<Vec<_>>(), [Action::Keep]);
     // Nearly all of a month without noise is slept through.
     assert!(quiet.slept * 1_000 >= quiet.visits * 999, "{} of {}", quiet.slept, quiet.visits);

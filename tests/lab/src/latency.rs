@@ -27,7 +27,8 @@ pub struct LatencyPlan {
     pub at_once: usize,
     pub tempo: Tempo,
     pub trick: Interference,
-    /// The decision waited for: `prepare` where the carrier that leads blocks alone, else all of the market's do.
+    /// The decision waited for: `prepare`, or a first word before it, where the carrier that leads blocks alone; else all of
+    /// the market's do.
     pub awaited: Action,
 }
 

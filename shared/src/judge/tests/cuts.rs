@@ -66,6 +66,31 @@ fn each_set_of_arms_names_its_trigger() {
     check(&[(Shape, done())], Trigger::Unknown, "its shape matters");
 }
 
+/// A second look at what was ill a moment ago: of two addresses one is shown the name, once, and no arm shows it again.
+#[test]
+fn a_look_with_one_handshake_is_a_block_and_says_no_more_than_it_saw() {
+    let mut record = healthy();
+    record.dns[0].outcome = answer(0, &[OWN, "198.51.100.8"]);
+    cut(&mut record, Timeout, Some(Timeout));
+    record.cause = Cause::Requested;
+    let beside =
+        TcpConnect { arm: Arm::EachAddress, address: socket("198.51.100.8"), ..record.tcp[0].clone() };
+    record.tcp.push(beside);
+    let judged = |record: &ProbeRecord| verdict(record, Some(&healthy()));
+    assert_eq!(summary(&judged(&record)), "tls.cut blocked tls.timeout unknown");
+    assert!(judged(&record).basis.join("\n").contains("a residual block of the address looks the same"));
+    let tried = addresses_tried(&record, Some(&mirror()), &judged(&record)).unwrap();
+    assert_eq!((tried.blocked, tried.of), (1, 1), "the other was not asked");
+    // The box had forgotten by then, and the neutral name passes: the name it is.
+    cut(&mut record, Timeout, None);
+    record.tls.push(TlsHandshake { sni: Some("neutral.example".into()), ..tls(Arm::NeutralSni, done()) });
+    assert_eq!(summary(&judged(&record)), "tls.cut blocked tls.timeout sni");
+    // And where the name passes again, nothing is left of the first look.
+    record.tls = healthy().tls;
+    record.http = healthy().http;
+    assert_eq!(summary(&judged(&record)), "identity.reached ok");
+}
+
 #[test]
 fn an_address_that_takes_no_connection_any_more_is_punished_too() {
     let mut record = healthy();

@@ -141,6 +141,11 @@ pub(super) const TEMPLATES: &[(K, &str)] = &[
              nobody puts it back but you",
     ),
     (K::AlertApproval, "{decision}: the rotation of {mirror} in {market} waits"),
+    (
+        K::AlertBlockSuspected,
+        "{mirror} may be blocked in {market}: a first word before any carrier is red; nothing is changed by it. A decision \
+             follows within minutes, or it was noise",
+    ),
     (K::ActionKeep, "keep"),
     (K::ActionPrepare, "prepare"),
     (K::ActionPause, "pause"),

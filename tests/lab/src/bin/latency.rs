@@ -23,7 +23,8 @@ struct Options {
     /// What the censor does to the mirror's name.
     #[arg(long, value_name = "TRICK", default_value = "drop")]
     censor: Censor,
-    /// The decision whose webhook is awaited. `prepare`: the carrier that leads blocks alone; else all four do.
+    /// The decision whose webhook is awaited. `prepare`, or the first word before it: the carrier that leads blocks alone;
+    /// else all four do.
     #[arg(long, value_name = "ACTION", default_value = "prepare")]
     until: Awaited,
     /// Policies with seconds for minutes, probes every 2 s with a deadline of 2 s: a look at the road, no measurement of it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use zerkalo_core::market::Decision;
+use zerkalo_core::market::EvidenceItem;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
 
@@ -18,11 +18,20 @@ pub const PARTS: [&str; 6] = [
     "record to journal",
     // Until a control that began after it is in the journal too.
     "control's word",
-    // Until all is in the journal that the decision rests on: further words, and the hold where there is one.
+    // Until all is in the journal that the word rests on: further words, and the hold where there is one.
     "other owners' words",
     "decision",
     "webhook",
 ];
+
+/// What people were told: a first word or a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// When the collector logged it.
+    pub at: UnixMillis,
+    /// The records it rests on.
+    pub evidence: Vec<EvidenceItem>,
+}
 
 /// One round, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,33 +42,28 @@ pub struct Parts {
     pub other_owners_millis: u64,
     pub decision_millis: u64,
     pub webhook_millis: u64,
-    /// Records the decision names.
+    /// Records it names.
     pub evidence: usize,
 }
 
 impl Parts {
-    /// Takes a round apart: from the first strike to the webhook of `decision`.
-    pub fn of(
-        struck_at: UnixMillis,
-        lines: &[Line],
-        decision: &Decision,
-        told_at: UnixMillis,
-    ) -> Result<Self> {
+    /// Takes a round apart: from the first strike to the webhook of `word`.
+    pub fn of(struck_at: UnixMillis, lines: &[Line], word: &Word, told_at: UnixMillis) -> Result<Self> {
         let first = lines
             .iter()
             .find(|line| !line.is_control && !line.is_healthy && line.ended_at >= struck_at)
             .context("no failing record is in the journal")?;
         let answers = |line: &&Line| line.is_control && line.began_at >= first.began_at;
         let control = lines.iter().find(answers).context("no control answered the first failing record")?;
-        let named: BTreeSet<Sha256> = decision
+        let named: BTreeSet<Sha256> = word
             .evidence
             .iter()
             .flat_map(|item| [Some(item.record), item.verdict.control])
             .flatten()
             .collect();
-        let of_decision = |line: &&Line| named.contains(&line.record) && line.journaled_at <= decision.at;
-        let complete_at = lines.iter().filter(of_decision).map(|line| line.journaled_at).max();
-        let complete_at = complete_at.context("none of the decision's records is in the journal")?;
+        let of_word = |line: &&Line| named.contains(&line.record) && line.journaled_at <= word.at;
+        let complete_at = lines.iter().filter(of_word).map(|line| line.journaled_at).max();
+        let complete_at = complete_at.context("none of the records it rests on is in the journal")?;
         let mut reached = struck_at;
         let mut part = |until: UnixMillis| {
             let millis = until.since_millis(reached);
@@ -69,11 +73,11 @@ impl Parts {
         Ok(Self {
             first_failing_probe_millis: part(first.ended_at),
             record_to_journal_millis: part(first.journaled_at),
-            controls_word_millis: part(control.journaled_at.min(decision.at)),
+            controls_word_millis: part(control.journaled_at.min(word.at)),
             other_owners_millis: part(complete_at),
-            decision_millis: part(decision.at),
+            decision_millis: part(word.at),
             webhook_millis: part(told_at),
-            evidence: decision.evidence.len(),
+            evidence: word.evidence.len(),
         })
     }
 

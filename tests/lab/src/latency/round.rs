@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use zerkalo_core::market::{Action, Decision};
+use zerkalo_core::market::{Action, Alert, AlertKind, Decision};
 use zerkalo_core::words::UnixMillis;
 
 use super::LatencyPlan;
 use super::journal;
-use super::parts::Parts;
+use super::parts::{Parts, Word};
 use crate::fleet::{Fleet, WebhookTarget, crew};
 use crate::interference::Interference;
 use crate::internet::{Internet, MIRROR, PLACES, Place};
@@ -53,9 +53,9 @@ pub async fn play(plan: &LatencyPlan, number: u32) -> Result<Parts> {
 
     let strikes = struck.iter().filter_map(|carrier| internet.carrier(carrier)?.first_strike());
     let struck_at = strikes.min().context("the censor met nothing it could strike at")?;
-    let decision = decision_of(&fleet, &told).await?;
+    let word = word_of(&fleet, &told).await?;
     let lines = journal::lines(&fleet.collector().dir().join("journal"), MIRROR)?;
-    Parts::of(struck_at, &lines, &decision, told.at)
+    Parts::of(struck_at, &lines, &word, told.at)
 }
 
 /// Waits until every carrier of the market is green for the mirror, and the market keeps it.
@@ -85,7 +85,7 @@ fn interfere(internet: &Internet, carriers: &[&str], trick: Interference) -> Res
     Ok(())
 }
 
-/// The first webhook beyond those `before` that tells of the action awaited.
+/// The first webhook beyond those `before` that tells of the action awaited; where a warning is, a first word is one.
 async fn await_webhook(
     fleet: &mut Fleet,
     receiver: &Receiver,
@@ -97,7 +97,8 @@ async fn await_webhook(
         let data = &hook.body["data"];
         hook.verified
             && (&data["market"], &data["mirror"]) == (&MARKET.into(), &MIRROR.into())
-            && data["action"] == awaited.as_str()
+            && (data["action"] == awaited.as_str()
+                || awaited == Action::Prepare && data["kind"] == AlertKind::BlockSuspected.as_str())
     };
     let mut arrivals = receiver.arrivals();
     let began = Instant::now();
@@ -114,13 +115,18 @@ async fn await_webhook(
     }
 }
 
-async fn decision_of(fleet: &Fleet, told: &Received) -> Result<Decision> {
+/// What the collector logged of it: an alert is delivered as it was logged, a decision is asked for.
+async fn word_of(fleet: &Fleet, told: &Received) -> Result<Word> {
+    if told.body["type"] == "zerkalo.alert" {
+        let alert: Alert = serde_json::from_value(told.body["data"].clone())?;
+        return Ok(Word { at: alert.at, evidence: alert.evidence });
+    }
     let decisions = fleet.collector().operator().decisions().await?;
     let mut decisions = decisions.into_iter().map(|(decision, _)| decision);
-    let decision =
+    let decision: Decision =
         decisions.find(|decision| decision.id == told.id).context("the webhook's decision is not logged")?;
     if decision.at == UnixMillis::default() {
         bail!("the decision {} has no time", decision.id);
     }
-    Ok(decision)
+    Ok(Word { at: decision.at, evidence: decision.evidence })
 }
