@@ -63,6 +63,7 @@ torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 fl
 	target/debug/zerkalo-torture fail collector
 	target/debug/zerkalo-torture network
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-agent --features $(FEATURES) --test agent damage:: -- --nocapture
+	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-collector --lib mend:: -- --nocapture
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
 
 simulate: ## how soon a block is seen, how seldom nothing is taken for one: 1,000 market-months (release); ARGS="--no-adaptive"

@@ -26,7 +26,7 @@ const INTERVAL_METERED_SECS: u64 = 900;
 /// Less a day is not worth the box: some probes and the uplink's own words.
 const BYTES_PER_DAY_MIN: u64 = 1_000_000;
 /// Room for a few records of the largest size.
-const SPOOL_BYTES_MIN: u64 = 200_000;
+const SPOOL_BYTES_MIN: u64 = 100_000;
 /// The main arm's deadline by default: DNS, connection and handshake may each take their worst.
 pub const TIMEOUT_DEFAULT_SECS: u64 = 20;
 /// A mirror probed less often than daily tells nothing.

@@ -133,6 +133,8 @@ pub struct Spool {
     none_up_to: [u64; Worth::TIERS.len()],
     records: u64,
     bytes: u64,
+    /// It was said that records give way.
+    has_told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +169,7 @@ impl Spool {
             none_up_to: Default::default(),
             records: 0,
             bytes: 0,
+            has_told: false,
         };
         spool.finish_renewal()?;
         let tries = Tries::note(dir);

@@ -9,6 +9,7 @@
 //! whose first mark says how much of the old one counts.
 
 mod archive;
+pub mod mend;
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -40,8 +41,8 @@ pub enum JournalError {
         source: io::Error,
     },
     #[error(
-        "{path} is damaged at byte {offset} ({what}); nothing was changed. Restore this file from a copy, or move it and \
-         all later segments out of the directory to go on without what they hold"
+        "{path} is damaged at byte {offset} ({what}); nothing was changed. Run `zerkalo-collector mend` on the collector's \
+         directory to go on with what is whole, agents send the rest again; or restore this file from a copy"
     )]
     Corrupt { path: PathBuf, offset: usize, what: String },
     #[error("{path} is missing between two other segments; restore it from a copy")]

@@ -1,4 +1,4 @@
-//! The collector's command line: `init`, `serve`, `backup`, `restore`, `verify`. Everything else is in the library.
+//! The collector's command line: `init`, `serve`, `backup`, `restore`, `verify`, `mend`. Everything else is in the library.
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -10,9 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use zerkalo_collector::backup;
+use zerkalo_collector::clock;
 use zerkalo_collector::config::{Config, LogFormat};
 use zerkalo_collector::engine::FutureJournal;
 use zerkalo_collector::init::{InitOptions, init};
+use zerkalo_collector::journal::mend;
 use zerkalo_collector::people;
 use zerkalo_collector::relay::{Relay, RelayOptions};
 use zerkalo_collector::serve;
@@ -78,6 +80,8 @@ enum Command {
         #[arg(long, default_value_t = 1_000, value_parser = parse_connections)]
         connections: usize,
     },
+    /// Makes a new journal out of what DIR's damaged one still holds; agents send again what is missing. Not while it serves
+    Mend { dir: PathBuf },
     /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
     Serve {
         dir: PathBuf,
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
             quic: quic_listen.zip(quic_to),
             connections_max: connections,
         }),
+        Command::Mend { dir } => mend::mend(&dir, clock::now()).map(tell).map_err(anyhow::Error::from),
         Command::Serve { dir, accept_future_journal: false } => serve_until_told(&dir, FutureJournal::Refuse),
         Command::Serve { dir, accept_future_journal: true } => serve_until_told(&dir, FutureJournal::Accept),
     };

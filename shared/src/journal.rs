@@ -208,6 +208,21 @@ fn read_unmarked(rest: &[u8], offset: usize) -> Found<'_> {
     }
 }
 
+/// The next place from `from` on at which a group begins or a whole frame stands: behind damage. `None` without one, or
+/// where looking on would take too long.
+pub fn next_whole(segment: &[u8], from: usize) -> Option<usize> {
+    let mut searched = 0;
+    (from..segment.len()).find(|start| {
+        let Some((len, checksum, body)) = split_header(&segment[*start..]) else { return false };
+        let payload = body.get(..len).filter(|payload| (1..=PAYLOAD_LEN_MAX).contains(&payload.len()));
+        let is_frame = payload.is_some_and(|payload| {
+            searched += len;
+            searched <= SEARCH_LEN_MAX && crc32c::crc32c(payload) == checksum
+        });
+        is_frame || begins_group(segment, *start)
+    })
+}
+
 /// Length, checksum, and everything behind the header.
 fn split_header(rest: &[u8]) -> Option<(usize, u32, &[u8])> {
     let (len, rest) = rest.split_first_chunk()?;

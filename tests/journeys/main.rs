@@ -10,6 +10,7 @@ mod replay;
 mod ledger;
 mod kill;
 mod lost_disk;
+mod overflow;
 mod pictures;
 mod load;
 mod latency;

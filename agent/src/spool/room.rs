@@ -64,6 +64,14 @@ impl Spool {
 
     /// Puts a gap in a record's place, one with those beside it that end behind `floor`.
     fn give_up(&mut self, given: Stored, floor: u64, now: UnixMillis) -> Result<(), SpoolError> {
+        if !self.has_told {
+            tracing::warn!(
+                records = self.records,
+                bytes = self.bytes,
+                "the spool is full: what is missed least gives way to the newest, and signed gaps tell of it"
+            );
+            self.has_told = true;
+        }
         let signed = &given.signed;
         let facts = zerkalo_proto::record::decode(&signed.body).ok();
         let at = facts.as_ref().map_or(given.appended, |facts| facts.started_at);
