@@ -63,6 +63,8 @@ pub enum ChannelError {
         #[source]
         source: tonic::transport::Error,
     },
+    #[error("the uplink's certificates cannot be used: {0}")]
+    Session(String),
     #[error("no connection to {url} within {} s", waited.as_secs())]
     Timeout { url: String, waited: Duration },
 }
@@ -131,14 +133,6 @@ pub async fn connect(
     }
 }
 
-/// Connects without a certificate: to enrol.
-pub async fn connect_anonymous(url: &str, ca_pem: &str) -> Result<Channel, ChannelError> {
-    let address = Address::parse(url)?;
-    let trust = Trust::anonymous(ca_pem, std::slice::from_ref(&address.host))?;
-    let line = connect(&address, &trust, CONNECT_TIMEOUT, &Arc::default(), &Quiet::default()).await?;
-    Ok(line.channel)
-}
-
 /// What an enrolled box trusts and shows, for a collector that goes by the names of `addresses`.
 pub fn trust(credentials: &Credentials, addresses: &[Address]) -> Result<Trust, TrustError> {
     let names: Vec<String> = addresses.iter().map(|address| address.host.clone()).collect();
@@ -184,7 +178,8 @@ impl Service<Uri> for Ready {
     }
 }
 
-async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Connects to the host, whichever of its addresses answers.
+pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
     for address in resolve(host).await?.into_iter().take(ADDRESSES_MAX) {
         match TcpStream::connect(SocketAddr::new(address, port)).await {

@@ -1,5 +1,5 @@
 //! The command line: words in, exit status out. 0: done; 1: failed; 2: bad input; 3: this box is a copy of another;
-//! 4: its host's consent is missing.
+//! 4: its host's consent is missing; 5: it was revoked.
 
 mod host;
 
@@ -25,6 +25,7 @@ use crate::config::{
 use crate::consent::{self, ConsentError};
 use crate::enroll::{Application, Enrolled, Existing, enroll};
 use crate::means;
+use crate::papers::{self, Life};
 use crate::probe::arms::OWN_ARMS;
 use crate::probe::clock::micros;
 use crate::probe::connect::Ranges;
@@ -53,6 +54,8 @@ const BAD_INPUT: u8 = 2;
 const CLONED: u8 = 3;
 /// Exit status where the host has not agreed, or agrees no more.
 const NO_CONSENT: u8 = 4;
+/// Exit status where the operator has revoked this box.
+const EXPELLED: u8 = 5;
 
 /// Measures the operator's mirrors from this box.
 #[derive(Debug, Parser)]
@@ -85,8 +88,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct EnrollArgs {
-    /// The collector's address for agents, such as https://collector.example:8443
-    url: String,
+    /// The collector's address for agents, such as https://collector.example:8443; without it, those in the token.
+    url: Option<String>,
     /// File with the token the operator gave you; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
@@ -237,6 +240,7 @@ pub fn main() -> ExitCode {
 fn status_of(error: &anyhow::Error) -> Option<u8> {
     match error.downcast_ref::<RunError>() {
         Some(RunError::Cloned(_)) => return Some(CLONED),
+        Some(RunError::Expelled(_)) => return Some(EXPELLED),
         Some(RunError::Settings(_)) => return Some(BAD_INPUT),
         Some(RunError::Consent(_)) => return Some(NO_CONSENT),
         _ => {}
@@ -355,6 +359,12 @@ fn status_command(args: &StatusArgs) -> anyhow::Result<()> {
     let identity = state.identity()?;
     println!("agent {} (owner {})", identity.agent, identity.owner);
     host::show_agreement(&state, &identity)?;
+    if let Some(told) = papers::told(&state) {
+        println!("it measures nothing: {told}");
+    }
+    if let Some(life) = state.credentials().ok().and_then(|own| Life::of(&own.certificate_pem)) {
+        println!("certificate {} until {}", life.generation, life.until);
+    }
     match means::kept(&state)? {
         None => println!("nothing measured yet"),
         Some(kept) => {

@@ -3,28 +3,35 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde::{Deserialize, Serialize};
 use tonic::Code;
-use zerkalo_core::evidence::{PublicKey, SecretKey};
-use zerkalo_core::words::{Access, AgentId, CarrierId, MarketId, OwnerId, WordError};
+use zerkalo_core::evidence::SecretKey;
+use zerkalo_core::identity::{Asked, Binding, Purpose, TokenMacKey, token_key};
+use zerkalo_core::target::Sha256;
+use zerkalo_core::words::{Access, AgentId, CarrierId, MarketId, OwnerId, Station, WordError};
 use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 use zerkalo_proto::agent_v1::{EnrollRequest, EnrollResponse};
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::evidence::list_from_wire;
 
+use crate::bound::{self, Bound};
 use crate::channel::{self, ChannelError};
 use crate::list::{self, ListRefusal};
 use crate::state::{Identity, StateDir, StateError};
 use crate::token::Token;
-use crate::{entropy, spool, uplink};
+use crate::{entropy, papers, spool, uplink};
 
 /// Largest answer, in bytes: the longest mirror list fits.
 const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
+/// Keys that wait for the collector's answer.
+const PENDING: &str = "enroll.pending";
 
 /// What the host says.
 #[derive(Debug, Clone)]
 pub struct Application {
-    pub url: String,
+    /// Tried before the token's own addresses.
+    pub url: Option<String>,
     pub token: Token,
     /// Refused by the collector if the token says otherwise.
     pub carrier: Option<CarrierId>,
@@ -73,6 +80,12 @@ pub enum EnrollError {
         #[source]
         source: WordError,
     },
+    #[error(
+        "the collector enrolled this box as {answer}, but the token is for {token}; nothing was kept. Ask the operator"
+    )]
+    NotAsToken { answer: String, token: String },
+    #[error("the token names no collector; give its URL: zerkalo-agent enroll URL --token-file FILE")]
+    NoUrl,
     #[error("the old spool {path} cannot be moved aside")]
     OldSpool {
         path: PathBuf,
@@ -83,7 +96,8 @@ pub enum EnrollError {
 
 /// Enrols; the identity is on the disk when this returns.
 pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, EnrollError> {
-    channel::check_url(&application.url)?;
+    let urls = application.urls();
+    urls.iter().try_for_each(|url| channel::check_url(url).map(drop))?;
     let state = StateDir::create(dir)?;
     let _lock = state.lock()?;
     if state.is_enrolled() && application.existing == Existing::Keep {
@@ -94,24 +108,23 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
     // A token is good for one call: what can fail here fails before it.
     state.write("write-test", &[0; 4096])?;
     state.remove("write-test")?;
-    let record_key = SecretKey::from_bytes(&entropy::key_bytes()?);
-    let tls_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(EnrollError::Request)?;
-    let request = request(application, &tls_key, record_key.public())?;
-
-    let channel = channel::connect_anonymous(&application.url, &application.token.ca_pem).await?;
+    let keys = Keys::of(&state, &application.token)?;
+    let Bound { channel, binding } = connect(&urls, &application.token.ca_pem).await?;
+    let request = request(application, &keys, &binding)?;
     let mut client = EnrollmentServiceClient::new(channel).max_decoding_message_size(ANSWER_LEN_MAX);
     let answer = client.enroll(request).await.map_err(|status| refusal(&status))?.into_inner();
 
     let identity = identity_of(application, &answer)?;
+    check_bound(application, &identity)?;
     if state.is_enrolled() {
         move_spool_aside(&state)?;
         state.remove("identity.toml")?;
         state.remove("list.json")?;
     }
-    state.write("tls.key", tls_key.serialize_pem().as_bytes())?;
-    state.write("record.key", hex::encode(record_key.to_bytes()).as_bytes())?;
+    papers::forget(&state)?;
+    state.write("record.key", hex::encode(keys.record.to_bytes()).as_bytes())?;
     state.write("ca.pem", application.token.ca_pem.as_bytes())?;
-    state.write("tls.pem", answer.certificate_pem.as_bytes())?;
+    state.put_credentials(&answer.certificate_pem, &keys.tls.serialize_pem())?;
     let list_refused = match answer.list.map(list_from_wire) {
         Some(Ok(signed)) => list::take(&state, &application.token.operator_key, 0, &signed).err(),
         _ => None,
@@ -119,24 +132,125 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
     // Last: with this file the box is enrolled.
     let text = toml::to_string(&identity).expect("an identity has only text keys");
     state.write("identity.toml", text.as_bytes())?;
+    state.remove(PENDING)?;
     Ok(Enrolled { identity, list_refused })
 }
 
-fn request(
-    application: &Application,
-    tls_key: &KeyPair,
-    record_key: PublicKey,
-) -> Result<EnrollRequest, EnrollError> {
-    let mut params = CertificateParams::default();
-    // The collector replaces it: only it knows the name.
-    params.distinguished_name.push(DnType::CommonName, "zerkalo-agent");
-    let csr = params.serialize_request(tls_key).and_then(|csr| csr.pem()).map_err(EnrollError::Request)?;
+impl Application {
+    /// Where to ask, in this order.
+    fn urls(&self) -> Vec<String> {
+        let mut urls: Vec<String> = self.url.iter().cloned().collect();
+        for url in &self.token.urls {
+            if !urls.contains(url) {
+                urls.push(url.clone());
+            }
+        }
+        urls
+    }
+}
+
+/// The keys a box enrols with. Kept until it is enrolled: asked again with the same token and keys, the collector gives the
+/// same answer, which may have been lost.
+struct Keys {
+    record: SecretKey,
+    tls: KeyPair,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PendingKeys {
+    token_id: Sha256,
+    record_key: String,
+    tls_key_pem: String,
+}
+
+impl Keys {
+    fn of(state: &StateDir, token: &Token) -> Result<Self, EnrollError> {
+        let token_id = TokenMacKey::of(token.secret.reveal()).token_id();
+        let kept = state.read(PENDING).ok().and_then(|text| serde_json::from_str::<PendingKeys>(&text).ok());
+        if let Some(kept) = kept.filter(|kept| kept.token_id == token_id)
+            && let Some(keys) = kept.keys()
+        {
+            return Ok(keys);
+        }
+        let record = SecretKey::from_bytes(&entropy::key_bytes()?);
+        let tls = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(EnrollError::Request)?;
+        let (record_key, tls_key_pem) = (hex::encode(record.to_bytes()), tls.serialize_pem());
+        let json = serde_json::to_vec(&PendingKeys { token_id, record_key, tls_key_pem });
+        state.write(PENDING, &json.expect("texts are always JSON"))?;
+        Ok(Self { record, tls })
+    }
+}
+
+impl PendingKeys {
+    fn keys(&self) -> Option<Keys> {
+        let mut record = [0; 32];
+        hex::decode_to_slice(&self.record_key, &mut record).ok()?;
+        let tls = KeyPair::from_pem(&self.tls_key_pem).ok()?;
+        Some(Keys { record: SecretKey::from_bytes(&record), tls })
+    }
+}
+
+/// The first collector that answers: what comes after that is no question of the line.
+async fn connect(urls: &[String], ca_pem: &str) -> Result<Bound, EnrollError> {
+    let mut failed = None;
+    for url in urls {
+        match bound::connect_anonymous(url, ca_pem).await {
+            Ok(bound) => return Ok(bound),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.map_or(EnrollError::NoUrl, EnrollError::Channel))
+}
+
+fn request(application: &Application, keys: &Keys, binding: &Binding) -> Result<EnrollRequest, EnrollError> {
+    let secret = application.token.secret.reveal();
+    let (mac_key, token_key) = (TokenMacKey::of(secret), token_key(secret));
+    let carrier = application.carrier.as_ref().map(ToString::to_string).unwrap_or_default();
+    let access = application.access.map(|access| access.to_string()).unwrap_or_default();
+    let certificate_request_pem = papers::request(&keys.tls).map_err(EnrollError::Request)?;
+    let record_key = keys.record.public();
+    let asked = Asked {
+        purpose: Purpose::Enrol,
+        binding,
+        agent: "",
+        generation: 0,
+        request_pem: &certificate_request_pem,
+        record_key: &record_key,
+        carrier: &carrier,
+        access: &access,
+    };
     Ok(EnrollRequest {
-        token_secret: application.token.secret.reveal().to_owned(),
-        certificate_request_pem: csr,
+        token_secret: String::new(),
+        token_id: mac_key.token_id().0.to_vec(),
+        token_mac: asked.mac(&mac_key).to_vec(),
+        token_signature: asked.sign(&token_key).to_vec(),
+        record_signature: asked.sign(&keys.record).to_vec(),
         record_key: record_key.to_bytes().to_vec(),
-        carrier: application.carrier.as_ref().map(ToString::to_string).unwrap_or_default(),
-        access: application.access.map(|access| access.to_string()).unwrap_or_default(),
+        certificate_request_pem,
+        carrier,
+        access,
+    })
+}
+
+/// The token says who the box is to be, and the collector has no say in that.
+fn check_bound(application: &Application, identity: &Identity) -> Result<(), EnrollError> {
+    let Some(bound) = &application.token.bound else { return Ok(()) };
+    let place = |station: &Station| match station {
+        Station::Field { carrier, access } => format!("{carrier} {access}"),
+        Station::Control => "a control".to_owned(),
+    };
+    let market = |market: &Option<MarketId>| market.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let own = match (&identity.carrier, identity.access) {
+        (Some(carrier), Some(access)) => Station::Field { carrier: carrier.clone(), access },
+        _ => Station::Control,
+    };
+    let is_same = own == bound.station && identity.market == bound.market && identity.owner == bound.owner;
+    if is_same {
+        return Ok(());
+    }
+    Err(EnrollError::NotAsToken {
+        answer: format!("{} of {} in {}", place(&own), identity.owner, market(&identity.market)),
+        token: format!("{} of {} in {}", place(&bound.station), bound.owner, market(&bound.market)),
     })
 }
 
@@ -155,19 +269,13 @@ fn identity_of(application: &Application, answer: &EnrollResponse) -> Result<Ide
     ) -> Result<Option<T>, EnrollError> {
         if text.is_empty() { Ok(None) } else { word(field, text, parse).map(Some) }
     }
-    let mut collector_urls = vec![application.url.clone()];
-    for url in &application.token.urls {
-        if !collector_urls.contains(url) {
-            collector_urls.push(url.clone());
-        }
-    }
     Ok(Identity {
         agent: word("agent", &answer.agent, AgentId::parse)?,
         owner: word("owner", &answer.owner, OwnerId::parse)?,
         market: optional("market", &answer.market, MarketId::parse)?,
         carrier: optional("carrier", &answer.carrier, CarrierId::parse)?,
         access: optional("access", &answer.access, str::parse)?,
-        collector_urls,
+        collector_urls: application.urls(),
         operator_key: application.token.operator_key.to_hex(),
     })
 }
@@ -185,7 +293,8 @@ fn refusal(status: &tonic::Status) -> EnrollError {
     };
     let remedy = match code {
         "token_unknown" => {
-            "the collector does not know this token; copy it whole, or ask the operator for a new one"
+            "the collector does not know this token; copy it whole, or ask the operator for a new one; a collector older \
+             than this agent knows none either"
                 .to_owned()
         }
         "token_expired" => "this token has expired; ask the operator for a new one".to_owned(),

@@ -8,6 +8,8 @@ pub mod state;
 pub mod quiet;
 pub mod channel;
 pub mod paths;
+pub mod bound;
+pub mod papers;
 pub mod enroll;
 pub mod list;
 pub mod consent;

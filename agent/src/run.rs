@@ -21,6 +21,7 @@ use crate::consent::{self, Consent, ConsentError};
 use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
 use crate::means::Means;
+use crate::papers::{Expelled, Gate, Papers};
 use crate::picture::PROFILE;
 use crate::picture::camera::Camera;
 use crate::picture::pending::{self, Pending};
@@ -38,7 +39,7 @@ use crate::schedule::{Pace, Promises, Schedule, Step};
 use crate::spool::{self, Damage, Limits, Spool, SpoolError};
 use crate::state::{Identity, StateDir, StateError};
 use crate::touched::{self, Touched};
-use crate::uplink::{Activity, Cloned, SharedSpool, SpoolWork, Uplink, chain, wall_clock};
+use crate::uplink::{Activity, Cloned, SharedSpool, SpoolWork, Stopped, Uplink, chain, wall_clock};
 use crate::watchdog::{self, Watchdog};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
@@ -69,6 +70,8 @@ pub enum RunError {
     Spool(#[from] SpoolError),
     #[error(transparent)]
     Cloned(#[from] Cloned),
+    #[error(transparent)]
+    Expelled(#[from] Expelled),
 }
 
 impl RunError {
@@ -88,6 +91,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let consent = consent::standing(&state)?;
     let _lock = state.lock()?;
     let operator_key = state.operator_key(&identity)?;
+    let (papers, gate) = Papers::open(state.clone(), identity.agent.clone(), state.record_key()?)?;
     let probe_settings = probe_settings_of(settings)?;
     let spool = open_spool(&state, &identity, settings)?;
     let held = held_list(&state, &operator_key);
@@ -121,6 +125,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         quiet: quiet.clone(),
         activity: activity.clone(),
         inbox: Default::default(),
+        papers: Some(papers),
     };
     let post = Post::of(identity.market.as_ref());
     let measuring = Measuring {
@@ -147,10 +152,14 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         watchdog: Watchdog::start(),
         quiet,
         activity,
+        gate,
         began: Instant::now(),
     };
     tokio::select! {
-        cloned = uplink.run() => Err(cloned.into()),
+        stopped = uplink.run() => Err(match stopped {
+            Stopped::Cloned(cloned) => cloned.into(),
+            Stopped::Expelled(expelled) => expelled.into(),
+        }),
         never = measuring.run() => match never {},
         error = withdrawn => Err(error.into()),
         () = stop => {
@@ -255,6 +264,8 @@ struct Measuring {
     watchdog: Watchdog,
     quiet: Quiet,
     activity: Activity,
+    /// Whether the collector lets this box in.
+    gate: watch::Receiver<Gate>,
     began: Instant,
 }
 
@@ -277,6 +288,11 @@ impl Measuring {
             }
             if self.list.has_changed().unwrap_or(false) {
                 self.take_list();
+            }
+            if *self.gate.borrow_and_update() == Gate::Closed {
+                self.schedule.drop_requests();
+                self.wait(None).await;
+                continue;
             }
             if let Some(until) = self.pause() {
                 self.wait(Some(until)).await;
@@ -321,6 +337,7 @@ impl Measuring {
             () = due => {}
             Ok(()) = self.list.changed() => self.take_list(),
             Some(wish) = self.wishes.recv() => self.hear(wish),
+            Ok(()) = self.gate.changed() => {}
             developed = self.studio.developed() => {
                 self.means.note_bytes(developed.line_bytes(), wall_clock()).await;
                 self.studio.keep(developed, &self.spool).await;

@@ -14,6 +14,8 @@ use zerkalo_core::words::{Access, AgentId, CarrierId, MarketId, OwnerId};
 const FILE_MODE: u32 = 0o600;
 /// See [`FILE_MODE`].
 const DIR_MODE: u32 = 0o700;
+/// See [`Pair`].
+const PAIR: &str = "tls.json";
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,13 @@ pub struct Credentials {
     pub ca_pem: String,
     pub certificate_pem: String,
     pub key_pem: String,
+}
+
+/// A certificate with its key, in one file.
+#[derive(Serialize, Deserialize)]
+struct Pair {
+    certificate_pem: String,
+    key_pem: String,
 }
 
 /// The directory.
@@ -143,11 +152,25 @@ impl StateDir {
 
     /// Certificate, key and CA of the uplink.
     pub fn credentials(&self) -> Result<Credentials, StateError> {
-        Ok(Credentials {
-            ca_pem: self.read("ca.pem")?,
-            certificate_pem: self.read("tls.pem")?,
-            key_pem: self.read("tls.key")?,
-        })
+        let ca_pem = self.read("ca.pem")?;
+        let path = self.path(PAIR);
+        if !path.exists() {
+            // As older agents kept them.
+            let (certificate_pem, key_pem) = (self.read("tls.pem")?, self.read("tls.key")?);
+            return Ok(Credentials { ca_pem, certificate_pem, key_pem });
+        }
+        let Pair { certificate_pem, key_pem } = serde_json::from_str(&self.read(PAIR)?)
+            .map_err(|error| StateError::Malformed { path, detail: error.to_string() })?;
+        Ok(Credentials { ca_pem, certificate_pem, key_pem })
+    }
+
+    /// Keeps a certificate with its key: both or neither.
+    pub fn put_credentials(&self, certificate_pem: &str, key_pem: &str) -> Result<(), StateError> {
+        let pair = Pair { certificate_pem: certificate_pem.to_owned(), key_pem: key_pem.to_owned() };
+        let json = serde_json::to_vec(&pair).expect("two texts are always JSON");
+        self.write(PAIR, &json)?;
+        self.remove("tls.pem")?;
+        self.remove("tls.key")
     }
 
     /// The text of a file.

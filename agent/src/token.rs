@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::words::{MarketId, OwnerId, Station};
 
 /// First characters of a token: name and version of the format.
 const PREFIX: &str = "zk1.";
@@ -32,7 +33,7 @@ pub enum TokenError {
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for the wire.
+    /// The text, for proofs: it goes over no wire.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -53,6 +54,17 @@ pub struct Token {
     pub secret: Secret,
     /// Where collectors answer, as the operator wrote them.
     pub urls: Vec<String>,
+    /// Who and where the box is to be; absent in tokens of older collectors.
+    pub bound: Option<BoundTo>,
+}
+
+/// What a token is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundTo {
+    pub owner: OwnerId,
+    /// Absent for a control.
+    pub market: Option<MarketId>,
+    pub station: Station,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +74,9 @@ struct Content {
     secret: Secret,
     #[serde(default)]
     urls: Vec<String>,
+    owner: Option<OwnerId>,
+    market: Option<MarketId>,
+    station: Option<Station>,
 }
 
 impl Token {
@@ -75,7 +90,9 @@ impl Token {
         let json = URL_SAFE_NO_PAD.decode(encoded).map_err(TokenError::Encoding)?;
         let content: Content = serde_json::from_slice(&json).map_err(TokenError::Json)?;
         let operator_key = PublicKey::from_hex(&content.operator_key).map_err(TokenError::OperatorKey)?;
-        Ok(Self { ca_pem: content.ca_pem, operator_key, secret: content.secret, urls: content.urls })
+        let Content { ca_pem, secret, urls, owner, market, station, .. } = content;
+        let bound = owner.zip(station).map(|(owner, station)| BoundTo { owner, market, station });
+        Ok(Self { ca_pem, operator_key, secret, urls, bound })
     }
 }
 

@@ -23,9 +23,11 @@ use zerkalo_core::words::UnixMillis;
 use zerkalo_durable::retry::Retry;
 use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
 use zerkalo_proto::agent_v1::{self as wire, StreamRequest, StreamResponse};
+use zerkalo_proto::code::code_of;
 
-use crate::channel::{self, Address, ChannelError, Trust};
+use crate::channel::{self, Address, ChannelError, Transport, Trust};
 use crate::entropy;
+use crate::papers::{Consequence, Expelled, Papers};
 use crate::paths::{Failure, Length, Memory, Next, Paths, SMALL_BYTES_MAX, current_network};
 use crate::picture::pending::Pending;
 use crate::quiet::Quiet;
@@ -137,6 +139,17 @@ pub struct Uplink {
     pub activity: Activity,
     /// A list that comes in parts.
     pub inbox: Inbox,
+    /// Who takes care of the certificate; `None` where streams need none.
+    pub papers: Option<Papers>,
+}
+
+/// Why the uplink ended for good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    #[error(transparent)]
+    Cloned(Cloned),
+    #[error(transparent)]
+    Expelled(Expelled),
 }
 
 /// This box must stop.
@@ -219,7 +232,7 @@ pub struct Line<D> {
 
 impl Uplink {
     /// Keeps a stream open for ever. Returns only where this box must stop.
-    pub async fn run(self) -> Cloned {
+    pub async fn run(self) -> Stopped {
         let pauses = Pauses { retry: Retry::new(RETRY_FIRST, RETRY_MAX), spread_max: SPREAD_MAX };
         let dialer = Dialer::new(&self);
         self.keep_open(pauses, |way, outgoing| dialer.clone().dial(way, outgoing)).await
@@ -230,7 +243,7 @@ impl Uplink {
         &self,
         retry: Retry,
         open: impl Fn(String, mpsc::Receiver<StreamRequest>) -> F,
-    ) -> Cloned
+    ) -> Stopped
     where
         D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
         F: Future<Output = Result<Line<D>, End>>,
@@ -247,14 +260,14 @@ impl Uplink {
         &self,
         mut pauses: Pauses,
         open: impl Fn(Way, mpsc::Receiver<StreamRequest>) -> F,
-    ) -> Cloned
+    ) -> Stopped
     where
         D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
         F: Future<Output = Result<Opened<D>, End>>,
     {
         let mut paths = self.paths();
         if paths.addresses().is_empty() {
-            return Cloned { detail: "no collector's URL is known".to_owned() };
+            return Stopped::Cloned(Cloned { detail: "no collector's URL is known".to_owned() });
         }
         let mut is_first_round = true;
         let (mut after, mut used, mut intercepted_by) = ("first", None, Vec::new());
@@ -270,7 +283,7 @@ impl Uplink {
             let passage = Passage { address, length, patience, after, used, intercepted_by };
             let (began, mut outcome) = (steady_clock(), Outcome::default());
             let end = match self.session(&passage, &open, &mut paths, &mut outcome).await {
-                Err(End::Cloned(cloned)) => return cloned,
+                Err(End::Cloned(cloned)) => return Stopped::Cloned(cloned),
                 Err(end) => end,
                 Ok(never) => match never {},
             };
@@ -281,6 +294,15 @@ impl Uplink {
                 pauses.retry.reset();
                 is_first_round = true;
                 self.note_worked(&mut paths, &passage.address);
+            }
+            match self.see_to_papers(&paths, &passage.address, &end).await {
+                Consequence::Stop(expelled) => return Stopped::Expelled(expelled),
+                Consequence::AtOnce => {
+                    (after, intercepted_by) = (end.word(), passage.intercepted_by);
+                    used = outcome.used.or(used);
+                    continue;
+                }
+                Consequence::Retry => {}
             }
             let wait = self.note_end(&mut paths, &passage, &end, &outcome, is_useful, &mut pauses);
             intercepted_by = if outcome.is_welcomed { Vec::new() } else { passage.intercepted_by };
@@ -294,6 +316,32 @@ impl Uplink {
             }
             used = outcome.used.or(used).or(Some(began));
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// What the end of a session asks of the certificate, and of this box. Certificates go by TCP alone.
+    async fn see_to_papers(&self, paths: &Paths, address: &Address, end: &End) -> Consequence {
+        let Some(papers) = &self.papers else { return Consequence::Retry };
+        let by_tcp = |known: &&Address| known.transport == Transport::Tcp;
+        let own = Some(address).filter(by_tcp);
+        let Some(url) = own.or_else(|| paths.addresses().iter().find(by_tcp)).map(ToString::to_string) else {
+            return Consequence::Retry;
+        };
+        match end {
+            End::Renewal => papers.renew(&url).await,
+            End::Status(status) => match code_of(status) {
+                Some(code) => papers.heed(&url, code, status.message()).await,
+                None => Consequence::Retry,
+            },
+            _ => Consequence::Retry,
+        }
+    }
+
+    /// Waits until the certificate wants renewal.
+    async fn renewal(&self, server_now: UnixMillis) {
+        match &self.papers {
+            Some(papers) => papers.due(server_now).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -383,16 +431,18 @@ impl Uplink {
 struct Dialer(Arc<DialerParts>);
 
 struct DialerParts {
+    state: StateDir,
     credentials: Credentials,
     activity: Activity,
     quiet: Quiet,
-    /// Made of so many addresses' names.
-    trust: Mutex<Option<(usize, Arc<Trust>)>>,
+    /// Made of so many addresses' names, and this certificate.
+    trust: Mutex<Option<((usize, String), Arc<Trust>)>>,
 }
 
 impl Dialer {
     fn new(uplink: &Uplink) -> Self {
         Self(Arc::new(DialerParts {
+            state: uplink.state.clone(),
             credentials: uplink.credentials.clone(),
             activity: uplink.activity.clone(),
             quiet: uplink.quiet.clone(),
@@ -420,12 +470,15 @@ impl Dialer {
 
     /// Certificates are read, and sessions to be resumed forgotten, only where a name came to be known.
     fn trust(&self, known: &[Address]) -> Result<Arc<Trust>, ChannelError> {
+        // Read anew each time: it may have been renewed.
+        let own = aside(|| self.0.state.credentials()).unwrap_or_else(|_| self.0.credentials.clone());
+        let made_of = (known.len(), own.certificate_pem.clone());
         let mut held = self.0.trust.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, trust)) = held.as_ref().filter(|(count, _)| *count == known.len()) {
+        if let Some((_, trust)) = held.as_ref().filter(|(of, _)| *of == made_of) {
             return Ok(trust.clone());
         }
-        let trust = Arc::new(channel::trust(&self.0.credentials, known).map_err(ChannelError::Trust)?);
-        *held = Some((known.len(), trust.clone()));
+        let trust = Arc::new(channel::trust(&own, known).map_err(ChannelError::Trust)?);
+        *held = Some((made_of, trust.clone()));
         Ok(trust)
     }
 }

@@ -1,4 +1,4 @@
-//! `zerkalo tokens` and `zerkalo agents`: who may join, and who did.
+//! `zerkalo tokens`: who may join, and who may ask.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,7 +14,7 @@ use zerkalo_proto::operator_v1 as wire;
 use crate::client::{Service, answer};
 use crate::operator::Operator;
 use crate::people;
-use crate::table::{Format, draw, instant, or_dash, print, print_json};
+use crate::table::{Format, instant, print, print_json};
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
@@ -66,16 +66,6 @@ pub struct Create {
     out: Option<PathBuf>,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
-}
-
-/// What can be done with agents.
-#[derive(Debug, Subcommand)]
-pub enum Agents {
-    /// List the boxes enrolled.
-    Ls {
-        #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
-        format: Format,
-    },
 }
 
 /// Carries out one command about tokens.
@@ -131,65 +121,6 @@ async fn box_token(service: &mut Service, create: Create) -> Result<()> {
     Ok(())
 }
 
-/// Lists the agents.
-pub async fn agents(service: &mut Service, Agents::Ls { format }: Agents) -> Result<()> {
-    let agents = answer("list the agents", service.list_agents(wire::ListAgentsRequest {})).await?.agents;
-    match format {
-        Format::Json => print_json(&agents.iter().map(agent_json).collect::<Vec<_>>())?,
-        Format::Table => print(&draw(
-            [
-                "agent",
-                "owner",
-                "market",
-                "carrier",
-                "access",
-                "connected",
-                "network",
-                "clock",
-                "last record",
-                "records",
-                "dropped",
-            ],
-            agents.iter().map(|agent| {
-                let control = agent.carrier.is_empty();
-                [
-                    agent.agent.clone(),
-                    agent.owner.clone(),
-                    or_dash(&agent.market),
-                    if control { "control".to_owned() } else { agent.carrier.clone() },
-                    or_dash(&agent.access),
-                    if agent.connected { "yes" } else { "no" }.to_owned(),
-                    network_text(agent),
-                    agent.clock_ahead_millis.map_or("-".to_owned(), clock_text),
-                    instant(agent.last_record_at_millis),
-                    agent.records.to_string(),
-                    agent.dropped.to_string(),
-                ]
-            }),
-        ))?,
-    }
-    Ok(())
-}
-
-/// The network an agent's stream comes from, and whether that is where it should be.
-fn network_text(agent: &wire::Agent) -> String {
-    match agent.asn {
-        0 => "-".to_owned(),
-        asn if agent.elsewhere => format!("ELSEWHERE: AS{asn}"),
-        asn => format!("AS{asn}"),
-    }
-}
-
-/// How far a clock is off, to the second: the references' dates tell no more.
-fn clock_text(ahead_millis: i64) -> String {
-    let off_secs = ahead_millis.unsigned_abs().saturating_add(500) / 1000;
-    match off_secs {
-        0 | 1 => "right".to_owned(),
-        secs if ahead_millis < 0 => format!("{secs} s slow"),
-        secs => format!("{secs} s fast"),
-    }
-}
-
 fn access(text: &str) -> Result<Access, String> {
     text.parse().map_err(|error: zerkalo_core::words::WordError| error.to_string())
 }
@@ -211,43 +142,4 @@ fn show_token(made: &wire::CreateTokenResponse, format: Format) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn agent_json(agent: &wire::Agent) -> serde_json::Value {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    json!({
-        "agent": agent.agent,
-        "owner": agent.owner,
-        "control": agent.carrier.is_empty(),
-        "market": some(&agent.market),
-        "carrier": some(&agent.carrier),
-        "access": some(&agent.access),
-        "connected": agent.connected,
-        "last_record_at_millis": (agent.last_record_at_millis > 0).then_some(agent.last_record_at_millis),
-        "records": agent.records,
-        "dropped": agent.dropped,
-        "asn": (agent.asn > 0).then_some(agent.asn),
-        "elsewhere": agent.elsewhere,
-        "clock_ahead_millis": agent.clock_ahead_millis,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn where_an_agent_stands_and_how_its_clock_goes_is_read_at_a_glance() {
-        let agent = |asn, elsewhere| wire::Agent { asn, elsewhere, ..wire::Agent::default() };
-        let check = |asn, elsewhere, text| assert_eq!(network_text(&agent(asn, elsewhere)), text);
-        check(0, false, "-");
-        check(29_355, false, "AS29355");
-        check(9_198, true, "ELSEWHERE: AS9198");
-        let check = |millis, text| assert_eq!(clock_text(millis), text);
-        check(0, "right");
-        check(-1_400, "right");
-        check(1_500, "2 s fast");
-        check(-300_000, "300 s slow");
-        check(i64::MIN, "9223372036854776 s slow");
-    }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 mod operator;
+mod agents;
 mod client;
 mod enrolment;
 mod people;
@@ -57,7 +58,7 @@ enum Command {
     Audit(audit::Audit),
     /// The boxes enrolled.
     #[command(subcommand)]
-    Agents(enrolment::Agents),
+    Agents(agents::Agents),
     /// The signed list of what agents measure.
     #[command(subcommand)]
     Mirrors(mirrors::Mirrors),
@@ -165,7 +166,7 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
         match command {
             Command::Tokens(command) => enrolment::tokens(service, &operator, command).await,
             Command::Audit(command) => audit::audit(service, command).await,
-            Command::Agents(command) => enrolment::agents(service, command).await,
+            Command::Agents(command) => agents::agents(service, command).await,
             Command::Mirrors(command) => mirrors::mirrors(service, &operator, command).await,
             Command::Matrix(args) => matrix::matrix(service, args).await,
             Command::Decisions(command) => decisions::decisions(service, command).await,

@@ -18,8 +18,8 @@ use zerkalo_core::words::{AgentId, UnixMillis};
 const AGENT_SUFFIX: &str = ".agent.zerkalo";
 /// Before the generation, in a certificate's organisational unit.
 const GENERATION_PREFIX: &str = "generation ";
-/// An agent's certificate is renewed by enrolling anew until there is renewal on the stream.
-const AGENT_CERTIFICATE_DAYS: u64 = 90;
+/// An agent's certificate is short-lived: agents renew theirs at half its life.
+const AGENT_CERTIFICATE_DAYS: u64 = 7;
 /// CA and server certificate: agents pin the CA, so nothing is gained by changing them more often than the machine.
 const AUTHORITY_DAYS: u64 = 3_650;
 /// Certificates count from a while ago: an agent's clock may be behind.

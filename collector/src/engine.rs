@@ -4,6 +4,7 @@
 //! group against what is known (plan.rs), appends and syncs it, and only then applies it and answers. Readers look at
 //! the fold through a lock held for one group's applying at a time. No request is parsed here, no socket is touched.
 
+mod identity;
 mod plan;
 mod relog;
 mod writer;
@@ -15,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
 use zerkalo_core::gap::Statement;
+use zerkalo_core::identity::{Shown, StandingChange};
 use zerkalo_core::journal::{Enrolment, Whereabouts};
 use zerkalo_core::market::{Decision, Order, OrderError};
 use zerkalo_core::target::{MirrorList, Sha256};
@@ -26,6 +28,7 @@ use crate::journal::JournalError;
 use crate::state::StateError;
 use crate::token::{Declared, TokenRefusal};
 
+pub use identity::{Holding, IdentityRefusal};
 pub use writer::{Parts, assemble, start};
 
 /// Stable code: the disk had no room, nothing of the request was kept, try again later.
@@ -34,6 +37,8 @@ pub const STORAGE_FULL: &str = "storage_full";
 pub const TOO_LARGE: &str = "too_large";
 /// Requests waiting for the writer; with the largest batch each, a quarter of a gigabyte.
 const REQUESTS_QUEUED_MAX: usize = 256;
+/// Agents that lost their say, and a stream that may lag behind in hearing of them; then it looks for itself.
+const EXPELLED_QUEUED_MAX: usize = 64;
 /// Wishes for a fresh look that a stream may lag behind; older ones it never sees, the schedule asks its agent anyway.
 const WISHES_QUEUED_MAX: usize = 1_024;
 
@@ -112,10 +117,12 @@ pub struct Refusal {
 /// A box that asks to be enrolled.
 #[derive(Debug)]
 pub struct Claim {
-    /// Of the token's secret.
+    /// What names the token, of which the box has shown that it holds it.
     pub token: Sha256,
     pub declared: Declared,
     pub record_key: PublicKey,
+    /// Digest of the key that the certificate is to be over.
+    pub tls_key: Sha256,
 }
 
 /// Why a claim or a list was not taken.
@@ -129,6 +136,8 @@ pub enum ChangeRefusal {
     VersionNotRising { offered: u64, in_force: u64 },
     #[error(transparent)]
     Order(#[from] OrderError),
+    #[error(transparent)]
+    Identity(#[from] IdentityRefusal),
     #[error("the collector's disk is full and nothing was changed; free some space there")]
     StorageFull,
     #[error("what was sent does not fit into {limit} bytes and nothing was changed; make it smaller")]
@@ -145,6 +154,7 @@ impl ChangeRefusal {
         match self {
             Self::Token(refusal) => refusal.code(),
             Self::Order(error) => error.code(),
+            Self::Identity(refusal) => refusal.code(),
             Self::VersionNotRising { .. } => "version_not_rising",
             Self::StorageFull => STORAGE_FULL,
             Self::TooLarge { .. } => TOO_LARGE,
@@ -180,6 +190,10 @@ enum Request {
         claim: Box<Claim>,
         reply: oneshot::Sender<Result<Enrolment, ChangeRefusal>>,
     },
+    Identity {
+        asked: IdentityAsked,
+        reply: oneshot::Sender<Result<u64, ChangeRefusal>>,
+    },
     Observe {
         agent: AgentId,
         whereabouts: Whereabouts,
@@ -200,6 +214,14 @@ enum Request {
     Stop,
 }
 
+/// What may be asked of an agent's identity; each is answered with a generation.
+#[derive(Debug)]
+enum IdentityAsked {
+    Certify(Holding),
+    Show(Holding),
+    Stand(StandingChange),
+}
+
 impl Request {
     fn is_order(&self) -> bool {
         matches!(self, Self::Order { .. })
@@ -214,6 +236,7 @@ struct View {
     changes: watch::Sender<u64>,
     list: watch::Sender<Option<Arc<ListInForce>>>,
     wishes: broadcast::Sender<Wish>,
+    expelled: broadcast::Sender<AgentId>,
 }
 
 /// A handle on the writer; clones share it.
@@ -236,6 +259,46 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Enrol { claim: Box::new(claim), reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)?
+    }
+
+    /// The generation of an agent's next certificate, journaled. Two boxes that ask lock the agent.
+    pub async fn certify(&self, holding: Holding) -> Result<u64, ChangeRefusal> {
+        self.identity(IdentityAsked::Certify(holding)).await
+    }
+
+    /// Lets an agent in by the certificate it shows, unless it has no say, or loses it thereby.
+    pub async fn let_in(&self, holding: Holding) -> Result<PublicKey, ChangeRefusal> {
+        let (key, is_news) = self.read(|fold| {
+            let unknown = || IdentityRefusal::Unknown { agent: holding.agent.to_string() };
+            let known = fold.agents().get(&holding.agent).ok_or_else(unknown)?;
+            let look = known.generations.look(holding.generation, &holding.key);
+            IdentityRefusal::of(known).map_or(Ok((known.enrolment.key, look != Shown::Known)), Err)
+        })?;
+        if is_news {
+            self.identity(IdentityAsked::Show(holding)).await?;
+        }
+        Ok(key)
+    }
+
+    /// Changes an agent's standing at a person's order; when this returns, it holds.
+    pub async fn stand(&self, change: StandingChange) -> Result<(), ChangeRefusal> {
+        self.identity(IdentityAsked::Stand(change)).await.map(drop)
+    }
+
+    async fn identity(&self, asked: IdentityAsked) -> Result<u64, ChangeRefusal> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Identity { asked, reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)?
+    }
+
+    /// Why an agent is not served now.
+    pub fn refusal_of(&self, agent: &AgentId) -> Option<IdentityRefusal> {
+        self.read(|fold| fold.agents().get(agent).and_then(IdentityRefusal::of))
+    }
+
+    /// Agents that lose their say from now on.
+    pub fn expelled(&self) -> broadcast::Receiver<AgentId> {
+        self.view.expelled.subscribe()
     }
 
     /// Notes where an agent's stream comes from, before whatever is handed in after it. Where that cannot be

@@ -52,8 +52,10 @@ const SCOPES: &[(&str, Scope)] = &[
     ("PutMirrorList", Scope::Operator),
     ("RequestProbe", Scope::Operator),
     ("RetryDelivery", Scope::Operator),
+    ("RevokeAgent", Scope::Operator),
     ("RevokeApiToken", Scope::Admin),
     ("RevokeSignalToken", Scope::Operator),
+    ("UnlockAgent", Scope::Operator),
     ("WatchActiveMirror", Scope::Viewer),
     ("WatchMatrix", Scope::Viewer),
 ];

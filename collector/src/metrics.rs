@@ -58,6 +58,32 @@ pub struct PassageLabels {
     pub transport: &'static str,
     pub after: &'static str,
 }
+/// Why a box may not enrol.
+const ENROLLMENT_CODES: [&str; 10] = [
+    "token_unknown",
+    "token_used",
+    "token_expired",
+    "token_wrong_carrier",
+    "token_wrong_market",
+    "token_in_clear",
+    "token_proof_wrong",
+    "record_proof_wrong",
+    "no_binding",
+    "bad_request",
+];
+/// Why an agent may get no further certificate.
+const CERTIFICATE_CODES: [&str; 10] = [
+    "certificate_missing",
+    "certificate_foreign",
+    "certificate_expired",
+    "certificate_wrong_agent",
+    "record_proof_wrong",
+    "agent_unknown",
+    "agent_locked",
+    "agent_revoked",
+    "rejoin_too_late",
+    "bad_request",
+];
 
 type Codes = Family<Code, Counter<u64, AtomicU64>>;
 
@@ -77,6 +103,10 @@ pub struct Metrics {
     pub journal_append_failures: Codes,
     pub agents_connected: Gauge,
     pub agents_elsewhere: Gauge,
+    pub agents_locked: Gauge,
+    pub agents_revoked: Gauge,
+    pub certificates: Counter,
+    pub certificates_refused: Codes,
     pub decisions: Family<DecisionLabels, Counter>,
     pub alerts: Family<AlertLabels, Counter>,
     pub orders: Family<Code, Counter>,
@@ -102,8 +132,11 @@ impl Metrics {
         for code in RejectionCode::ALL {
             metrics.records_refused.get_or_create(&Code { code: code.as_str() }).inc_by(0);
         }
-        for code in ["token_unknown", "token_used", "token_expired", "token_wrong_carrier", "bad_request"] {
+        for code in ENROLLMENT_CODES {
             metrics.enrollments_refused.get_or_create(&Code { code }).inc_by(0);
+        }
+        for code in CERTIFICATE_CODES {
+            metrics.certificates_refused.get_or_create(&Code { code }).inc_by(0);
         }
         metrics.requests_refused.get_or_create(&Code { code: "unauthenticated" }).inc_by(0);
         for codes in [&metrics.records_refused, &metrics.journal_append_failures] {
@@ -140,6 +173,12 @@ impl Metrics {
         to.register("agents_connected", "Agents on the uplink now", self.agents_connected.clone());
         let help = "Agents whose streams come from another network than they were enrolled for";
         to.register("agents_elsewhere", help, self.agents_elsewhere.clone());
+        let help = "Agents whose name two boxes use: they wait for a person";
+        to.register("agents_locked", help, self.agents_locked.clone());
+        to.register("agents_revoked", "Agents revoked", self.agents_revoked.clone());
+        to.register("certificates", "Certificates renewed", self.certificates.clone());
+        let help = "Certificates not renewed";
+        to.register("certificates_refused", help, self.certificates_refused.clone());
         to.register("decisions", "Decisions logged", self.decisions.clone());
         to.register("alerts", "Alerts logged", self.alerts.clone());
         to.register("orders", "Orders of operators taken, by kind", self.orders.clone());

@@ -4,6 +4,7 @@
 //! that is refused after all is followed by a line that says so. Nothing here can sign a list: that takes the operator's key, which the collector
 //! never has.
 
+mod agents;
 mod audit;
 mod deliveries;
 mod evidence;
@@ -24,8 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::identity::Standing;
 use zerkalo_core::market::Decision;
-use zerkalo_core::words::{Access, CarrierId, OwnerId, Station};
 use zerkalo_proto::code::status;
 use zerkalo_proto::evidence::list_to_wire;
 use zerkalo_proto::operator::{agent_to_wire, decision_to_wire, evidence_to_wire, matrix_to_wire};
@@ -34,7 +35,7 @@ use zerkalo_proto::operator_v1::{self as wire};
 
 use crate::access::{self, Bearing};
 use crate::clock;
-use crate::engine::{ChangeRefusal, Engine};
+use crate::engine::{ChangeRefusal, Engine, IdentityRefusal};
 use crate::executor::Route;
 use crate::journal::Archive;
 use crate::metrics::{Metrics, count};
@@ -43,15 +44,8 @@ use crate::pictures::Pictures;
 use crate::signal::SignalTokens;
 use crate::state::{State, StateError, Topic};
 use crate::stop::StopSignal;
-use crate::token::{Token, TokenSecret};
 use crate::uplink::Connected;
 
-/// Bounds of a token's life, and what it is if nothing is asked for.
-const TOKEN_SECS_MIN: u32 = 60;
-/// See [`TOKEN_SECS_MIN`].
-const TOKEN_SECS_MAX: u32 = 30 * 86_400;
-/// See [`TOKEN_SECS_MIN`].
-const TOKEN_SECS_DEFAULT: u32 = 86_400;
 /// Decisions in one answer if nothing else is asked for, and at most.
 const DECISIONS_MAX: u32 = 1_000;
 /// Bytes of decisions in one answer: clients read 4 MiB.
@@ -89,27 +83,25 @@ impl OperatorService for Operator {
         &self,
         request: Request<wire::CreateTokenRequest>,
     ) -> Result<Response<wire::CreateTokenResponse>, Status> {
-        let bearing = bearing(&request)?;
-        let request = request.into_inner();
-        let owner = OwnerId::parse(&request.owner).map_err(|error| self.bad(error.to_string()))?;
-        let station = self.station(&request)?;
-        let secs = if request.valid_secs == 0 { TOKEN_SECS_DEFAULT } else { request.valid_secs };
-        if !(TOKEN_SECS_MIN..=TOKEN_SECS_MAX).contains(&secs) {
-            return Err(
-                self.bad(format!("valid_secs {secs} is not between {TOKEN_SECS_MIN} and {TOKEN_SECS_MAX}"))
-            );
-        }
-        let secret = TokenSecret::generate();
-        let expires_at = clock::now().plus_secs(secs.into());
-        let token = Token { owner, station, expires_at, used_by: None };
-        let (carrier, access) = (request.carrier, request.access);
-        let about = vec![("owner", token.owner.to_string()), ("carrier", carrier), ("access", access)];
-        let act = bearing.act("token.create", about);
-        block_in_place(|| self.state.put_new_token(&secret.digest(), &token, &act))
-            .map_err(|error| self.not_kept(&error))?;
-        let text = secret.token_text(&self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
-        tracing::info!(owner = %token.owner, station = ?token.station, %expires_at, "made a token");
-        Ok(Response::new(wire::CreateTokenResponse { token: text, expires_at_millis: expires_at.0 }))
+        self.make_token(&bearing(&request)?, request.get_ref()).map(Response::new)
+    }
+
+    async fn revoke_agent(
+        &self,
+        request: Request<wire::RevokeAgentRequest>,
+    ) -> Result<Response<wire::RevokeAgentResponse>, Status> {
+        let (bearing, request) = (bearing(&request)?, request.into_inner());
+        self.change_standing(bearing, &request.agent, Standing::Revoked, request.reason).await?;
+        Ok(Response::new(wire::RevokeAgentResponse {}))
+    }
+
+    async fn unlock_agent(
+        &self,
+        request: Request<wire::UnlockAgentRequest>,
+    ) -> Result<Response<wire::UnlockAgentResponse>, Status> {
+        let (bearing, request) = (bearing(&request)?, request.into_inner());
+        self.change_standing(bearing, &request.agent, Standing::Good, request.reason).await?;
+        Ok(Response::new(wire::UnlockAgentResponse {}))
     }
 
     async fn list_agents(
@@ -377,26 +369,6 @@ fn bearing<T>(request: &Request<T>) -> Result<Bearing, Status> {
 }
 
 impl Operator {
-    fn station(&self, request: &wire::CreateTokenRequest) -> Result<Station, Status> {
-        match (request.control, request.carrier.as_str(), request.access.as_str()) {
-            (true, "", "") => Ok(Station::Control),
-            (true, _, _) => Err(self.bad("a control has no carrier and no access; name one or the other")),
-            (false, "", _) => Err(self.bad("name a carrier, or say that it is a control")),
-            (false, carrier, access) => {
-                let access: Access = access.parse().map_err(|error| self.bad(format!("{error}")))?;
-                let known = CarrierId::parse(carrier).ok().filter(|id| self.catalogue.carrier(id).is_some());
-                let carrier = known.ok_or_else(|| {
-                    let ids: Vec<_> =
-                        self.catalogue.carriers().iter().map(|known| known.id.as_str()).collect();
-                    let known = ids.join(", ");
-                    let detail = format!("{:?} is no carrier of the catalogue ({known})", truncated(carrier));
-                    self.refuse(Grpc::InvalidArgument, "unknown_carrier", detail)
-                })?;
-                Ok(Station::Field { carrier, access })
-            }
-        }
-    }
-
     fn matrix(&self) -> wire::Matrix {
         self.engine.read(|fold| matrix_to_wire(&fold.matrix(self.engine.now(fold))))
     }
@@ -489,9 +461,11 @@ impl Operator {
             ChangeRefusal::State => Grpc::Internal,
             ChangeRefusal::Stopping(_) => Grpc::Unavailable,
             ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,
-            ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Token(_) | ChangeRefusal::Order(_) => {
-                Grpc::FailedPrecondition
-            }
+            ChangeRefusal::Identity(IdentityRefusal::NoSuch { .. }) => Grpc::NotFound,
+            ChangeRefusal::VersionNotRising { .. }
+            | ChangeRefusal::Token(_)
+            | ChangeRefusal::Identity(_)
+            | ChangeRefusal::Order(_) => Grpc::FailedPrecondition,
         };
         self.refuse(grpc, refusal.code(), refusal.to_string())
     }

@@ -24,6 +24,7 @@ use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
 
 use crate::access::Access;
 use crate::authority::{Authority, AuthorityError};
+use crate::clock;
 use crate::config::Config;
 use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
@@ -145,6 +146,9 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let state_dir = config.dir.join("state");
     let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
     let state = Arc::new(state);
+    if let Err(source) = state.prune_tokens(clock::now()) {
+        return Err(ServeError::State { dir: config.dir.join("state"), source });
+    }
     let (metrics, registry) = Metrics::new();
     let bell = Arc::new(Bell::default());
     let routes = executor::routes(&config.executors);
@@ -377,6 +381,7 @@ impl Services<'_> {
         let catalogue = Arc::new(self.config.catalogue.clone());
         let enrollment = EnrollmentServiceServer::new(Enrollment {
             engine: self.engine.clone(),
+            state: self.state.clone(),
             authority: self.tls.authority.clone(),
             catalogue,
             metrics: self.metrics.clone(),

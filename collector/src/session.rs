@@ -28,6 +28,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
+use zerkalo_core::words::UnixMillis;
+
+use crate::authority::Papers;
 
 /// Longest TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +62,26 @@ pub struct Session {
     pub leaf: Option<CertificateDer<'static>>,
     /// What binds a proof to this session.
     pub binding: Option<Binding>,
+}
+
+impl Session {
+    /// The agent's certificate, where it shows one that is in force; else a stable code and what to do.
+    pub fn papers(&self, now: UnixMillis) -> Result<Papers, (&'static str, String)> {
+        let leaf = self.leaf.as_ref();
+        let leaf =
+            leaf.ok_or(("certificate_missing", "enrol first, then connect with the certificate".to_owned()))?;
+        let papers = Papers::read(leaf)
+            .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
+        if papers.is_over(now) {
+            let detail = format!(
+                "the certificate's time was over at {}; agents get the next by their record key, by themselves: one that \
+                 does not is older than this collector, update it",
+                papers.until
+            );
+            return Err(("certificate_expired", detail));
+        }
+        Ok(papers)
+    }
 }
 
 /// How agents are listened to: with our certificate, and with theirs if they have one.

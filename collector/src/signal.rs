@@ -24,7 +24,6 @@ use crate::engine::Engine;
 use crate::metrics::{Metrics, count};
 use crate::people::same;
 use crate::state::{SignalToken, State, StateError};
-use crate::token;
 
 pub use server::serve;
 
@@ -80,7 +79,7 @@ impl SignalTokens {
 
     /// Whether a market may be read with this secret. All digests are compared, so that time tells nothing of them.
     fn admits(&self, secret: &str, market: &MarketId) -> bool {
-        let digest = token::digest(secret);
+        let digest = Sha256::of(secret.as_bytes());
         self.read(|known| {
             known.iter().fold(false, |admits, (found, token)| {
                 admits | (same(&digest, found) & token.markets.contains(market))

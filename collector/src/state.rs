@@ -7,23 +7,20 @@ mod audit;
 mod deliveries;
 mod log;
 mod signals;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zerkalo_core::target::Sha256;
-use zerkalo_durable::store::{Batch, Store, StoreError, Table};
-
-use crate::token::Token;
+use zerkalo_durable::store::{Batch, Store, StoreError};
 
 pub use audit::{ApiToken, KnownTokens};
 pub use deliveries::{Delivery, DeliveryKey, DropOutcome, GivenUp, Place, RetryRefusal, Waiting};
 pub use log::{Logged, Send, Topic};
 pub use signals::SignalToken;
 
-const TOKENS: Table = Table("token");
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -54,20 +51,9 @@ impl State {
     /// Opens the state in `dir`, made if absent.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
         let store = Store::open(dir)?;
-        Ok(Self { dir: dir.to_owned(), store: Mutex::new(Some(store)) })
-    }
-
-    /// What is known of the token with this digest.
-    pub fn token(&self, digest: &Sha256) -> Result<Option<Token>, StateError> {
-        let found = self.with(|store| store.read(TOKENS, &digest.0))?;
-        found.map(|bytes| self.parse("a token", &bytes)).transpose()
-    }
-
-    /// Keeps a token: a new one, a used one, or one given back.
-    pub fn put_token(&self, digest: &Sha256, token: &Token) -> Result<(), StateError> {
-        let mut batch = Batch::default();
-        batch.put(TOKENS, &digest.0, &json(token));
-        self.commit(batch)
+        let state = Self { dir: dir.to_owned(), store: Mutex::new(Some(store)) };
+        state.rename_tokens()?;
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Store>> {

@@ -1,13 +1,15 @@
 //! Enrolment tokens: the text a host of an agent is given, and what the collector remembers of it.
 //!
-//! A token works once and not for ever. The collector keeps only the digest of its secret, so that a copy of the
-//! collector's disk enrols nobody.
+//! A token works once and not for ever. The collector keeps only a digest of its secret and a public key made of it, and a
+//! box must show that it holds what both are made of: so a copy of the collector's disk enrols nobody.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::identity::{Asked, TokenMacKey, token_key};
 use zerkalo_core::target::Sha256;
-use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis};
+use zerkalo_core::words::{AgentId, MarketId, OwnerId, Station, UnixMillis};
 
 use crate::clock;
 
@@ -23,6 +25,15 @@ pub struct Token {
     pub owner: OwnerId,
     pub station: Station,
     pub expires_at: UnixMillis,
+    /// The carrier's when it was made; absent for a control, and in tokens of older collectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market: Option<MarketId>,
+    /// Digest of the secret: what proofs are checked with. Absent in tokens of older collectors, which stand under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac_key: Option<Sha256>,
+    /// Public half of what the token signs with, hexadecimal; absent in tokens of older collectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prover: Option<String>,
     /// The agent that enrolled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_by: Option<AgentId>,
@@ -37,6 +48,16 @@ pub enum TokenRefusal {
     Used,
     #[error("the token expired at {0}; ask the operator for a new one")]
     Expired(UnixMillis),
+    #[error(
+        "the proof of the token does not hold on this connection; copy the token whole and try again, and if it stays \
+         so ask the operator for a new one: somebody may sit on the line"
+    )]
+    ProofWrong,
+    #[error(
+        "the token was made for a carrier of market {token}, which the catalogue has in {now}; ask the operator for a \
+         new one"
+    )]
+    WrongMarket { token: String, now: String },
     #[error("the token is for {token}, but the box declares {declared}; ask the operator for the right one")]
     WrongCarrier { token: String, declared: String },
 }
@@ -49,6 +70,8 @@ impl TokenRefusal {
             Self::Used => "token_used",
             Self::Expired(_) => "token_expired",
             Self::WrongCarrier { .. } => "token_wrong_carrier",
+            Self::WrongMarket { .. } => "token_wrong_market",
+            Self::ProofWrong => "token_proof_wrong",
         }
     }
 }
@@ -61,6 +84,43 @@ pub struct Declared {
 }
 
 impl Token {
+    /// One that nobody used yet.
+    pub fn new(
+        secret: &TokenSecret,
+        owner: OwnerId,
+        station: Station,
+        market: Option<MarketId>,
+        expires_at: UnixMillis,
+    ) -> Self {
+        let (mac_key, prover) = (secret.mac_key(), token_key(secret.reveal()).public());
+        let (mac_key, prover) = (Some(mac_key.0), Some(prover.to_hex()));
+        Self { owner, station, expires_at, market, mac_key, prover, used_by: None }
+    }
+
+    /// Whether whoever asks holds this token.
+    pub fn check_proof(&self, asked: &Asked<'_>, mac: &[u8], signature: &[u8]) -> Result<(), TokenRefusal> {
+        let wrong = |_| TokenRefusal::ProofWrong;
+        let mac_key = self.mac_key.map(TokenMacKey).ok_or(TokenRefusal::ProofWrong)?;
+        let mac = mac.try_into().map_err(|_| TokenRefusal::ProofWrong)?;
+        asked.verify_mac(&mac_key, mac).map_err(wrong)?;
+        // An older collector's token knows no more.
+        let Some(prover) = &self.prover else { return Ok(()) };
+        let prover = PublicKey::from_hex(prover).map_err(|_| TokenRefusal::ProofWrong)?;
+        let signature = signature.try_into().map_err(|_| TokenRefusal::ProofWrong)?;
+        asked.verify(&prover, signature).map_err(wrong)
+    }
+
+    /// Whether the carrier still belongs where it did.
+    pub fn check_market(&self, now: Option<&MarketId>) -> Result<(), TokenRefusal> {
+        match (&self.market, now) {
+            (Some(token), now) if now != Some(token) => {
+                let now = now.map_or("no market".to_owned(), ToString::to_string);
+                Err(TokenRefusal::WrongMarket { token: token.to_string(), now })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a box may enrol with this token now.
     pub fn check(&self, declared: &Declared, now: UnixMillis) -> Result<(), TokenRefusal> {
         if self.used_by.is_some() {
@@ -104,29 +164,48 @@ impl TokenSecret {
         &self.0
     }
 
-    /// What the collector stores instead of the secret.
+    /// What the collector stores of a secret that is shown and not proved: an API's, a redirector's.
     pub fn digest(&self) -> Sha256 {
-        digest(&self.0)
+        Sha256::of(self.0.as_bytes())
     }
 
-    /// The whole text of a token file.
-    pub fn token_text(&self, ca_pem: &str, operator_key_hex: &str, urls: &[String]) -> String {
+    /// What proofs of it are checked with.
+    pub fn mac_key(&self) -> TokenMacKey {
+        TokenMacKey::of(&self.0)
+    }
+
+    /// What the collector stores the token under.
+    pub fn id(&self) -> Sha256 {
+        self.mac_key().token_id()
+    }
+
+    /// The whole text of a token file. What it is bound to is written down for the box to compare.
+    pub fn token_text(&self, token: &Token, ca_pem: &str, operator_key_hex: &str, urls: &[String]) -> String {
         #[derive(Serialize)]
         struct Text<'a> {
             ca_pem: &'a str,
             operator_key: &'a str,
             secret: &'a str,
             urls: &'a [String],
+            owner: &'a OwnerId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            market: Option<&'a MarketId>,
+            station: &'a Station,
+            expires_at_millis: u64,
         }
-        let text = Text { ca_pem, operator_key: operator_key_hex, secret: &self.0, urls };
+        let text = Text {
+            ca_pem,
+            operator_key: operator_key_hex,
+            secret: &self.0,
+            urls,
+            owner: &token.owner,
+            market: token.market.as_ref(),
+            station: &token.station,
+            expires_at_millis: token.expires_at.0,
+        };
         let json = serde_json::to_vec(&text).expect("a token is texts only");
         format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(json))
     }
-}
-
-/// Digest of a secret as a peer sent it.
-pub fn digest(secret: &str) -> Sha256 {
-    Sha256::of(secret.as_bytes())
 }
 
 #[cfg(test)]
@@ -139,6 +218,9 @@ mod tests {
             owner: OwnerId::parse("anna").unwrap(),
             station,
             expires_at: UnixMillis(100),
+            market: None,
+            mac_key: None,
+            prover: None,
             used_by: None,
         };
         let field: Station =

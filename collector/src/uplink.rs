@@ -26,7 +26,7 @@ use zerkalo_proto::code::status;
 
 use crate::authority::Papers;
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Holding};
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
 use crate::session::Session;
@@ -81,14 +81,14 @@ impl UplinkService for Uplink {
         &self,
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let (agent, key) = self.agent(&request).map_err(|(code, detail)| {
+        let session = request.extensions().get::<Session>().cloned().unwrap_or_default();
+        let (agent, key) = self.agent(&session).await.map_err(|(code, detail)| {
             count(&self.metrics.requests_refused, code);
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
         })?;
         // Behind NAT the carrier's own.
-        let session = request.extensions().get::<Session>();
-        let peer = session.and_then(|session| session.peer).map(|address| unwrap_embedded(address.ip()));
+        let peer = session.peer.map(|address| unwrap_embedded(address.ip()));
         Ok(Response::new(self.attend(agent, key, peer, request.into_inner())))
     }
 }
@@ -124,38 +124,12 @@ impl Uplink {
         ReceiverStream::new(outbound)
     }
 
-    /// The enrolled agent behind the client certificate, and its record key.
-    fn agent(
-        &self,
-        request: &Request<Streaming<StreamRequest>>,
-    ) -> Result<(AgentId, PublicKey), (&'static str, String)> {
-        let session = request.extensions().get::<Session>();
-        let leaf = session.and_then(|session| session.leaf.as_ref());
-        let leaf =
-            leaf.ok_or(("certificate_missing", "enrol first, then connect with the certificate".to_owned()))?;
-        let papers = Papers::read(leaf)
-            .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
-        if papers.is_over(clock::now()) {
-            let detail = format!(
-                "the certificate's time was over at {}; the agent gets another by its record key, by itself; one \
-                 that does not is too old: enrol it anew with a new token",
-                papers.until
-            );
-            return Err(("certificate_expired", detail));
-        }
-        let agent = papers.agent;
-        match self
-            .engine
-            .read(|fold| fold.agents().get(&agent).map(|known| (!known.has_say(), known.enrolment.key)))
-        {
-            Some((false, key)) => Ok((agent, key)),
-            Some((true, _)) => {
-                Err(("agent_revoked", format!("{agent} was revoked; ask the operator for a new token")))
-            }
-            None => {
-                Err(("agent_unknown", format!("{agent} is not enrolled here; enrol it with a new token")))
-            }
-        }
+    /// The agent behind the client certificate, if it has a say, and its record key.
+    async fn agent(&self, session: &Session) -> Result<(AgentId, PublicKey), (&'static str, String)> {
+        let Papers { agent, generation, key, .. } = session.papers(clock::now())?;
+        let holding = Holding { agent: agent.clone(), generation, key };
+        let let_in = self.engine.let_in(holding).await;
+        let_in.map(|key| (agent, key)).map_err(|refusal| (refusal.code(), refusal.to_string()))
     }
 }
 

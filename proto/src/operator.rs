@@ -39,6 +39,10 @@ pub fn agent_to_wire(agent: &AgentState, catalogue: &Catalogue, connected: bool)
         elsewhere: agent.elsewhere(catalogue).is_some(),
         clock_ahead_millis: agent.clock_ahead_millis,
         dropped: agent.dropped,
+        standing: agent.standing.as_str().to_owned(),
+        standing_since_millis: agent.standing_since.0,
+        standing_reason: agent.standing_reason.clone(),
+        generation: agent.generations.current,
     }
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod readme;
 mod replay;
 mod ledger;
+mod identity;
 mod kill;
 mod lost_disk;
 mod overflow;

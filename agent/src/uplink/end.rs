@@ -44,6 +44,8 @@ pub enum End {
         "records were given up here, and this collector is too old to be told so; install the agent's version there"
     )]
     TakesNoGaps,
+    #[error("the certificate is at half its life")]
+    Renewal,
     #[error("the spool failed")]
     Spool(#[from] SpoolError),
     #[error(transparent)]
@@ -75,6 +77,7 @@ impl End {
             | Self::Spool(_)
             | Self::Cloned(_)
             | Self::Protocol(_)
+            | Self::Renewal
             | Self::Recycled => Fault::Ours,
             Self::Channel(_)
             | Self::Status(_)
@@ -88,7 +91,7 @@ impl End {
     /// One stable word of it, for the collector's count.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Recycled => "recycled",
+            Self::Recycled | Self::Renewal => "recycled",
             Self::Frozen | Self::NoWelcome => "frozen",
             Self::Channel(ChannelError::Intercepted { .. }) => "intercepted",
             Self::Channel(ChannelError::Timeout { .. }) => "timeout",

@@ -106,6 +106,10 @@ impl Uplink {
         (outcome.is_welcomed, outcome.used) = (true, Some(steady_clock()));
         self.activity.opened(address);
         self.learn(paths, &welcome.collector_urls);
+        if let Some(papers) = &self.papers {
+            papers.let_in();
+        }
+        let server_now = UnixMillis(welcome.server_time_millis);
         let meter = line.as_ref().map(|line| line.meter.clone());
         let window = self.resume(&welcome, passage, meter.as_deref()).await?;
         let short = meter.as_ref().filter(|_| passage.length == Length::Small);
@@ -128,7 +132,11 @@ impl Uplink {
             takes_gaps: welcome.takes_gaps,
             turn: None,
         };
-        let end = session.serve(&mut stream.down, paths, outcome).await;
+        let end = tokio::select! {
+            biased;
+            end = session.serve(&mut stream.down, paths, outcome) => end,
+            () = self.renewal(server_now) => Err(End::Renewal),
+        };
         outcome.carried = match (&end, &session.meter) {
             (Err(End::Recycled), Some(meter)) => (meter.sent(), meter.received()),
             _ => carried(),

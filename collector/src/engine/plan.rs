@@ -1,15 +1,16 @@
 //! What a group of requests would put into the journal, decided before anything is written.
 //!
-//! A plan sees the fold with the group's own earlier entries laid over it: chain heads, the list, where agents stand. It writes nothing
-//! and applies nothing, so a group that cannot be synced leaves no trace.
+//! A plan sees the fold with the group's own earlier entries laid over it: chain heads, the list, where agents stand, who
+//! has a say. It writes nothing and applies nothing, so a group that cannot be synced leaves no trace.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use zerkalo_core::admission::{self, ChainHead, Place, Rejection, RejectionCode};
-use zerkalo_core::fold::Fold;
+use zerkalo_core::fold::{AgentState, Fold};
 use zerkalo_core::gap::Statement;
-use zerkalo_core::journal::{Enrolment, Event, JournalEntry, Whereabouts};
+use zerkalo_core::identity::{Generations, Standing};
+use zerkalo_core::journal::{Event, JournalEntry, Whereabouts};
 use zerkalo_core::market::{Order, OrderError};
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
@@ -27,6 +28,8 @@ pub struct Plan<'a> {
     heads: BTreeMap<AgentId, ChainHead>,
     list: Option<MirrorList>,
     observed: BTreeMap<AgentId, Whereabouts>,
+    pub(super) standings: BTreeMap<AgentId, Standing>,
+    pub(super) certified: BTreeMap<AgentId, Generations>,
     entries: Vec<JournalEntry>,
     tally: Tally,
 }
@@ -44,8 +47,17 @@ pub struct Tally {
 impl<'a> Plan<'a> {
     /// An empty plan whose entries will bear `at`.
     pub fn new(fold: &'a Fold, at: UnixMillis) -> Self {
-        let (heads, observed, entries) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { fold, at, heads, list: None, observed, entries, tally: Tally::default() }
+        Self {
+            fold,
+            at,
+            heads: BTreeMap::new(),
+            list: None,
+            observed: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            certified: BTreeMap::new(),
+            entries: Vec::new(),
+            tally: Tally::default(),
+        }
     }
 
     /// The entries to append, and what to count afterwards.
@@ -61,14 +73,21 @@ impl<'a> Plan<'a> {
     /// Places a batch, emptying it; its answer holds only if the plan is carried out.
     pub fn records(&mut self, batch: &mut RecordBatch) -> RecordsAnswer {
         let mut answer = RecordsAnswer::default();
-        if !self.fold.agents().contains_key(&batch.agent) {
+        if let Some(refusal) = self.refusal_of(&batch.agent) {
+            let (epoch, sequence) = batch.first();
+            self.tally.refused.push(refusal.code());
+            let (code, detail) = (refusal.code(), refusal.to_string());
+            answer.refusals.push(Refusal { epoch, sequence, code, detail, stops_stream: true });
             return answer;
         }
         for arrival in std::mem::take(&mut batch.records) {
             let (epoch, sequence) = (arrival.checked.record().epoch, arrival.checked.record().sequence);
             let refusal = match self.record(&batch.agent, arrival) {
                 Ok(()) => None,
-                Err(rejection) => Some(self.refuse(epoch, sequence, rejection)),
+                Err(rejection) => {
+                    self.lock_if_cloned(&batch.agent, &rejection);
+                    Some(self.refuse(epoch, sequence, rejection))
+                }
             };
             let stops = refusal.as_ref().is_some_and(|refusal| refusal.stops_stream);
             answer.refusals.extend(refusal);
@@ -108,9 +127,14 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Enrols an agent.
-    pub fn enrol(&mut self, enrolment: Enrolment) {
-        self.push(Event::Enrolled(enrolment));
+    /// What the fold knows of an agent.
+    pub(super) fn agent(&self, agent: &AgentId) -> Option<&AgentState> {
+        self.fold.agents().get(agent)
+    }
+
+    /// The instant of the group.
+    pub(super) fn at(&self) -> UnixMillis {
+        self.at
     }
 
     /// A name no agent has: where it stands, and digits.
@@ -192,7 +216,7 @@ impl<'a> Plan<'a> {
         self.list.as_ref().or_else(|| self.fold.list())
     }
 
-    fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, event: Event) {
         self.entries.push(JournalEntry { at: self.at, event });
     }
 }

@@ -13,16 +13,18 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use zerkalo_core::audit::Act;
 use zerkalo_core::fold::Fold;
+use zerkalo_core::identity::Standing;
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, PAYLOAD_LEN_MAX, SettingsText};
 use zerkalo_core::market::{Decision, Order};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
 
+use super::identity::News;
 use super::plan::{Plan, Tally};
 use super::relog::{Relog, notices};
 use super::{
-    ChangeRefusal, Claim, Engine, EngineError, FutureJournal, REQUESTS_QUEUED_MAX, RecordBatch,
-    RecordsAnswer, Refusal, Request, View, WISHES_QUEUED_MAX,
+    ChangeRefusal, Claim, EXPELLED_QUEUED_MAX, Engine, EngineError, FutureJournal, IdentityAsked,
+    REQUESTS_QUEUED_MAX, RecordBatch, RecordsAnswer, Refusal, Request, View, WISHES_QUEUED_MAX,
 };
 use crate::access::DIRECTORY;
 use crate::clock;
@@ -110,6 +112,7 @@ pub fn assemble(
         changes: watch::Sender::new(0),
         list: watch::Sender::new(None),
         wishes: broadcast::Sender::new(WISHES_QUEUED_MAX),
+        expelled: broadcast::Sender::new(EXPELLED_QUEUED_MAX),
     });
     view.publish();
     let (sender, requests) = mpsc::channel(REQUESTS_QUEUED_MAX);
@@ -182,6 +185,11 @@ enum Reply {
     },
     List {
         version: u64,
+        to: oneshot::Sender<Result<u64, ChangeRefusal>>,
+    },
+    Identity {
+        /// A refusal may have locked an agent, which must be on the disk too.
+        outcome: Result<u64, ChangeRefusal>,
         to: oneshot::Sender<Result<u64, ChangeRefusal>>,
     },
     /// The only order of its group, so what followed from one followed from this.
@@ -294,6 +302,14 @@ impl Writer {
                     None
                 }
             },
+            Request::Identity { asked, reply } => {
+                let outcome = match &asked {
+                    IdentityAsked::Certify(holding) => plan.certify(holding),
+                    IdentityAsked::Show(holding) => plan.show(holding),
+                    IdentityAsked::Stand(change) => plan.stand(change).map(|()| 0),
+                };
+                Some(Reply::Identity { outcome: outcome.map_err(ChangeRefusal::from), to: reply })
+            }
             Request::Observe { agent, whereabouts } => {
                 plan.observe(agent, whereabouts);
                 None
@@ -334,23 +350,26 @@ impl Writer {
             if error.is_full() { ChangeRefusal::StorageFull } else { ChangeRefusal::State }
         };
         let token = state.token(&claim.token).map_err(failed)?.ok_or(TokenRefusal::Unknown)?;
-        token.check(&claim.declared, clock::now())?;
-        let agent = plan.new_agent(&token.station);
-        let used = Token { used_by: Some(agent.clone()), ..token.clone() };
-        state.put_token(&claim.token, &used).map_err(failed)?;
-        let (owner, station) = (token.owner.clone(), token.station.clone());
-        let enrolment = Enrolment { agent, owner, station, key: claim.record_key };
-        plan.enrol(enrolment.clone());
+        let (enrolment, news) = plan.enrol_by(claim, &token)?;
+        if news == News::Enrolled {
+            let used = Token { used_by: Some(enrolment.agent.clone()), ..token.clone() };
+            state.put_token(&claim.token, &used).map_err(failed)?;
+        }
         Ok((enrolment, token))
     }
 
     /// Gives the decisions that followed from an order among the entries.
     fn apply(&mut self, entries: &[JournalEntry]) -> Vec<Decision> {
-        let (mut news, mut ordered) = (Vec::new(), Vec::new());
+        let (mut news, mut ordered, mut expelled) = (Vec::new(), Vec::new(), Vec::new());
         for part in entries.chunks(APPLIED_AT_ONCE) {
             let mut fold = self.view.fold.write().unwrap_or_else(PoisonError::into_inner);
             for entry in part {
                 let outcome = fold.apply(entry);
+                if let Event::Standing(change) = &entry.event
+                    && change.standing != Standing::Good
+                {
+                    expelled.push(change.agent.clone());
+                }
                 if matches!(entry.event, Event::Ordered(_)) {
                     ordered.extend(outcome.decisions.iter().cloned());
                 }
@@ -367,6 +386,8 @@ impl Writer {
         drop(fold);
         self.view.publish();
         entries.iter().for_each(|entry| tell_gap(&entry.event));
+        // Without a stream open nobody hears it.
+        expelled.into_iter().for_each(|agent| drop(self.view.expelled.send(agent)));
         for notice in news {
             say(&notice);
             self.unlogged.push((notice, Send::Yes));
@@ -462,6 +483,7 @@ impl Writer {
                 }
                 let _ = to.send(Err(refusal));
             }
+            Reply::Identity { to, .. } => drop(to.send(Err(refusal))),
             Reply::List { to, .. } => drop(to.send(Err(refusal))),
             Reply::Ordered { to, .. } => drop(to.send(Err(refusal))),
         }
@@ -472,6 +494,7 @@ impl Writer {
         match reply {
             Reply::Records { answer, to, .. } => drop(to.send(answer)),
             Reply::Enrolled { enrolment, to, .. } => drop(to.send(Ok(*enrolment))),
+            Reply::Identity { outcome, to } => drop(to.send(outcome)),
             Reply::List { version, to } => drop(to.send(Ok(version))),
             Reply::Ordered { order, to } => {
                 let kind = order.kind.word();
@@ -507,11 +530,24 @@ fn say(notice: &Notice) {
 
 /// Whether an entry may change where an agent stands, or ought to.
 fn moves_agents(event: &Event) -> bool {
-    matches!(event, Event::Observed { .. } | Event::Enrolled(_) | Event::Revoked(_) | Event::Settings(_))
+    matches!(
+        event,
+        Event::Observed { .. }
+            | Event::Enrolled(_)
+            | Event::Revoked(_)
+            | Event::Standing(_)
+            | Event::Settings(_)
+    )
 }
 
 fn count_elsewhere(fold: &Fold, metrics: &Metrics) {
     metrics.agents_elsewhere.set(i64::try_from(fold.count_elsewhere()).unwrap_or(i64::MAX));
+    let count = |standing| {
+        let standing = fold.agents().values().filter(|agent| agent.standing == standing);
+        i64::try_from(standing.count()).unwrap_or(i64::MAX)
+    };
+    metrics.agents_locked.set(count(Standing::Locked));
+    metrics.agents_revoked.set(count(Standing::Revoked));
 }
 
 /// The next group: what comes within the window after the first request. Empty when only time passed; `None` when

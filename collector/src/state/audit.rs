@@ -50,7 +50,7 @@ impl State {
 
     /// Keeps an enrolment token that was made.
     pub fn put_new_token(&self, digest: &Sha256, token: &Token, act: &Act) -> Result<u64, StateError> {
-        self.audit_with(act, |batch| batch.put(super::TOKENS, &digest.0, &json(token)))
+        self.audit_with(act, |batch| batch.put(super::tokens::TOKENS, &digest.0, &json(token)))
     }
 
     /// Keeps an API token.

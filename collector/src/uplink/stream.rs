@@ -3,6 +3,7 @@
 //! Records are checked here, agents side by side; batches go to the engine as they come, a few at a time, and their
 //! answers go back in the same order.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -66,7 +67,7 @@ enum End {
     /// A record stopped the stream; the agent was told.
     Refused,
     /// The agent is told by a status.
-    Told { grpc: Grpc, code: &'static str, detail: &'static str },
+    Told { grpc: Grpc, code: &'static str, detail: Cow<'static, str> },
 }
 
 type Answers = FuturesOrdered<BoxFuture<'static, Option<RecordsAnswer>>>;
@@ -81,21 +82,41 @@ impl Stream {
         let agent = &self.agent;
         // Before the Welcome: who was welcomed misses no wish.
         let wishes = self.engine.wishes();
+        // Before it is looked at again: who loses their say from now on is cut off.
+        let expelled = self.engine.expelled();
+        if let Err(end) = self.check_say() {
+            return self.end(end);
+        }
         self.observe().await;
         let end = match self.greet(&mut inbound).await {
             Ok((lists, bytes_max)) => {
                 tracing::info!(%agent, "connected");
-                self.serve(inbound, lists, bytes_max, wishes, replaced).await
+                self.serve(inbound, lists, bytes_max, (wishes, expelled), replaced).await
             }
             Err(end) => end,
         };
-        tracing::info!(%agent, ?end, "disconnected");
+        self.end(end);
+    }
+
+    fn end(&self, end: End) {
+        tracing::info!(agent = %self.agent, ?end, "disconnected");
         if let End::Told { grpc, code, detail } = end {
             if grpc != Grpc::Unavailable {
                 count(&self.metrics.requests_refused, code);
             }
             // If the agent reads no more, it learns it from the closed connection.
             let _ = self.responses.try_send(Err(status(grpc, code, detail)));
+        }
+    }
+
+    /// Ends a stream whose agent has no say any more.
+    fn check_say(&self) -> Result<(), End> {
+        match self.engine.refusal_of(&self.agent) {
+            None => Ok(()),
+            Some(refusal) => {
+                let (code, detail) = (refusal.code(), refusal.to_string().into());
+                Err(End::Told { grpc: Grpc::Unauthenticated, code, detail })
+            }
         }
     }
 
@@ -122,7 +143,11 @@ impl Stream {
         &self,
         inbound: &mut (impl Incoming<Item = Result<StreamRequest, Status>> + Unpin),
     ) -> Result<(watch::Receiver<Option<Arc<ListInForce>>>, Option<u32>), End> {
-        let told = |detail| End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail };
+        let told = |detail: &'static str| End::Told {
+            grpc: Grpc::InvalidArgument,
+            code: "bad_request",
+            detail: detail.into(),
+        };
         let first = tokio::time::timeout(HELLO_WAIT, inbound.next())
             .await
             .map_err(|_| told("no Hello came in time"))?
@@ -171,25 +196,29 @@ impl Stream {
         mut inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin,
         mut lists: watch::Receiver<Option<Arc<ListInForce>>>,
         bytes_max: Option<u32>,
-        mut wishes: broadcast::Receiver<Wish>,
+        (mut wishes, mut expelled): (broadcast::Receiver<Wish>, broadcast::Receiver<AgentId>),
         mut replaced: oneshot::Receiver<()>,
     ) -> End {
         let stopping = &self.stopping;
         let ended = Arc::new(AtomicBool::new(false));
         let mut answers = Answers::new();
-        let mut open = true;
+        let (mut open, mut is_lost) = (true, false);
         loop {
             let step = tokio::select! {
                 // In this order, so that the same events have the same outcome; who is to end is never kept waiting.
                 biased;
+                lost = expelled.recv(), if !is_lost => {
+                    is_lost = lost.is_ok_and(|agent| agent == self.agent) || self.check_say().is_err();
+                    Ok(())
+                },
                 _ = &mut replaced => Err(End::Told {
-                    grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream",
+                    grpc: Grpc::Aborted, code: "replaced", detail: "the agent opened a newer stream".into(),
                 }),
                 () = stopping.stopped() => Err(End::Told {
-                    grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping",
+                    grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping".into(),
                 }),
                 Some(answer) = answers.next() => self.pass_on(answer).await,
-                message = inbound.next(), if open && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
+                message = inbound.next(), if open && !is_lost && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
                     Some(Ok(message)) => self.take(message, &ended, &mut answers).await,
                     None => { open = false; Ok(()) }
                     Some(Err(error)) => { open = false; self.broken(&error, &mut answers) }
@@ -213,6 +242,11 @@ impl Stream {
             };
             match step {
                 Err(end) => return end,
+                // What is on its way to it says more than that it lost its say.
+                Ok(()) if is_lost && answers.is_empty() => match self.check_say() {
+                    Err(end) => return end,
+                    Ok(()) => is_lost = false,
+                },
                 Ok(()) if !open && answers.is_empty() => return End::Gone,
                 Ok(()) => {}
             }
@@ -234,7 +268,7 @@ impl Stream {
             },
             Some(Up::Picture(picture)) => return self.take_picture(picture).await,
             Some(Up::Hello(_)) | None => {
-                let detail = "after the Hello only records and pictures follow";
+                let detail = "after the Hello only records and pictures follow".into();
                 return Err(End::Told { grpc: Grpc::InvalidArgument, code: "bad_request", detail });
             }
         };
@@ -261,7 +295,7 @@ impl Stream {
             let stopping = |_| End::Told {
                 grpc: Grpc::Unavailable,
                 code: "stopping",
-                detail: "the collector is stopping",
+                detail: "the collector is stopping".into(),
             };
             let answer = self.engine.submit(batch).await.map_err(stopping)?;
             answers.push_back(async move { answer.await.ok() }.boxed());

@@ -7,6 +7,7 @@ use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::{Hello, RecordBatch};
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::evidence::record_to_wire;
+use zerkalo_proto::operator_v1::UnlockAgentRequest;
 
 use crate::world::{Agent, Collector, Link, Site, body, facts};
 
@@ -65,9 +66,10 @@ async fn what_breaks_the_chain_stops_the_stream_and_leaves_the_journal_whole() {
         ("bad_signature", SignedRecord::sign(&agent.id, next, sound.clone(), &thief)),
         ("wrong_chain", sign(ChainLink { sequence: 7, ..next }, &sound)),
         ("wrong_chain", sign(ChainLink { hash: good[0].hash(), ..next }, &sound)),
-        ("conflicting_key", sign(good[0].link(), b"another second statement")),
         ("wrong_agent", SignedRecord::sign(&other, next, sound.clone(), &agent.key)),
         ("frame_too_large", sign(next, &vec![0; BODY_LEN_MAX + 1])),
+        // Last: it locks the agent.
+        ("conflicting_key", sign(good[0].link(), b"another second statement")),
     ];
     for (code, bad) in cases {
         let before = collector.metric(&refused(code)).await;
@@ -80,6 +82,9 @@ async fn what_breaks_the_chain_stops_the_stream_and_leaves_the_journal_whole() {
         assert_eq!(collector.metric(&refused(code)).await, before + 1, "{code}");
         assert_eq!(site.records(), good, "{code}");
     }
+    let (agent_id, reason) = (agent.id.to_string(), "a test".to_owned());
+    let unlock = UnlockAgentRequest { agent: agent_id, reason };
+    collector.operator(&site).await.unlock_agent(unlock).await.unwrap();
     let (mut link, _) = collector.connect(&site, &agent).await;
     link.send_records(&[agent.measure("m1")]).await;
     link.acked(3).await;

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
 
 mod admission;
+mod asking;
 mod backup;
 mod configuration;
 mod dns;
 mod enrollment;
 mod evidence;
 mod full_disk;
+mod identity;
 mod interceptions;
 mod operators;
 mod orders;

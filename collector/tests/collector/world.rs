@@ -5,7 +5,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::StreamExt;
-use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -22,7 +21,6 @@ use zerkalo_core::journal::{Event, Found, JournalEntry, MAGIC, read_frame};
 use zerkalo_core::record::{Arm, Cause, HttpExchange, HttpOutcome, ProbeRecord, Span};
 use zerkalo_core::target::{Mirror, MirrorList, Sha256, TargetUrl};
 use zerkalo_core::words::{AgentId, MarketId, MirrorId};
-use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
@@ -30,6 +28,8 @@ use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
 use zerkalo_proto::evidence::{list_to_wire, record_to_wire};
 use zerkalo_proto::operator_v1::operator_service_client::OperatorServiceClient;
 use zerkalo_proto::operator_v1::{CreateTokenRequest, ListDecisionsRequest, PutMirrorListRequest};
+
+pub use crate::asking::{Asking, Keys};
 
 /// The collector's program.
 pub const COLLECTOR: &str = env!("CARGO_BIN_EXE_zerkalo-collector");
@@ -241,29 +241,33 @@ impl Collector {
         self.operator(site).await.put_mirror_list(PutMirrorListRequest { list }).await.unwrap();
     }
 
-    pub async fn enrollment(&self, site: &Site) -> EnrollmentServiceClient<Channel> {
-        EnrollmentServiceClient::new(channel(self.agents, &site.ca_pem, None).await)
+    /// A connection of its own to prove things on.
+    pub async fn enrollment(&self, site: &Site) -> Asking {
+        self.enrollment_as(site, None).await
+    }
+
+    /// The same, with a certificate.
+    pub async fn enrollment_as(&self, site: &Site, identity: Option<(&str, &str)>) -> Asking {
+        Asking::open(self.agents, &site.ca_pem, identity).await
     }
 
     /// Enrols an agent all the way.
     pub async fn enrol(&self, site: &Site, owner: &str, carrier: &str) -> Agent {
         let secret = self.token(site, owner, carrier).await;
-        let (request, keys) = enroll_request(&secret);
-        let answer = self.enrollment(site).await.enroll(request).await.unwrap().into_inner();
+        let mut asking = self.enrollment(site).await;
+        let (request, keys) = asking.enroll_request(&secret);
+        let answer = asking.client.enroll(request).await.unwrap().into_inner();
         let id = AgentId::parse(&answer.agent).unwrap();
-        let identity = Identity::from_pem(answer.certificate_pem, keys.tls.serialize_pem());
-        Agent { id, key: keys.record, identity, last: ChainLink::start(1) }
+        let (certificate_pem, key_pem) = (answer.certificate_pem, keys.tls.serialize_pem());
+        let identity = Identity::from_pem(&certificate_pem, &key_pem);
+        Agent { id, key: keys.record, identity, certificate_pem, key_pem, last: ChainLink::start(1) }
     }
 
     /// The same, with its certificate and key as text.
     pub async fn enrol_with_pems(&self, site: &Site, owner: &str, carrier: &str) -> (Agent, String, String) {
-        let secret = self.token(site, owner, carrier).await;
-        let (request, keys) = enroll_request(&secret);
-        let answer = self.enrollment(site).await.enroll(request).await.unwrap().into_inner();
-        let id = AgentId::parse(&answer.agent).unwrap();
-        let (certificate, key) = (answer.certificate_pem, keys.tls.serialize_pem());
-        let identity = Identity::from_pem(&certificate, &key);
-        (Agent { id, key: keys.record, identity, last: ChainLink::start(1) }, certificate, key)
+        let agent = self.enrol(site, owner, carrier).await;
+        let (certificate, key) = (agent.certificate_pem.clone(), agent.key_pem.clone());
+        (agent, certificate, key)
     }
 
     pub async fn uplink(&self, site: &Site, identity: Option<&Identity>) -> UplinkServiceClient<Channel> {
@@ -332,6 +336,8 @@ pub struct Agent {
     pub id: AgentId,
     pub key: SecretKey,
     pub identity: Identity,
+    pub certificate_pem: String,
+    pub key_pem: String,
     pub last: ChainLink,
 }
 
@@ -347,26 +353,6 @@ impl Agent {
     pub fn measure(&mut self, mirror: &str) -> SignedRecord {
         self.sign(body(&facts(mirror)))
     }
-}
-
-/// Both keys of a box.
-pub struct Keys {
-    pub record: SecretKey,
-    pub tls: KeyPair,
-}
-
-pub fn enroll_request(secret: &str) -> (agent_v1::EnrollRequest, Keys) {
-    let tls = KeyPair::generate().unwrap();
-    let record = SecretKey::from_bytes(&Sha256::of(&tls.serialize_der()).0);
-    let csr = CertificateParams::default().serialize_request(&tls).unwrap();
-    let request = agent_v1::EnrollRequest {
-        token_secret: secret.to_owned(),
-        certificate_request_pem: csr.pem().unwrap(),
-        record_key: record.public().to_bytes().to_vec(),
-        carrier: String::new(),
-        access: String::new(),
-    };
-    (request, Keys { record, tls })
 }
 
 /// An agent's end of a stream.
@@ -399,6 +385,17 @@ impl Link {
     pub async fn next_or_status(&mut self) -> Result<Option<Down>, Status> {
         let next = tokio::time::timeout(PATIENCE, self.down.next()).await.expect("an answer in time");
         next.transpose().map(|response| response.and_then(|response| response.message))
+    }
+
+    /// What the collector ends the stream with, whatever it says before.
+    pub async fn status(&mut self) -> Option<Status> {
+        loop {
+            match self.next_or_status().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
     }
 
     /// Waits for the Ack of everything up to `sequence`.

@@ -14,6 +14,7 @@ pub mod origin;
 pub mod internet;
 pub mod process;
 pub mod operator;
+pub mod bound;
 pub mod signer;
 pub mod webhook;
 pub mod fleet;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::bound;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Streaming};
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedRecord};
+use zerkalo_core::identity::{Asked, Purpose, TokenMacKey, token_key};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
@@ -82,12 +84,26 @@ impl Signer {
         };
         let record_key = SecretKey::from_bytes(&Sha256::of(&seed.to_be_bytes()).0);
         let tls_key = KeyPair::generate()?;
-        let request = CertificateParams::default().serialize_request(&tls_key)?.pem()?;
-        let channel = endpoint()?.tls_config(tls.clone())?.connect().await?;
+        let request_pem = CertificateParams::default().serialize_request(&tls_key)?.pem()?;
+        let (channel, binding) = bound::connect(url, &token.ca_pem).await?;
+        let asked = Asked {
+            purpose: Purpose::Enrol,
+            binding: &binding,
+            agent: "",
+            generation: 0,
+            request_pem: &request_pem,
+            record_key: &record_key.public(),
+            carrier: "",
+            access: "",
+        };
+        let mac_key = TokenMacKey::of(&token.secret);
         let enrolled = EnrollmentServiceClient::new(channel)
             .enroll(EnrollRequest {
-                token_secret: token.secret.clone(),
-                certificate_request_pem: request,
+                token_id: mac_key.token_id().0.to_vec(),
+                token_mac: asked.mac(&mac_key).to_vec(),
+                token_signature: asked.sign(&token_key(&token.secret)).to_vec(),
+                record_signature: asked.sign(&record_key).to_vec(),
+                certificate_request_pem: request_pem.clone(),
                 record_key: record_key.public().to_bytes().to_vec(),
                 ..Default::default()
             })

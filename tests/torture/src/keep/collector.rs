@@ -59,6 +59,9 @@ pub(super) fn keep(dir: &Path, records: u64, dice: &mut Dice, say: Say) -> Resul
                 owner: OwnerId::parse("anna")?,
                 station: Station::Control,
                 expires_at: UnixMillis(written),
+                market: None,
+                mac_key: Some(digest),
+                prover: None,
                 used_by: None,
             };
             state.put_token(&digest, &token)?;

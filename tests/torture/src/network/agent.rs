@@ -116,7 +116,7 @@ impl Seat {
         let open = |_, outgoing| self.clone().dial(outgoing);
         tokio::select! {
             biased;
-            cloned = uplink.run_over(retry, open) => Err(format!("{}: {cloned}", self.name).into()),
+            stopped = uplink.run_over(retry, open) => Err(format!("{}: {stopped}", self.name).into()),
             failed = self.measure(&spool) => Err(failed),
         }
     }
@@ -141,6 +141,7 @@ impl Seat {
             quiet: Default::default(),
             activity: Default::default(),
             inbox: Default::default(),
+            papers: None,
         }
     }
 
