@@ -56,7 +56,8 @@ pub async fn agents(service: &mut Service, command: Agents) -> Result<()> {
 
 /// Lists the agents.
 async fn list(service: &mut Service, format: Format) -> Result<()> {
-    let agents = answer("list the agents", service.list_agents(wire::ListAgentsRequest {})).await?.agents;
+    let answered = answer("list the agents", service.list_agents(wire::ListAgentsRequest {})).await?;
+    let agents = answered.agents;
     match format {
         Format::Json => print_json(&agents.iter().map(agent_json).collect::<Vec<_>>())?,
         Format::Table => print(&draw(
@@ -92,6 +93,13 @@ async fn list(service: &mut Service, format: Format) -> Result<()> {
                 ]
             }),
         ))?,
+    }
+    // What is in no column: who looks for a network must know how old the tables are.
+    if format == Format::Table
+        && agents.iter().any(|agent| agent.asn > 0)
+        && !answered.networks_date.is_empty()
+    {
+        eprintln!("networks by tables of {}", answered.networks_date);
     }
     // A word in the table has no room for what to do.
     for agent in agents.iter().filter(|agent| format == Format::Table && agent.standing == "locked") {

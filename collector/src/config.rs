@@ -20,6 +20,7 @@ use zerkalo_core::journal::SettingsText;
 use zerkalo_core::networks;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 
+use crate::clock;
 use crate::people::People;
 use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
 
@@ -246,7 +247,9 @@ impl Reader<'_> {
     fn networks(&mut self, key: String, path: &Path, text: &str, catalogue: &Catalogue) -> String {
         let remedy = "mend the file, or remove the key to use the built-in one";
         let asns = catalogue.carriers().iter().flat_map(|carrier| carrier.asns.iter().copied()).collect();
-        let problem = match networks::cut_to(text, &asns) {
+        let date =
+            std::fs::metadata(path).and_then(|file| file.modified()).map(clock::day).unwrap_or_default();
+        let problem = match networks::cut_to(text, &asns, &date) {
             Ok(kept) if kept.is_empty() => "holds no range of a carrier in the catalogue".to_owned(),
             Ok(kept) if kept.len() > NETWORKS_LEN_MAX => {
                 format!("the ranges of the catalogue's carriers take more than {NETWORKS_LEN_MAX} bytes")

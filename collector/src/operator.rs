@@ -112,7 +112,8 @@ impl OperatorService for Operator {
             let agents = fold.agents().iter();
             agents.map(|(id, agent)| agent_to_wire(agent, &self.catalogue, self.connected.has(id))).collect()
         });
-        Ok(Response::new(wire::ListAgentsResponse { agents }))
+        let networks_date = self.engine.read(|fold| fold.networks_date().to_owned());
+        Ok(Response::new(wire::ListAgentsResponse { agents, networks_date }))
     }
 
     async fn put_mirror_list(

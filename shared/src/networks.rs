@@ -10,6 +10,12 @@ pub const BUILT_IN: [&str; 2] = [
     include_str!("../data/asn/ru-kz-carriers-ipv4.csv"),
     include_str!("../data/asn/ru-kz-carriers-ipv6.csv"),
 ];
+/// When the tables compiled in were cut.
+const BUILT_IN_DATE: &str = "2026-06";
+/// Begins a line that says when a table was made: `# 2026-11-20`.
+const DATE_PREFIX: &str = "# ";
+/// Longest date shown.
+const DATE_LEN_MAX: usize = 40;
 /// Organisations of the tables compiled in: `carrier,asn,organisation,...`.
 const BUILT_IN_ORGANISATIONS: &str = include_str!("../data/asn/carrier-asns.csv");
 /// Most ranges of a table: more than the whole internet announces today of both families.
@@ -28,8 +34,9 @@ pub enum NetworksError {
     TooMany,
 }
 
-/// Keeps of a table the rows of these networks: a table of the whole internet is too large for the journal.
-pub fn cut_to(table: &str, asns: &BTreeSet<u32>) -> Result<String, NetworksError> {
+/// Keeps of a table the rows of these networks: a table of the whole internet is too large for the journal. One that does
+/// not say when it was made is as old as its file.
+pub fn cut_to(table: &str, asns: &BTreeSet<u32>, file_date: &str) -> Result<String, NetworksError> {
     let networks = Networks::parse([table])?;
     let mut kept = String::new();
     for (ranges, is_v4) in [(&networks.v4, true), (&networks.v6, false)] {
@@ -42,7 +49,8 @@ pub fn cut_to(table: &str, asns: &BTreeSet<u32>) -> Result<String, NetworksError
             kept.push('\n');
         }
     }
-    Ok(kept)
+    let date = if networks.date.is_empty() { file_date } else { &networks.date };
+    Ok(if kept.is_empty() || date.is_empty() { kept } else { format!("{DATE_PREFIX}{date}\n{kept}") })
 }
 
 /// Who announces an address.
@@ -58,6 +66,7 @@ pub struct Networks {
     v4: Vec<Range>,
     v6: Vec<Range>,
     organisations: BTreeMap<u32, String>,
+    date: String,
 }
 
 /// An inclusive range; IPv4 addresses as their number.
@@ -69,12 +78,17 @@ struct Range {
 }
 
 impl Networks {
-    /// Reads tables; a heading that begins with `start` is passed over, families may be mixed.
+    /// Reads tables; a heading that begins with `start` is passed over, families may be mixed. A first line `# DATE` says when
+    /// a table was made.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, NetworksError> {
         let mut networks = Self::default();
         for text in texts {
             for (index, line) in text.lines().enumerate() {
-                let is_heading = index == 0 && line.starts_with("start");
+                if let Some(date) = line.strip_prefix(DATE_PREFIX).filter(|_| index == 0) {
+                    networks.date = date.trim().chars().take(DATE_LEN_MAX).collect();
+                    continue;
+                }
+                let is_heading = index <= 1 && line.starts_with("start");
                 if !is_heading && !line.trim().is_empty() {
                     networks.take(line, index + 1)?;
                 }
@@ -92,6 +106,7 @@ impl Networks {
     /// The tables compiled in. Parses them: keep the answer.
     pub fn built_in() -> Self {
         let mut networks = Self::parse(BUILT_IN).expect("the built-in tables are tested");
+        networks.date = BUILT_IN_DATE.to_owned();
         for line in BUILT_IN_ORGANISATIONS.lines().skip(1) {
             if let [_, asn, organisation, ..] = &fields(line)[..]
                 && let Ok(asn) = asn.parse()
@@ -100,6 +115,11 @@ impl Networks {
             }
         }
         networks
+    }
+
+    /// When the tables were made, in whatever words they say it; empty where they do not.
+    pub fn date(&self) -> &str {
+        &self.date
     }
 
     /// Who announces `address`, if that is in the tables. Embedded IPv4 is unwrapped.
@@ -231,7 +251,7 @@ mod tests {
     fn a_table_is_cut_to_some_networks_and_reads_as_before() {
         let table = "start,end,asn,organisation\n::ffff,::ffff,3,C\n10.0.0.0,10.0.0.9,1,\"A, \"\"B\"\"\"\n\
                      11.0.0.0,11.0.0.9,2,D\n2001:db8::,2001:db8::ff,1,E\n";
-        let kept = cut_to(table, &[1].into()).unwrap();
+        let kept = cut_to(table, &[1].into(), "").unwrap();
         assert_eq!(
             kept,
             "10.0.0.0,10.0.0.9,1,\"A, \"\"B\"\"\"\n2001:db8::,2001:db8::ff,1,\"A, \"\"B\"\"\"\n"
@@ -239,8 +259,13 @@ mod tests {
         let networks = Networks::parse([kept.as_str()]).unwrap();
         assert_eq!(networks.announcer("10.0.0.9".parse().unwrap()).unwrap().organisation, Some("A, \"B\""));
         assert_eq!(asn_of(&networks, "11.0.0.1"), None);
-        assert_eq!(cut_to(table, &[9].into()).as_deref(), Ok(""));
-        assert!(cut_to("x", &[1].into()).is_err());
+        assert_eq!(cut_to(table, &[9].into(), "2026").as_deref(), Ok(""));
+        assert_eq!(cut_to(table, &[1].into(), "2026"), Ok(format!("# 2026\n{kept}")));
+        let dated = cut_to(&format!("# 2026-11-20\n{table}"), &[1].into(), "2026").unwrap();
+        assert_eq!(dated, format!("# 2026-11-20\n{kept}"));
+        assert_eq!(Networks::parse([dated.as_str()]).unwrap().date(), "2026-11-20");
+        assert_eq!((Networks::parse([table]).unwrap().date(), Networks::built_in().date()), ("", "2026-06"));
+        assert!(cut_to("x", &[1].into(), "").is_err());
     }
 
     #[test]

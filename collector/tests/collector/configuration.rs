@@ -186,10 +186,13 @@ async fn a_table_of_networks_is_cut_to_the_catalogues_carriers() {
     use zerkalo_collector::config::Config;
     let site = Site::new();
     let kcell = "44.128.0.0,44.128.0.255,29355\n";
-    std::fs::write(site.dir.join("networks.csv"), format!("start,end,asn\n9.9.9.0,9.9.9.255,19281\n{kcell}"))
-        .unwrap();
+    std::fs::write(
+        site.dir.join("networks.csv"),
+        format!("# 2026-11-20\nstart,end,asn\n9.9.9.0,9.9.9.255,19281\n{kcell}"),
+    )
+    .unwrap();
     site.configure("[data]\nnetworks = \"networks.csv\"\n");
-    assert_eq!(Config::load(&site.dir).unwrap().settings.networks, kcell);
+    assert_eq!(Config::load(&site.dir).unwrap().settings.networks, format!("# 2026-11-20\n{kcell}"));
     for (table, part) in [
         ("9.9.9.0,9.9.9.255,19281\n", "holds no range of a carrier"),
         ("44.128.0.9,44.128.0.0,29355\n", "line 1: the range ends before it starts"),

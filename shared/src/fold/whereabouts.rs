@@ -15,6 +15,11 @@ impl Fold {
         self.settings.networks().announcer(address).map(|announcer| announcer.asn)
     }
 
+    /// When the tables of networks in force were made.
+    pub fn networks_date(&self) -> &str {
+        self.settings.networks().date()
+    }
+
     /// Agents with a say that stand elsewhere.
     pub fn count_elsewhere(&self) -> usize {
         let catalogue = self.settings.catalogue();
