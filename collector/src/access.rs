@@ -1,7 +1,8 @@
 //! Who may ask, under which name and within which scope: tokens of the collector's directory and those made over the wire.
 //!
 //! A name is borne by one living token and a token bears one name, so two names of an order are two tokens. What is made
-//! or revoked is on the disk with its line of the audit log before it holds.
+//! or revoked is on the disk with its line of the audit log before it holds. Those of the directory are read anew when
+//! the collector is told to (SIGHUP).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -112,7 +113,6 @@ pub struct Listed {
 #[derive(Debug)]
 pub struct Access {
     state: Arc<State>,
-    configured: People,
     known: RwLock<Known>,
     /// Rises with each token revoked: what it watches must end.
     revocations: watch::Sender<u64>,
@@ -120,6 +120,8 @@ pub struct Access {
 
 #[derive(Debug)]
 struct Known {
+    /// Of the collector's directory.
+    configured: People,
     made: BTreeMap<Sha256, ApiToken>,
     revoked: BTreeSet<Sha256>,
 }
@@ -128,16 +130,26 @@ impl Access {
     /// Reads them all; who came into or left the collector's directory since the last start goes into the audit log.
     pub fn open(state: Arc<State>, configured: People) -> Result<Self, StateError> {
         let known = state.api_tokens()?;
-        let names: Vec<&str> = configured.0.iter().map(|(person, _)| person.0.as_str()).collect();
-        let all: Vec<String> =
-            configured.0.iter().map(|(person, digest)| format!("{} {digest}\n", person.0)).collect();
-        let about = vec![("operators", names.join(" "))];
-        let act = Act { by: DIRECTORY.to_owned(), token: String::new(), act: "operators.change", about };
-        state.audit_configured(&Sha256::of(all.concat().as_bytes()), &act)?;
-        let known =
-            Known { made: known.made.into_iter().collect(), revoked: known.revoked.into_iter().collect() };
-        let revocations = watch::Sender::new(0);
-        Ok(Self { state, configured, known: RwLock::new(known), revocations })
+        audit(&state, &configured)?;
+        let (made, revoked) = (known.made.into_iter().collect(), known.revoked.into_iter().collect());
+        let known = Known { configured, made, revoked };
+        Ok(Self { state, known: RwLock::new(known), revocations: watch::Sender::new(0) })
+    }
+
+    /// Puts the people of the collector's directory in force as they are now; who left it is let in no more. Gives how
+    /// many came and left.
+    pub fn configure(&self, configured: People) -> Result<(usize, usize), StateError> {
+        audit(&self.state, &configured)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let lacks = |people: &People, one: &(Person, Sha256)| !people.0.contains(one);
+        let came = configured.0.iter().filter(|one| lacks(&known.configured, one)).count();
+        let left = known.configured.0.iter().filter(|one| lacks(&configured, one)).count();
+        known.configured = configured;
+        drop(known);
+        if left > 0 {
+            self.revocations.send_modify(|count| *count += 1);
+        }
+        Ok((came, left))
     }
 
     /// Whose token it is. All digests are compared, whichever fits, so that time tells nothing of them.
@@ -145,7 +157,7 @@ impl Access {
         let digest = Sha256::of(token.as_bytes());
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let is_revoked = known.revoked.iter().fold(false, |is, revoked| is | same(&digest, revoked));
-        let configured = self.configured.0.iter().fold(None, |found, (person, one)| {
+        let configured = known.configured.0.iter().fold(None, |found, (person, one)| {
             let bearing =
                 || Bearing { person: person.clone(), scope: Scope::Admin, token: digest, expires_at: None };
             if same(&digest, one) { Some(bearing()) } else { found }
@@ -169,7 +181,8 @@ impl Access {
     /// Whether a token that was good still is.
     pub fn is_live(&self, bearing: &Bearing, now: UnixMillis) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let is_kept = known.made.contains_key(&bearing.token) || bearing.expires_at.is_none();
+        let is_configured = known.configured.0.iter().any(|(_, digest)| *digest == bearing.token);
+        let is_kept = known.made.contains_key(&bearing.token) || is_configured;
         is_kept
             && !known.revoked.contains(&bearing.token)
             && bearing.expires_at.is_none_or(|expires_at| now < expires_at)
@@ -255,7 +268,7 @@ impl Access {
     }
 
     fn living(&self, known: &Known, now: UnixMillis) -> Vec<(Sha256, Listed)> {
-        let configured = self.configured.0.iter().filter(|(_, digest)| !known.revoked.contains(digest));
+        let configured = known.configured.0.iter().filter(|(_, digest)| !known.revoked.contains(digest));
         let configured = configured.map(|(person, digest)| {
             let name = person.0.clone();
             (*digest, Listed { name, scope: Scope::Admin, made: None, expires_at: None })
@@ -263,6 +276,16 @@ impl Access {
         let made = known.made.iter().filter(|(_, token)| now < token.expires_at);
         configured.chain(made.map(|(digest, token)| (*digest, listed(token)))).collect()
     }
+}
+
+/// Who came into or left the collector's directory goes into the audit log.
+fn audit(state: &State, configured: &People) -> Result<(), StateError> {
+    let names: Vec<&str> = configured.0.iter().map(|(person, _)| person.0.as_str()).collect();
+    let all: Vec<String> =
+        configured.0.iter().map(|(person, digest)| format!("{} {digest}\n", person.0)).collect();
+    let about = vec![("operators", names.join(" "))];
+    let act = Act { by: DIRECTORY.to_owned(), token: String::new(), act: "operators.change", about };
+    state.audit_configured(&Sha256::of(all.concat().as_bytes()), &act)
 }
 
 fn listed(token: &ApiToken) -> Listed {
@@ -281,8 +304,11 @@ mod tests {
     fn access() -> (tempfile::TempDir, Access) {
         let dir = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(dir.path()).unwrap());
-        let first = (Person("operator".to_owned()), Sha256::of(b"first"));
-        (dir, Access::open(state, People(vec![first])).unwrap())
+        (dir, Access::open(state, first_alone()).unwrap())
+    }
+
+    fn first_alone() -> People {
+        People(vec![(Person("operator".to_owned()), Sha256::of(b"first"))])
     }
 
     fn code<T>(result: Result<T, AccessRefusal>) -> &'static str {
@@ -330,9 +356,25 @@ mod tests {
         assert_eq!(code(access.bearer("first", now)), "unauthenticated");
         assert_eq!(code(access.revoke(&anna, "anna")), "last_admin");
         // At the next start too.
-        let again = Access::open(access.state.clone(), access.configured.clone()).unwrap();
+        let again = Access::open(access.state.clone(), first_alone()).unwrap();
         assert_eq!(code(again.bearer("first", now)), "unauthenticated");
         assert_eq!(again.bearer(secret.reveal(), now).unwrap(), anna);
         assert_eq!(again.all(now).len(), 2);
+    }
+
+    #[test]
+    fn who_leaves_the_directory_is_let_in_no_more() {
+        let (_dir, access) = access();
+        let now = clock::now();
+        let mut both = first_alone();
+        both.0.push((Person("boris".to_owned()), Sha256::of(b"second")));
+        assert_eq!(access.configure(both).unwrap(), (1, 0));
+        let boris = access.bearer("second", now).unwrap();
+        assert!(access.is_live(&boris, now));
+        let revocations = access.revocations();
+        assert_eq!(access.configure(first_alone()).unwrap(), (0, 1));
+        assert!(revocations.has_changed().unwrap() && !access.is_live(&boris, now));
+        assert_eq!(code(access.bearer("second", now)), "unauthenticated");
+        assert!(access.is_live(&access.bearer("first", now).unwrap(), now));
     }
 }

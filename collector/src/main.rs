@@ -82,7 +82,7 @@ enum Command {
     },
     /// Makes a new journal out of what DIR's damaged one still holds; agents send again what is missing. Not while it serves
     Mend { dir: PathBuf },
-    /// Serves DIR until it is told to stop (SIGTERM, SIGINT)
+    /// Serves DIR until it is told to stop (SIGTERM, SIGINT); SIGHUP reads the operators anew
     Serve {
         dir: PathBuf,
         /// Serve though the journal's last entry lies in the future: decisions wait until the clock has passed it
@@ -181,16 +181,20 @@ fn serve_until_told(dir: &Path, future_journal: FutureJournal) -> anyhow::Result
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hup = signal(SignalKind::hangup())?;
         let mut running = serve::start(config, future_journal).await?;
         tracing::info!(
             agents = %running.agents, quic = running.quic.map(tracing::field::display), operators = %running.operators, metrics = %running.metrics,
             signal = running.signal.map(tracing::field::display), "ready"
         );
         watchdog::ready();
-        let failure = tokio::select! {
-            _ = term.recv() => None,
-            _ = int.recv() => None,
-            error = running.failed() => Some(error),
+        let failure = loop {
+            tokio::select! {
+                _ = term.recv() => break None,
+                _ = int.recv() => break None,
+                _ = hup.recv() => tokio::task::block_in_place(|| running.read_operators(dir)),
+                error = running.failed() => break Some(error),
+            }
         };
         match failure {
             None => {

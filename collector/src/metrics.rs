@@ -111,6 +111,7 @@ pub struct Metrics {
     pub alerts: Family<AlertLabels, Counter>,
     pub orders: Family<Code, Counter>,
     pub signals: Family<Code, Counter>,
+    pub operators_reloads: Family<Code, Counter>,
     pub webhooks: Family<WebhookLabels, Counter>,
     pub deliveries: Family<DeliveryLabels, Counter>,
     pub outbox_pending: Gauge,
@@ -182,6 +183,11 @@ impl Metrics {
         to.register("decisions", "Decisions logged", self.decisions.clone());
         to.register("alerts", "Alerts logged", self.alerts.clone());
         to.register("orders", "Orders of operators taken, by kind", self.orders.clone());
+        to.register(
+            "operators_reloads",
+            "Times the operators were to be read anew, by what came of it",
+            self.operators_reloads.clone(),
+        );
         to.register("signals", "Requests for a market's active mirror, by answer", self.signals.clone());
         to.register("webhooks", "Webhooks by result", self.webhooks.clone());
         to.register("deliveries", "Attempts of executors by result", self.deliveries.clone());

@@ -128,7 +128,7 @@ pub fn add(dir: &Path, config: &Config, name: &str) -> Result<String, PeopleErro
         "Made operator {name}. Next:
   1. Hand {} to {name}, to be ~/.config/zerkalo/operator.toml there, and delete it here.
      It gives orders under the name {name}; it signs no mirror lists.
-  2. Start the collector anew: it reads operators once.
+  2. Tell the collector to read its operators anew: `systemctl reload zerkalo-collector`, or SIGHUP.
 ",
         secret.display()
     ))
@@ -148,7 +148,10 @@ pub fn remove(dir: &Path, config: &Config, name: &str) -> Result<String, PeopleE
         std::io::ErrorKind::NotFound => unknown(),
         _ => PeopleError::File { path, source },
     })?;
-    Ok(format!("Removed operator {name}. Start the collector anew: it reads operators once.\n"))
+    Ok(format!(
+        "Removed operator {name}. Until the collector reads its operators anew (`systemctl reload \
+         zerkalo-collector`, or SIGHUP) the token is good.\n"
+    ))
 }
 
 fn secret_text(config: &Config, ca_pem: &str, token: &str) -> String {

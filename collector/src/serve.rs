@@ -33,7 +33,7 @@ use crate::gate::Gate;
 use crate::init::{CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::journal::Archive;
 use crate::lock::{DirLock, LockError};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, count};
 use crate::operator::Operator;
 use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
@@ -130,6 +130,8 @@ pub struct Running {
     /// Where the signal endpoints listen, if they do.
     pub signal: Option<SocketAddr>,
     _lock: DirLock,
+    access: Arc<Access>,
+    metrics_of: Arc<Metrics>,
     engine: Engine,
     stop: StopSender,
     listeners: Vec<JoinHandle<Result<(), ServeError>>>,
@@ -207,6 +209,8 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         signal: signal.flatten(),
         _lock: lock,
         watch: tokio::spawn(watchdog::watch(engine.clone())),
+        access,
+        metrics_of: metrics,
         engine,
         stop,
         listeners,
@@ -216,6 +220,34 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
 }
 
 impl Running {
+    /// Puts the operators of the directory in force as they are now. Files that cannot be read change nothing: those of
+    /// before go on.
+    pub fn read_operators(&self, dir: &Path) {
+        let word = match Config::load(dir) {
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the operators were NOT read anew, and those of before stay in force; mend this, then send SIGHUP again"
+                );
+                "refused"
+            }
+            Ok(config) => match self.access.configure(config.operators.people) {
+                Ok((came, left)) => {
+                    tracing::info!(came, left, "read the operators anew; all else waits for the next start");
+                    "ok"
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the operators were NOT read anew, and those of before stay in force"
+                    );
+                    "storage_failed"
+                }
+            },
+        };
+        count(&self.metrics_of.operators_reloads, word);
+    }
+
     /// Waits until something fails that the collector cannot go on without.
     pub async fn failed(&mut self) -> ServeError {
         let first_listener = futures::future::select_all(self.listeners.iter_mut());

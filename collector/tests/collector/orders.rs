@@ -5,7 +5,10 @@ use std::process::Command;
 use zerkalo_core::journal::Event;
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::journal_v1::Ordered;
-use zerkalo_proto::operator_v1::{GiveOrderRequest, ListAlertsRequest, ListPoolRequest, ListPoolResponse};
+use zerkalo_proto::operator_v1::{
+    ActiveMirrorRequest, ForecastRequest, GiveOrderRequest, ListAlertsRequest, ListPoolRequest,
+    ListPoolResponse,
+};
 
 use crate::webhook;
 use crate::world::{COLLECTOR, Collector, Site};
@@ -190,4 +193,75 @@ async fn operators_are_added_named_and_removed_and_the_first_stays() {
     std::fs::write(site.dir.join("operators/boris.toml"), "api_token_sha256 = \"zz\"\nmore = 1\n").unwrap();
     let said = site.serve_fails().await;
     assert!(said.contains("boris.toml: api_token_sha256") && said.contains("more: is no key"), "{said}");
+}
+
+/// SIGHUP.
+async fn reload(collector: &Collector) {
+    let pid = collector.child.id().unwrap().to_string();
+    let sent = tokio::process::Command::new("kill").args(["-HUP", &pid]).status().await.unwrap();
+    assert!(sent.success());
+}
+
+#[tokio::test]
+async fn operators_are_read_anew_at_a_hangup_and_a_faulty_file_changes_nothing() {
+    let site = Site::new();
+    let collector = site.serve().await;
+    let asks = async |token: &str| {
+        let answer = collector.operator_with(&site, token).await.list_pool(ListPoolRequest::default()).await;
+        answer.map(drop).map_err(|status| code_of(&status).unwrap_or_default().to_owned())
+    };
+    let reloads = |word: &str| format!("zerkalo_operators_reloads_total{{code=\"{word}\"}}");
+    let anna = add(&site, "anna");
+    assert_eq!(asks(&anna).await, Err("unauthenticated".to_owned()), "not before it is told");
+    reload(&collector).await;
+    collector.metric_becomes(&reloads("ok"), 1).await;
+    assert_eq!(asks(&anna).await, Ok(()));
+    // One faulty file of two: neither newcomer is let in, and nobody is shut out.
+    let boris = add(&site, "boris");
+    let faulty = site.dir.join("operators/celia.toml");
+    std::fs::write(&faulty, "api_token_sha256 = \"none\"\n").unwrap();
+    reload(&collector).await;
+    collector.metric_becomes(&reloads("refused"), 1).await;
+    assert_eq!((asks(&anna).await, asks(&site.api_token).await), (Ok(()), Ok(())));
+    assert_eq!(asks(&boris).await, Err("unauthenticated".to_owned()));
+    std::fs::remove_file(&faulty).unwrap();
+    std::fs::remove_file(site.dir.join("operators/anna.toml")).unwrap();
+    reload(&collector).await;
+    collector.metric_becomes(&reloads("ok"), 2).await;
+    assert_eq!(asks(&boris).await, Ok(()));
+    assert_eq!(asks(&anna).await, Err("unauthenticated".to_owned()), "who was removed is let in no more");
+    let log = collector.stop().await;
+    let told: Vec<_> = log.iter().filter(|line| line.contains("NOT read anew")).collect();
+    assert!(told.len() == 1 && told[0].contains("celia.toml") && told[0].contains("\"ERROR\""), "{told:#?}");
+}
+
+#[tokio::test]
+async fn a_market_without_mirrors_is_told_as_such_and_nothing_is_done() {
+    let site = Site::new();
+    site.configure("[signal]\nlisten = \"127.0.0.1:0\"\n");
+    let collector = site.serve().await;
+    for version in [0, 1] {
+        if version > 0 {
+            // A list without a single mirror: everything was taken down.
+            collector.put_list(&site, version, &[]).await;
+        }
+        assert!(pool(&collector, &site, "kz").await.mirrors.is_empty());
+        assert_eq!(
+            give(&collector, &site, order("rotate_all", "kz", "")).await,
+            Err("nothing_live".to_owned())
+        );
+        let state = Ordered { state: "live".to_owned(), ..order("set_state", "kz", "m1") };
+        assert_eq!(give(&collector, &site, state).await, Err("unknown_mirror".to_owned()));
+        let active = ActiveMirrorRequest { market: "kz".to_owned(), carrier: String::new() };
+        let active = collector.operator(&site).await.active_mirror(active).await.unwrap().into_inner();
+        assert_eq!(active.active, None);
+        let forecast = ForecastRequest { market: "kz".to_owned() };
+        let forecast = collector.operator(&site).await.forecast(forecast).await.unwrap().into_inner();
+        assert_eq!((forecast.markets[0].serving, forecast.markets[0].lives), (0, 0));
+    }
+    let token = crate::signals::token(&collector, &site, "kz").await;
+    let answer = crate::signals::ask(&collector, &format!("/signal/{token}/kz.json?http=1"), "").await;
+    assert_eq!(crate::signals::status(&answer), 503);
+    assert!(collector.decisions(&site).await.is_empty());
+    collector.stop().await;
 }

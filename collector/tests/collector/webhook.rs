@@ -255,3 +255,45 @@ async fn what_waits_says_when_it_is_tried_next() {
     assert_eq!((behind.attempts, behind.next_attempt_at_millis), (0, 0), "it waits for the one before it");
     collector.stop().await;
 }
+
+#[tokio::test]
+async fn a_receiver_that_hangs_or_answers_nonsense_is_asked_again_and_nothing_is_lost() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let site = site(listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        for number in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 4_096];
+            let _ = stream.read(&mut asked).await;
+            match number {
+                // Never a word.
+                0 => held.push(stream),
+                1 => drop(stream.write_all(b"\x16\x03\x01 no HTTP at all\r\n\r\n").await),
+                2 => drop(stream),
+                3 => drop(
+                    stream
+                        .write_all(
+                            b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\nconnection: close\r\n\r\nshort",
+                        )
+                        .await,
+                ),
+                _ => {
+                    let said = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(said).await;
+                    // All of the request, so that closing takes nothing back.
+                    let _ = stream.shutdown().await;
+                    while let Ok(1..) = stream.read(&mut asked).await {}
+                }
+            }
+        }
+    });
+    let collector = site.serve().await;
+    decide(&site, &collector).await;
+    collector.metric_becomes("zerkalo_webhooks_total{result=\"delivered\"}", 2).await;
+    assert_eq!(collector.metric("zerkalo_webhooks_total{result=\"retried\"}").await, 3);
+    assert_eq!(collector.metric("zerkalo_webhooks_total{result=\"dead\"}").await, 0);
+    collector.metric_becomes("zerkalo_outbox_pending", 0).await;
+    collector.stop().await;
+}

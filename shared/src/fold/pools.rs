@@ -4,8 +4,8 @@ use super::Fold;
 use super::Outcome;
 use super::markets::PlaceKey;
 use crate::market::{
-    Active, AlertKind, Arg, Forecast, Key, Life, MarketInput, PoolEntry, PoolState, Replacement, forecast,
-    line,
+    Active, AlertKind, Arg, DEATHS_MIN, Forecast, Key, Life, Line, MarketInput, PoolEntry, PoolState,
+    Replacement, forecast, line,
 };
 use crate::policy::Policy;
 use crate::words::{CarrierId, MarketId, MirrorId, UnixMillis};
@@ -181,19 +181,21 @@ impl Fold {
                 self.markets.low.remove(market);
             } else if self.markets.low.insert(market.clone()) {
                 let args = [("market", Arg::from(market.as_str())), ("fresh", forecast.fresh.into())];
-                let mut lines = vec![line(Key::AlertPoolLow, &args)];
-                lines.extend(forecast.needed.map(|needed| {
-                    let whole = |number: f64| Arg::from(number.round() as u32);
-                    let args = [
-                        ("lives", forecast.lives.into()),
-                        ("needed", whole(needed.value)),
-                        ("low", whole(needed.low)),
-                        ("high", whole(needed.high.unwrap_or(needed.value))),
-                    ];
-                    line(Key::AlertPoolForecast, &args)
-                }));
+                let lines = [line(Key::AlertPoolLow, &args), foreseen(&forecast)];
                 outcome.alerts.push(self.alert(AlertKind::PoolLow, market, None, Vec::new(), lines));
             }
         }
     }
+}
+
+/// What the pool will need, or why nobody can say.
+pub(super) fn foreseen(forecast: &Forecast) -> Line {
+    let lives = ("lives", Arg::from(forecast.lives));
+    let Some(needed) = forecast.needed else {
+        let args = [lives, ("deaths", forecast.deaths.into()), ("needed", DEATHS_MIN.into())];
+        return line(Key::AlertPoolUnforeseen, &args);
+    };
+    let whole = |number: f64| Arg::from(number.round() as u32);
+    let (low, high) = (whole(needed.low), whole(needed.high.unwrap_or(needed.value)));
+    line(Key::AlertPoolForecast, &[lives, ("needed", whole(needed.value)), ("low", low), ("high", high)])
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::markets::{Draft, PlaceKey, ordered};
+use super::pools::foreseen;
 use super::{Fold, Outcome};
 use crate::market::{
     Action, AlertKind, Arg, Change, Effect, EndCause, Key, Line, MarketInput, PoolState, Replacement, Texts,
@@ -262,8 +263,11 @@ impl Fold {
             }
             Effect::DryRun | Effect::Frozen => return,
         };
-        let said =
-            std::iter::once(headline).chain(lines.into_iter().filter(|_| effect == Effect::AwaitingApproval));
+        let more = match kind {
+            AlertKind::PoolEmpty => self.forecast(market).as_ref().map(foreseen).into_iter().collect(),
+            _ => lines,
+        };
+        let said = std::iter::once(headline).chain(more);
         let alert = self.alert(kind, market, Some(mirror), red, said);
         outcome.alerts.push(alert);
     }

@@ -71,6 +71,7 @@ keys!(
     AlertPoolEmpty,
     AlertPoolLow,
     AlertPoolForecast,
+    AlertPoolUnforeseen,
     AlertUnblocked,
     AlertApproval,
     AlertBlockSuspected,

@@ -169,6 +169,12 @@ fn an_empty_pool_is_told_once_and_the_rotation_follows_when_a_standby_turns_up()
     story.rounds(14, &[("m1", GONE)]);
     assert_eq!(story.of("m1"), ["keep act", "pause act", "rotate act"]);
     assert_eq!((story.told(AlertKind::PoolEmpty), story.place("m1")), (1, PoolState::Suspect));
+    let empty = story.alerts.iter().find(|alert| alert.kind == AlertKind::PoolEmpty).unwrap();
+    assert!(
+        empty.texts.en[1].contains("too few mirrors were lost to a block to forecast the need: 0 of 1"),
+        "{empty:?}"
+    );
+    assert_eq!((empty.texts.ru.len(), empty.texts.kk.len()), (2, 2));
     let waiting = story.last(Action::Rotate).id.clone();
     assert_eq!(story.last(Action::Rotate).replacement, None);
     story.list(&["s1"]);

@@ -136,6 +136,10 @@ pub(super) const TEMPLATES: &[(K, &str)] = &[
         "by {lives} lives about {needed} new domains are needed in 30 days (between {low} and {high})",
     ),
     (
+        K::AlertPoolUnforeseen,
+        "too few mirrors were lost to a block to forecast the need: {deaths} of {lives}, and {needed} are needed",
+    ),
+    (
         K::AlertUnblocked,
         "{mirror} was burned in {market} and has worked on all its carriers for {span}: it may be offered again; \
              nobody puts it back but you",
