@@ -1,5 +1,6 @@
 //! `run`: the parts put together. One loop measures, one task keeps the uplink; each goes on when the other cannot.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -74,6 +75,15 @@ pub enum RunError {
     Expelled(#[from] Expelled),
 }
 
+impl From<Stopped> for RunError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Cloned(cloned) => cloned.into(),
+            Stopped::Expelled(expelled) => expelled.into(),
+        }
+    }
+}
+
 impl RunError {
     /// Whether the spool is held by another process.
     pub fn is_in_use(&self) -> bool {
@@ -86,21 +96,13 @@ impl RunError {
 
 /// Runs until `stop` ends.
 pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), RunError> {
-    let state = StateDir::existing(dir);
-    let identity = state.identity()?;
-    let consent = consent::standing(&state)?;
-    let _lock = state.lock()?;
-    let operator_key = state.operator_key(&identity)?;
+    let Start { state, identity, consent, operator_key, _lock } = Start::of(dir)?;
     let (papers, gate) = Papers::open(state.clone(), identity.agent.clone(), state.record_key()?)?;
     let probe_settings = probe_settings_of(settings)?;
     let spool = open_spool(&state, &identity, settings)?;
     let held = held_list(&state, &operator_key);
-    tracing::info!(
-        agent = %identity.agent,
-        list_version = held.as_ref().map_or(0, |list| list.version),
-        unacknowledged = spool.unacknowledged(),
-        "agent started"
-    );
+    let list_version = held.as_ref().map_or(0, |list| list.version);
+    tracing::info!(agent = %identity.agent, list_version, unacknowledged = spool.unacknowledged(), "agent started");
     let (list, list_seen) = watch::channel(held.map(Arc::new));
     let (wishes, wishes_seen) = mpsc::channel(WISHES_MAX);
     let (witness, witness_seen) = watch::channel(None);
@@ -108,13 +110,10 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     let (quiet, activity) = (Quiet::default(), Activity::default());
     let means = means_of(settings, &identity, state.clone());
     let (studio, pictures) = studio_of(settings, &state);
-    let withdrawn = consent::withdrawn(state.clone());
-    let touched = touched_before(&state);
-    let own_state = state.clone();
     let uplink = Uplink {
         credentials: state.credentials()?,
         urls: settings.collector_urls.iter().chain(&identity.collector_urls).cloned().collect(),
-        state,
+        state: state.clone(),
         operator_key,
         spool: spool.clone(),
         list,
@@ -140,8 +139,8 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         calm: Calm::default(),
         spool,
         consent,
-        state: own_state,
-        touched,
+        touched: touched_before(&state),
+        state: state.clone(),
         held: None,
         list: list_seen,
         wishes: wishes_seen,
@@ -156,16 +155,33 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         began: Instant::now(),
     };
     tokio::select! {
-        stopped = uplink.run() => Err(match stopped {
-            Stopped::Cloned(cloned) => cloned.into(),
-            Stopped::Expelled(expelled) => expelled.into(),
-        }),
+        stopped = uplink.run() => Err(stopped.into()),
         never = measuring.run() => match never {},
-        error = withdrawn => Err(error.into()),
+        error = consent::withdrawn(state) => Err(error.into()),
         () = stop => {
             watchdog::stopping();
             Ok(())
         }
+    }
+}
+
+/// Who this box is, and that it may work at all.
+struct Start {
+    state: StateDir,
+    identity: Identity,
+    consent: Consent,
+    operator_key: PublicKey,
+    _lock: File,
+}
+
+impl Start {
+    fn of(dir: &Path) -> Result<Self, RunError> {
+        let state = StateDir::existing(dir);
+        let identity = state.identity()?;
+        let consent = consent::standing(&state)?;
+        let lock = state.lock()?;
+        let operator_key = state.operator_key(&identity)?;
+        Ok(Self { state, identity, consent, operator_key, _lock: lock })
     }
 }
 

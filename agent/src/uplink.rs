@@ -435,9 +435,11 @@ struct DialerParts {
     credentials: Credentials,
     activity: Activity,
     quiet: Quiet,
-    /// Made of so many addresses' names, and this certificate.
-    trust: Mutex<Option<((usize, String), Arc<Trust>)>>,
+    trust: Mutex<Option<(MadeOf, Arc<Trust>)>>,
 }
+
+/// So many addresses' names, and this certificate.
+type MadeOf = (usize, String);
 
 impl Dialer {
     fn new(uplink: &Uplink) -> Self {

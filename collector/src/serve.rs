@@ -145,12 +145,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let lock = DirLock::take(&config.dir).map_err(ServeError::Lock)?;
     let tls = Tls::read(&config.dir)?;
     let Listeners { agents, quic, operators, scrapers, signals } = Listeners::bind(&config).await?;
-    let state_dir = config.dir.join("state");
-    let state = State::open(&state_dir).map_err(|source| ServeError::State { dir: state_dir, source })?;
-    let state = Arc::new(state);
-    if let Err(source) = state.prune_tokens(clock::now()) {
-        return Err(ServeError::State { dir: config.dir.join("state"), source });
-    }
+    let state = open_state(&config)?;
     let (metrics, registry) = Metrics::new();
     let bell = Arc::new(Bell::default());
     let routes = executor::routes(&config.executors);
@@ -191,13 +186,9 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     listeners.push(listen("operators", operators_router, by_tcp(operators), stopping.clone()));
     listeners.push(listen_metrics(metrics::routes(registry), scrapers, stopping.clone()));
     let signal = signals.map(|listener| {
+        let (engine, metrics, tokens) = (engine.clone(), metrics.clone(), signal_tokens.clone());
         let catalogue = Arc::new(config.catalogue.clone());
-        let (engine, metrics) = (engine.clone(), metrics.clone());
-        listen_signal(
-            Signal { engine, catalogue, tokens: signal_tokens.clone(), metrics },
-            listener,
-            &stopping,
-        )
+        listen_signal(Signal { engine, catalogue, tokens, metrics }, listener, &stopping)
     });
     let outbox = Outbox::new(state.clone(), metrics.clone(), &config.executors);
     let outbox = tokio::spawn(outbox.run(bell, stopping));
@@ -290,6 +281,15 @@ impl Running {
             Err(_) => Err(ServeError::WriterGone),
         }
     }
+}
+
+fn open_state(config: &Config) -> Result<Arc<State>, ServeError> {
+    let dir = config.dir.join("state");
+    let opened = State::open(&dir).and_then(|state| {
+        state.prune_tokens(clock::now())?;
+        Ok(Arc::new(state))
+    });
+    opened.map_err(|source| ServeError::State { dir, source })
 }
 
 fn open_signal_tokens(config: &Config, state: &Arc<State>) -> Result<Arc<SignalTokens>, ServeError> {
