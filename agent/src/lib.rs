@@ -13,6 +13,7 @@ pub mod papers;
 pub mod enroll;
 pub mod list;
 pub mod consent;
+pub mod leave;
 pub mod wish;
 pub mod budget;
 pub mod allowance;

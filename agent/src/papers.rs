@@ -33,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Before the generation, in a certificate's organisational unit.
 const GENERATION_PREFIX: &str = "generation ";
 /// Longest wait for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Whether this box may measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,9 +19,10 @@ use tonic::{Code as Grpc, Request, Response, Status, Streaming};
 use zerkalo_core::address::unwrap_embedded;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fingerprint::Fingerprints;
+use zerkalo_core::identity::{Standing, StandingChange};
 use zerkalo_core::words::AgentId;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
-use zerkalo_proto::agent_v1::{StreamRequest, StreamResponse};
+use zerkalo_proto::agent_v1::{LeaveRequest, LeaveResponse, StreamRequest, StreamResponse};
 use zerkalo_proto::code::status;
 
 use crate::authority::Papers;
@@ -39,6 +40,11 @@ use stream::Stream;
 pub const FRAME_LEN_MAX: usize = 1024 * 1024;
 /// Answers an agent has not read yet; then its stream waits.
 const RESPONSES_QUEUED_MAX: usize = 16;
+
+/// In whose name an agent is revoked whose host withdraws, and why.
+const HOST_AUTHOR: &str = "(its host)";
+/// See [`HOST_AUTHOR`].
+const LEAVE_REASON: &str = "its host has withdrawn consent";
 
 /// What all streams share of the ways agents come by.
 #[derive(Debug)]
@@ -90,6 +96,28 @@ impl UplinkService for Uplink {
         // Behind NAT the carrier's own.
         let peer = session.peer.map(|address| unwrap_embedded(address.ip()));
         Ok(Response::new(self.attend(agent, key, peer, request.into_inner())))
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        let session = request.extensions().get::<Session>().cloned().unwrap_or_default();
+        let refuse = |(code, detail): (&'static str, String)| {
+            count(&self.metrics.requests_refused, code);
+            tracing::warn!(code, detail, "a host's leave was refused");
+            status(Grpc::Unauthenticated, code, detail)
+        };
+        let (agent, _) = match self.agent(&session).await {
+            // It was revoked before: there is nothing left to forget.
+            Err(("agent_revoked", _)) => return Ok(Response::new(LeaveResponse {})),
+            known => known.map_err(refuse)?,
+        };
+        let (author, reason) = (HOST_AUTHOR.to_owned(), LEAVE_REASON.to_owned());
+        let change = StandingChange { agent: agent.clone(), standing: Standing::Revoked, author, reason };
+        self.engine.stand(change).await.map_err(|refusal| {
+            count(&self.metrics.requests_refused, refusal.code());
+            status(Grpc::Unavailable, refusal.code(), refusal.to_string())
+        })?;
+        tracing::warn!(%agent, "its host has withdrawn consent: the agent is revoked");
+        Ok(Response::new(LeaveResponse {}))
     }
 }
 

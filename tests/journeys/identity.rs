@@ -137,6 +137,31 @@ fn text(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_who_withdraws_is_forgotten_by_the_collector() {
+    let _stage = stage().await;
+    let place = Place::new().await;
+    let agent = place.enrolled("aigerim").await;
+    let mut box_ = place.run("aigerim");
+    place.until(&agent, "it is on the line", |known| known.connected).await;
+    let withdraw = || async {
+        let mut command = Command::new(program("zerkalo-agent"));
+        command.args(["consent", "revoke", "--dir"]).arg(place.home.join("aigerim"));
+        command.output().await.unwrap()
+    };
+    let said = withdraw().await;
+    assert!(said.status.success() && text(&said).contains("has forgotten this box"), "{}", text(&said));
+    // Whether it hears of the withdrawal or of the revocation first, it ends.
+    let ended = tokio::time::timeout(STUCK, box_.wait()).await.expect("it goes on").unwrap();
+    assert!(matches!(ended.code(), Some(4 | EXPELLED)), "{ended}");
+    place.until(&agent, "it has no say", |known| known.standing == "revoked" && !known.connected).await;
+    let known = place.agents().await.into_iter().find(|known| known.agent == agent).unwrap();
+    assert!(known.standing_reason.contains("withdrawn consent"), "{known:?}");
+    // Once more is no fault.
+    let said = withdraw().await;
+    assert!(said.status.success(), "{}", text(&said));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_lets_in_one_box_and_trusts_one_collector() {
     let _stage = stage().await;
     let place = Place::new().await;

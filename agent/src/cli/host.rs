@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use zerkalo_core::target::Category;
 
 use super::STATE_DEFAULT;
 use crate::consent::{self, Language};
+use crate::leave::leave;
 use crate::state::{Identity, StateDir};
 use crate::uplink::wall_clock;
 use crate::{list, touched};
@@ -36,7 +37,7 @@ pub enum ConsentCommand {
         #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
         dir: PathBuf,
     },
-    /// Withdraw: stops at once.
+    /// Withdraw: stops at once, and has the collector forget this box.
     Revoke {
         /// Where the identity is kept.
         #[arg(long, value_name = "STATE", default_value = STATE_DEFAULT)]
@@ -82,8 +83,20 @@ pub async fn consent_command(command: ConsentCommand) -> Result<()> {
             ));
         }
         ConsentCommand::Revoke { dir } => {
-            consent::withdraw(&StateDir::existing(&dir), wall_clock())?;
+            let state = StateDir::existing(&dir);
+            consent::withdraw(&state, wall_clock())?;
             print("withdrawn: this box measures nothing any more\n");
+            if !state.is_enrolled() {
+                return Ok(());
+            }
+            let agent = state.identity()?.agent;
+            leave(&state).await.with_context(|| {
+                format!(
+                    "the collector was NOT told to forget this box; run the same again later, or ask the operator for \
+                     `zerkalo agents revoke {agent}`"
+                )
+            })?;
+            print("the collector has forgotten this box; if you agree again, enrol it with a new token\n");
         }
     }
     Ok(())

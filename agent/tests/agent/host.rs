@@ -109,7 +109,7 @@ async fn nothing_is_measured_without_consent_and_withdrawing_it_ends_the_agent()
     assert!(found, "{json}");
 
     let (status, words) = agent(&["consent", "revoke", "--dir", &state]);
-    assert!(status == 0 && words.contains("withdrawn"), "{words}");
+    assert!(status == 1 && words.contains("withdrawn: this box") && words.contains("NOT told"), "{words}");
     let ended = child.wait_with_output().unwrap();
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.code() == Some(4) && log.contains("consent was withdrawn"), "{log}");

@@ -72,7 +72,7 @@ async fn damage_in_the_middle_is_refused_naming_file_and_offset() {
     std::fs::write(&path, &bytes).unwrap();
     let said = site.serve_fails().await;
     assert!(said.contains("journal/00000001.zkj") && said.contains("byte 40"), "{said}");
-    assert!(said.contains("Restore this file"), "{said}");
+    assert!(said.contains("zerkalo-collector mend") && said.contains("restore this file"), "{said}");
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was changed");
 }
 
@@ -193,6 +193,7 @@ async fn time_alone_moves_a_decision_and_the_journal_says_when() {
     let quick = kz
         .replace("confirm_age_max_secs = 90", "confirm_age_max_secs = 1")
         .replace("stale_after_secs = 180", "stale_after_secs = 1")
+        .replace("\nage_max_secs = 60", "\nage_max_secs = 1")
         .replace("every_secs = 120", "every_secs = 1")
         .replace("control_wait_secs = 90", "control_wait_secs = 1");
     std::fs::write(site.dir.join("ru.toml"), ru).unwrap();

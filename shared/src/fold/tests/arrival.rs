@@ -1,12 +1,8 @@
 //! Records arrive late and out of order; what is shown in the end does not tell.
 
 use super::*;
-use std::sync::{Arc, LazyLock};
-
 use crate::record::NetworkCheck;
 use crate::target::Mirror;
-
-static SETTINGS: LazyLock<Arc<Settings>> = LazyLock::new(|| Arc::new(Settings::built_in()));
 
 /// One visit: who, when, and what it found.
 #[derive(Debug, Clone)]
@@ -60,7 +56,7 @@ impl Arrivals {
         let list = MirrorList { mirrors: mirrors.clone(), ..MirrorList::issued(2, journal.now) };
         journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
         journal.enrol("control-2", "house", Station::Control);
-        let mut arrivals = Self { journal, state: Fold::with(Arc::clone(&SETTINGS)), folded: 0, mirrors };
+        let mut arrivals = Self { journal, state: Fold::new(), folded: 0, mirrors };
         arrivals.fold();
         arrivals
     }

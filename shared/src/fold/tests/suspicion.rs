@@ -73,7 +73,7 @@ fn enough_owners_over_several_carriers_are_told_of_at_once_and_nothing_is_decide
     let [first, .., kcell, _] = &alert.texts.en[..] else { panic!("{:?}", alert.texts) };
     assert!(first.starts_with("m1 may be blocked in kz"), "{first}");
     assert_eq!(kcell, "Kcell is suspect: 2 of 3 mobile owners see it blocked by dns.nxdomain");
-    assert!(alert.texts.ru[0].contains("возможно, m1") && alert.texts.kk[0].contains("m1 айнасы"));
+    assert!(alert.texts.ru[0].contains("возможно, зеркало m1") && alert.texts.kk[0].contains("m1 айнасы"));
     let json = alert.to_json();
     assert_eq!(serde_json::from_str::<Alert>(&json).unwrap().to_json(), json);
     // No decision but that it works, and no carrier is red.
