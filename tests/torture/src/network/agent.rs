@@ -125,7 +125,7 @@ impl Seat {
         let list = sample::one_mirror(UnixMillis(0)).expect("a constant list");
         Uplink {
             state: StateDir::existing(&self.dir),
-            urls: vec![COLLECTOR.to_owned()],
+            urls: vec![format!("https://{COLLECTOR}")],
             credentials: Credentials {
                 ca_pem: String::new(),
                 certificate_pem: String::new(),
