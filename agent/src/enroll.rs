@@ -125,8 +125,13 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
     state.write("record.key", hex::encode(keys.record.to_bytes()).as_bytes())?;
     state.write("ca.pem", application.token.ca_pem.as_bytes())?;
     state.put_credentials(&answer.certificate_pem, &keys.tls.serialize_pem())?;
+    let operator_keys = &application.token.operator_keys;
+    list::unpin(&state)?;
+    if operator_keys.keys().len() > 1 {
+        list::pin(&state, operator_keys)?;
+    }
     let list_refused = match answer.list.map(list_from_wire) {
-        Some(Ok(signed)) => list::take(&state, &application.token.operator_key, 0, &signed).err(),
+        Some(Ok(signed)) => list::take(&state, operator_keys, 0, &signed, uplink::wall_clock()).err(),
         _ => None,
     };
     // Last: with this file the box is enrolled.
@@ -276,7 +281,7 @@ fn identity_of(application: &Application, answer: &EnrollResponse) -> Result<Ide
         carrier: optional("carrier", &answer.carrier, CarrierId::parse)?,
         access: optional("access", &answer.access, str::parse)?,
         collector_urls: application.urls(),
-        operator_key: application.token.operator_key.to_hex(),
+        operator_key: application.token.operator_keys.first().to_hex(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! `run`: the parts put together. One loop measures, one task keeps the uplink; each goes on when the other cannot.
 
-use std::fs::File;
+mod start;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,43 +10,37 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::record::{Arm, Cause, ProbeRecord};
 use zerkalo_core::target::{Mirror, MirrorList, Reference, TargetUrl};
-use zerkalo_core::words::{MarketId, MirrorId};
+use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 use zerkalo_durable::store::StoreError;
 
-use crate::allowance::{Allowance, BYTES_PER_DAY_DEFAULT, BYTES_PER_DAY_METERED, Stage};
+use crate::allowance::{Allowance, Stage};
 use crate::budget::HANDSHAKES_MAX;
-use crate::config::{Settings, SettingsError, load_trust};
+use crate::config::{Settings, SettingsError};
 use crate::consent::{self, Consent, ConsentError};
 use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
+use crate::entropy;
 use crate::means::Means;
 use crate::papers::{Expelled, Gate, Papers};
-use crate::picture::PROFILE;
-use crate::picture::camera::Camera;
-use crate::picture::pending::{self, Pending};
-use crate::picture::studio::{KeyTrust, Studio};
+use crate::picture::studio::Studio;
 use crate::probe::arms::OWN_ARMS;
 use crate::probe::flow::{Flow, is_odd};
-use crate::probe::http::Reading;
 use crate::probe::network::{self, Checked, Told};
 use crate::probe::road::OWN_NAME_HANDSHAKES_MAX;
-use crate::probe::{
-    Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, StepCaps, measure, reference,
-};
+use crate::probe::{Assignment, EchLook, Measured, Neutral, OwnArms, ProbeSettings, measure, reference};
 use crate::quiet::Quiet;
 use crate::schedule::{Pace, Promises, Schedule, Step};
-use crate::spool::{self, Damage, Limits, Spool, SpoolError};
-use crate::state::{Identity, StateDir, StateError};
+use crate::spool::SpoolError;
+use crate::state::{StateDir, StateError};
 use crate::touched::{self, Touched};
 use crate::uplink::{Activity, Cloned, SharedSpool, SpoolWork, Stopped, Uplink, chain, wall_clock};
 use crate::watchdog::{self, Watchdog};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
 use crate::worth::Calm;
-use crate::{entropy, list};
+use start::{Start, held_list, means_of, open_spool, probe_settings_of, studio_of, touched_before};
 
 /// Under this word ECH offers count together, whatever public name they show: most mirrors of one front share it. No host
 /// is called so.
@@ -55,6 +50,8 @@ const WISHES_MAX: usize = 64;
 /// How old a check of the network may be: a cycle checks once, not once a mirror.
 const REFERENCE_AGE_MAX: Duration = Duration::from_secs(30);
 
+/// The list's end is looked at no more rarely than this: clocks are set.
+const LIST_END_LOOK: Duration = Duration::from_secs(60);
 /// References a control asks: of all markets, not of one.
 const CONTROL_REFERENCES_MAX: usize = 4 * reference::REFERENCES_MAX;
 
@@ -96,11 +93,11 @@ impl RunError {
 
 /// Runs until `stop` ends.
 pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>) -> Result<(), RunError> {
-    let Start { state, identity, consent, operator_key, _lock } = Start::of(dir)?;
+    let Start { state, identity, consent, operator_keys, _lock } = Start::of(dir)?;
     let (papers, gate) = Papers::open(state.clone(), identity.agent.clone(), state.record_key()?)?;
     let probe_settings = probe_settings_of(settings)?;
     let spool = open_spool(&state, &identity, settings)?;
-    let held = held_list(&state, &operator_key);
+    let held = held_list(&state, &operator_keys);
     let list_version = held.as_ref().map_or(0, |list| list.version);
     tracing::info!(agent = %identity.agent, list_version, unacknowledged = spool.unacknowledged(), "agent started");
     let (list, list_seen) = watch::channel(held.map(Arc::new));
@@ -114,7 +111,7 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
         credentials: state.credentials()?,
         urls: settings.collector_urls.iter().chain(&identity.collector_urls).cloned().collect(),
         state: state.clone(),
-        operator_key,
+        operator_keys,
         spool: spool.clone(),
         list,
         wishes,
@@ -165,89 +162,9 @@ pub async fn run(dir: &Path, settings: &Settings, stop: impl Future<Output = ()>
     }
 }
 
-/// Who this box is, and that it may work at all.
-struct Start {
-    state: StateDir,
-    identity: Identity,
-    consent: Consent,
-    operator_key: PublicKey,
-    _lock: File,
-}
-
-impl Start {
-    fn of(dir: &Path) -> Result<Self, RunError> {
-        let state = StateDir::existing(dir);
-        let identity = state.identity()?;
-        let consent = consent::standing(&state)?;
-        let lock = state.lock()?;
-        let operator_key = state.operator_key(&identity)?;
-        Ok(Self { state, identity, consent, operator_key, _lock: lock })
-    }
-}
-
-/// The list of the last run. Without it this box measures nothing until the collector sends it again.
-fn held_list(state: &StateDir, operator_key: &PublicKey) -> Option<MirrorList> {
-    list::load(state, operator_key).unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "the stored mirror list cannot be used");
-        None
-    })
-}
-
-/// How this host probes.
-fn probe_settings_of(settings: &Settings) -> Result<ProbeSettings, SettingsError> {
-    Ok(ProbeSettings {
-        resolvers: settings.resolvers()?,
-        ranges: settings.ranges,
-        trust: load_trust(settings.ca_file.as_deref())?,
-        neutral_sni: settings.neutral_sni.clone(),
-        timeout: settings.timeout,
-        caps: StepCaps::default(),
-        reading: if settings.is_metered { Reading::Sparing } else { Reading::Whole },
-    })
-}
-
-fn open_spool(state: &StateDir, identity: &Identity, settings: &Settings) -> Result<Spool, RunError> {
-    let key = state.record_key()?;
-    let limits = Limits { bytes: settings.spool_bytes, ..Limits::default() };
-    let (spool, damage) = Spool::open(&state.path(spool::DIR), &identity.agent, key, limits, wall_clock())?;
-    if let Some(Damage { aside, saved }) = damage {
-        tracing::error!(
-            aside = %aside.display(), saved,
-            "the spool was damaged and is moved aside; what is whole of it goes on in a new one, gaps tell of the rest: \
-             check this box's disk"
-        );
-    }
-    Ok(spool)
-}
-
-/// What takes pictures here, and what takes them to the uplink: none on a metered line.
-fn studio_of(settings: &Settings, state: &StateDir) -> (Studio, Option<Pending>) {
-    let pending = Pending::open(&state.path(pending::DIR))
-        .inspect_err(|error| tracing::warn!(%error, "no picture can be kept in this state directory"))
-        .ok();
-    let may = pending.is_some() && !settings.is_metered;
-    let camera = may.then(|| Camera::find(&settings.pictures, &state.path(PROFILE))).flatten();
-    tracing::debug!(?camera, "pictures");
-    let trust = if settings.ca_file.is_some() { KeyTrust::Hosts } else { KeyTrust::Browsers };
-    (Studio::new(camera, pending.clone(), trust), pending)
-}
-
-/// What this box talked to in earlier runs.
-fn touched_before(state: &StateDir) -> Touched {
-    Touched::load(state).unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "what was touched before is forgotten");
-        Touched::default()
-    })
-}
-
-/// What the host's line gives. A control stands in a data centre, and measures the mirrors of all markets.
-fn means_of(settings: &Settings, identity: &Identity, state: StateDir) -> Means {
-    let by_kind = match (settings.is_metered, &identity.market) {
-        (true, _) => BYTES_PER_DAY_METERED,
-        (false, Some(_)) => BYTES_PER_DAY_DEFAULT,
-        (false, None) => u64::MAX,
-    };
-    Means::load(state, settings.bytes_per_day.unwrap_or(by_kind), settings.is_metered)
+/// Whether nothing on a list is run any more.
+fn has_ended(list: &MirrorList, now: UnixMillis) -> bool {
+    list.expires_at.is_some_and(|expires_at| expires_at <= now)
 }
 
 /// The measuring loop's state.
@@ -302,7 +219,7 @@ impl Measuring {
             while let Ok(wish) = self.wishes.try_recv() {
                 self.hear(wish);
             }
-            if self.list.has_changed().unwrap_or(false) {
+            if self.list.has_changed().unwrap_or(false) || self.has_ended() {
                 self.take_list();
             }
             if *self.gate.borrow_and_update() == Gate::Closed {
@@ -341,8 +258,9 @@ impl Measuring {
 
     async fn wait(&mut self, until: Option<Duration>) {
         let began = self.began;
-        let until =
-            until.into_iter().chain(self.studio.wake(began.elapsed())).chain(self.watchdog.wake()).min();
+        let end = self.held.is_some().then(|| began.elapsed() + LIST_END_LOOK);
+        let wakes = [self.studio.wake(began.elapsed()), self.watchdog.wake(), end];
+        let until = until.into_iter().chain(wakes.into_iter().flatten()).min();
         let due = async {
             match until {
                 Some(until) => tokio::time::sleep_until(began + until).await,
@@ -377,7 +295,16 @@ impl Measuring {
 
     /// Schedules the mirrors of this box's market that its host agreed to.
     fn take_list(&mut self) {
-        let list = self.list.borrow_and_update().clone();
+        let listed = self.list.borrow_and_update().clone();
+        let list = listed.clone().filter(|list| !has_ended(list, wall_clock()));
+        if let (Some(ended), None) = (&listed, &list) {
+            tracing::error!(
+                code = "list_expired",
+                version = ended.version,
+                ended_at = ended.expires_at.map(tracing::field::display),
+                "the mirror list has ended and nothing is measured; the operator must sign it anew: `zerkalo mirrors sign`"
+            );
+        }
         let list = list.map(|list| Arc::new(self.consent.agreed(&list)));
         if let Some(reason) = list.as_ref().and_then(|list| list.stop.as_ref()) {
             tracing::warn!(
@@ -405,6 +332,10 @@ impl Measuring {
         self.detours.retain(|mirror| list.as_ref().is_some_and(|list| list.mirror(mirror).is_some()));
         self.means.take_list(list.as_deref());
         self.held = list;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.held.as_ref().is_some_and(|list| has_ended(list, wall_clock()))
     }
 
     /// Sends a probe on its way.

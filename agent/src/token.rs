@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::words::{MarketId, OwnerId, Station};
 
 /// First characters of a token: name and version of the format.
@@ -50,7 +51,7 @@ impl std::fmt::Debug for Secret {
 pub struct Token {
     /// The collector's own CA: the only one trusted.
     pub ca_pem: String,
-    pub operator_key: PublicKey,
+    pub operator_keys: OperatorKeys,
     pub secret: Secret,
     /// Where collectors answer, as the operator wrote them.
     pub urls: Vec<String>,
@@ -71,6 +72,9 @@ pub struct BoundTo {
 struct Content {
     ca_pem: String,
     operator_key: String,
+    /// Where there is more than one.
+    #[serde(default)]
+    operator_keys: Option<OperatorKeys>,
     secret: Secret,
     #[serde(default)]
     urls: Vec<String>,
@@ -90,9 +94,10 @@ impl Token {
         let json = URL_SAFE_NO_PAD.decode(encoded).map_err(TokenError::Encoding)?;
         let content: Content = serde_json::from_slice(&json).map_err(TokenError::Json)?;
         let operator_key = PublicKey::from_hex(&content.operator_key).map_err(TokenError::OperatorKey)?;
-        let Content { ca_pem, secret, urls, owner, market, station, .. } = content;
+        let Content { ca_pem, operator_keys, secret, urls, owner, market, station, .. } = content;
+        let operator_keys = operator_keys.unwrap_or_else(|| operator_key.into());
         let bound = owner.zip(station).map(|(owner, station)| BoundTo { owner, market, station });
-        Ok(Self { ca_pem, operator_key, secret, urls, bound })
+        Ok(Self { ca_pem, operator_keys, secret, urls, bound })
     }
 }
 

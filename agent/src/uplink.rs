@@ -17,7 +17,8 @@ use futures::Stream;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use zerkalo_core::evidence::{ChainLink, PublicKey};
+use zerkalo_core::evidence::ChainLink;
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::UnixMillis;
 use zerkalo_durable::retry::Retry;
@@ -121,7 +122,8 @@ pub struct Uplink {
     /// As the token, the settings and the collector told them, best first.
     pub urls: Vec<String>,
     pub credentials: Credentials,
-    pub operator_key: PublicKey,
+    /// Of the enrolment.
+    pub operator_keys: OperatorKeys,
     pub spool: SharedSpool,
     /// The list in force; the uplink puts newer ones here.
     pub list: watch::Sender<Option<Arc<MirrorList>>>,

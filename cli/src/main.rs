@@ -156,12 +156,24 @@ fn ask(config: Option<PathBuf>, command: Command) -> Result<()> {
     if let Command::Mirrors(command) = &command {
         mirrors::check(command)?;
     }
+    if let Command::Mirrors(command) = &command
+        && let Some(done) = mirrors::keygen(command)
+    {
+        return done;
+    }
     let operator = operator::Operator::read(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start: the system gives no event queue")?;
     runtime.block_on(async {
+        let command = match command {
+            Command::Mirrors(command) => match mirrors::offline(&operator, command).await? {
+                Some(command) => Command::Mirrors(command),
+                None => return Ok(()),
+            },
+            command => command,
+        };
         let service = &mut client::connect(&operator).await?;
         match command {
             Command::Tokens(command) => enrolment::tokens(service, &operator, command).await,

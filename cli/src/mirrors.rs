@@ -2,6 +2,10 @@
 //!
 //! The signature is made here and nowhere else: the collector can hand a list on, never make one.
 
+mod ownership;
+mod proof;
+mod show;
+mod signing;
 mod tools;
 
 use std::net::IpAddr;
@@ -10,17 +14,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zerkalo_core::evidence::{PublicKey, SecretKey, SignedList};
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::target::{
     Category, Mirror, MirrorList, Reference, ReferenceSide, Sha256, TargetError, TargetUrl,
 };
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
-use zerkalo_proto::evidence::{list_from_wire, list_to_wire};
+use zerkalo_proto::evidence::list_from_wire;
 use zerkalo_proto::operator_v1 as wire;
 
 use crate::client::{Service, answer};
 use crate::operator::Operator;
-use crate::table::{Format, draw, or_dash, print, print_json};
+use crate::table::Format;
+use show::show;
 
 /// What can be done with the list of mirrors.
 #[derive(Debug, Subcommand)]
@@ -40,6 +45,8 @@ pub enum Mirrors {
     Rm {
         /// The mirror's name.
         id: MirrorId,
+        #[command(flatten)]
+        how: signing::How,
         #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -57,6 +64,8 @@ pub enum Mirrors {
         /// Why; agents' hosts see it.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        how: signing::How,
         #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -64,6 +73,8 @@ pub enum Mirrors {
     ///
     /// With -o json: {"version": N, "stop": null}.
     Resume {
+        #[command(flatten)]
+        how: signing::How,
         #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -71,6 +82,20 @@ pub enum Mirrors {
     ///
     /// With -o json: {"version": N, "tools": {what is set}}.
     Tools(tools::SetTools),
+    /// Prove that mirrors are yours: by a TXT record, or a file on the site. Needed before they are signed.
+    Verify(ownership::Verify),
+    /// Sign the list as it stands anew: it is good for 14 days at most.
+    ///
+    /// With -o json: {"version": N, "list": {mirrors and end}}.
+    Sign(signing::Sign),
+    /// Add another key's signature to a list that is handed around; shows it first. Needs no collector.
+    Cosign(signing::Cosign),
+    /// Put a list that enough keys have signed in force.
+    Publish(signing::Publish),
+    /// Name the keys that sign lists from the next one on; this one the present keys sign, and enough of the new ones.
+    Keys(signing::SetKeys),
+    /// Make a key that signs lists, to be kept offline; prints its public half. Needs no collector.
+    Keygen(signing::Keygen),
 }
 
 /// A new mirror.
@@ -102,6 +127,8 @@ pub struct Add {
     /// What it is: news, human_rights, commerce, culture, communication or other. Hosts of agents say which they agree to.
     #[arg(long, value_name = "CATEGORY")]
     category: Option<Category>,
+    #[command(flatten)]
+    how: signing::How,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -121,6 +148,8 @@ pub struct Set {
     /// What it is: news, human_rights, commerce, culture, communication or other.
     #[arg(long, value_name = "CATEGORY")]
     category: Option<Category>,
+    #[command(flatten)]
+    how: signing::How,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -144,6 +173,8 @@ pub enum References {
         market: MarketId,
         #[arg(value_parser = TargetUrl::parse)]
         url: TargetUrl,
+        #[command(flatten)]
+        how: signing::How,
         #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
         format: Format,
     },
@@ -161,6 +192,8 @@ pub struct AddReference {
     /// A page on it.
     #[arg(value_parser = TargetUrl::parse)]
     url: TargetUrl,
+    #[command(flatten)]
+    how: signing::How,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -188,57 +221,75 @@ pub fn check(command: &Mirrors) -> Result<()> {
     }
 }
 
+/// Carries out a command that needs no collector; gives others back.
+pub async fn offline(operator: &Operator, command: Mirrors) -> Result<Option<Mirrors>> {
+    match command {
+        Mirrors::Cosign(args) => signing::cosign(operator, &args)?,
+        Mirrors::Verify(args) if !ownership::needs_list(&args) => {
+            ownership::verify(operator, None, &args).await?;
+        }
+        command => return Ok(Some(command)),
+    }
+    Ok(None)
+}
+
+/// Makes a key: that needs not even the operator's file.
+pub fn keygen(command: &Mirrors) -> Option<Result<()>> {
+    match command {
+        Mirrors::Keygen(args) => Some(signing::keygen(args)),
+        _ => None,
+    }
+}
+
 /// Carries out one command on the list.
 pub async fn mirrors(service: &mut Service, operator: &Operator, command: Mirrors) -> Result<()> {
-    let list = fetch(service, &operator.operator_key).await?;
-    let (change, format) = match command {
+    let list = fetch(service, &operator.keys).await?;
+    // The list in force may have named others than the file.
+    let keys = list.as_ref().and_then(|list| list.keys.clone()).unwrap_or_else(|| operator.keys.clone());
+    let (change, how, format) = match command {
         Mirrors::Ls { format } => return show(list.as_ref(), format),
+        Mirrors::Verify(args) => return ownership::verify(operator, list.as_ref(), &args).await,
+        Mirrors::Publish(args) => return signing::publish(service, &keys, &args).await,
+        Mirrors::Cosign(args) => return signing::cosign(operator, &args),
+        Mirrors::Keygen(args) => return signing::keygen(&args),
         Mirrors::Add(add) => {
-            let format = add.format;
-            (with_mirror(list, mirror_of(add)?)?, format)
+            let (how, format) = (add.how.clone(), add.format);
+            (with_mirror(list, mirror_of(add)?)?, how, format)
         }
-        Mirrors::Rm { id, format } => (without_mirror(list, &id)?, format),
-        Mirrors::Reference(References::Add(AddReference { market, side, url, format })) => {
-            (with_reference(list, Reference { market, side, url })?, format)
+        Mirrors::Rm { id, how, format } => (without_mirror(list, &id)?, how, format),
+        Mirrors::Reference(References::Add(AddReference { market, side, url, how, format })) => {
+            (with_reference(list, Reference { market, side, url })?, how, format)
         }
-        Mirrors::Reference(References::Rm { market, url, format }) => {
-            (without_reference(list, &market, &url)?, format)
+        Mirrors::Reference(References::Rm { market, url, how, format }) => {
+            (without_reference(list, &market, &url)?, how, format)
         }
         Mirrors::Set(set) => {
-            let format = set.format;
-            (with_change(list, set)?, format)
+            let (how, format) = (set.how.clone(), set.format);
+            (with_change(list, set)?, how, format)
         }
-        Mirrors::Stop { reason, format } => (with_stop(list, Some(reason))?, format),
-        Mirrors::Resume { format } => (with_stop(list, None)?, format),
+        Mirrors::Stop { reason, how, format } => (with_stop(list, Some(reason))?, how, format),
+        Mirrors::Resume { how, format } => (with_stop(list, None)?, how, format),
         Mirrors::Tools(set) => {
-            let format = set.format;
-            (tools::with_tools(list, &set)?, format)
+            let (how, format) = (set.how.clone(), set.format);
+            (tools::with_tools(list, &set)?, how, format)
         }
+        Mirrors::Sign(sign) => (signed_anew(list)?, sign.how, sign.format),
+        Mirrors::Keys(set) => (with_keys(list, signing::keys_of(&set)?)?, set.how, set.format),
     };
-    let version = put(service, operator.signing_key()?, &change.list).await?;
-    print(&done(&change, version, format)?)?;
-    Ok(())
+    signing::finish(service, operator, &keys, &change, &how, format).await
 }
 
 /// The list in force, if any, after checking that it is ours.
-async fn fetch(service: &mut Service, key: &PublicKey) -> Result<Option<MirrorList>> {
+async fn fetch(service: &mut Service, keys: &OperatorKeys) -> Result<Option<MirrorList>> {
     let answer =
         answer("read the mirror list", service.get_mirror_list(wire::GetMirrorListRequest {})).await?;
     let Some(list) = answer.list else { return Ok(None) };
     let signed = list_from_wire(list).context("the collector sent a mirror list that cannot be read")?;
-    let list = signed.open(key).context(
-        "the collector's mirror list is not one of yours; check that `signing_key` belongs to this collector, and if it \
-         does, distrust the collector",
+    let list = signed.open(keys).context(
+        "the collector's mirror list is not one of yours; check that `signing_key` or `operator_keys` belong to this \
+         collector, and if they do, distrust the collector",
     )?;
     Ok(Some(list))
-}
-
-/// Signs the changed list and puts it in force.
-async fn put(service: &mut Service, key: &SecretKey, list: &MirrorList) -> Result<u64> {
-    list.validate()?;
-    let signed = SignedList::sign(list, key);
-    let request = wire::PutMirrorListRequest { list: Some(list_to_wire(&signed)) };
-    Ok(answer("put the mirror list", service.put_mirror_list(request)).await?.version)
 }
 
 /// The change as it is printed.
@@ -275,16 +326,34 @@ fn mirror_of(add: Add) -> Result<Mirror> {
     })
 }
 
-/// The next version of the list, still unchanged.
-fn next(list: Option<MirrorList>) -> Result<MirrorList> {
+/// This machine's time.
+fn now() -> Result<UnixMillis> {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context("this machine's clock stands before 1970; set it, the list is dated by it")?;
-    let issued_at = UnixMillis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX));
-    Ok(match list {
-        None => MirrorList::issued(1, issued_at),
-        Some(list) => MirrorList { version: list.version + 1, issued_at, ..list },
-    })
+    Ok(UnixMillis(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// The next version of the list, still unchanged.
+fn next(list: Option<MirrorList>) -> Result<MirrorList> {
+    let list = list.unwrap_or_default();
+    Ok(MirrorList { version: list.version + 1, issued_at: now()?, expires_at: None, ..list })
+}
+
+fn signed_anew(list: Option<MirrorList>) -> Result<Change> {
+    if list.is_none() {
+        bail!("no list yet; `zerkalo mirrors add URL --market MARKET` makes one");
+    }
+    let list = next(list)?;
+    let what = json!({ "mirrors": list.mirrors.len() });
+    Ok(Change { list, said: "signed anew".to_owned(), kind: "list", what })
+}
+
+fn with_keys(list: Option<MirrorList>, keys: OperatorKeys) -> Result<Change> {
+    let mut list = next(list)?;
+    let (said, what) = (format!("the operator's keys are {keys}"), json!(keys));
+    list.keys = Some(keys);
+    Ok(Change { list, said, kind: "keys", what })
 }
 
 fn with_mirror(list: Option<MirrorList>, mirror: Mirror) -> Result<Change> {
@@ -369,64 +438,6 @@ fn without_reference(list: Option<MirrorList>, market: &MarketId, url: &TargetUr
     Ok(Change { list, said: format!("reference {url} removed"), kind: "reference", what })
 }
 
-fn show(list: Option<&MirrorList>, format: Format) -> Result<()> {
-    match (format, list) {
-        (Format::Json, list) => print_json(&list)?,
-        (Format::Table, None) => print("no list yet; `zerkalo mirrors add URL --market MARKET` makes one\n")?,
-        (Format::Table, Some(list)) => {
-            print(&format!("version {}, issued {}\n", list.version, list.issued_at))?;
-            if let Some(reason) = &list.stop {
-                print(&format!(
-                    "STOPPED: agents touch nothing ({reason}); `zerkalo mirrors resume` ends it\n"
-                ))?;
-            }
-            print(&draw(
-                [
-                    "mirror",
-                    "URL",
-                    "markets",
-                    "canary",
-                    "pins",
-                    "expected addresses",
-                    "large page",
-                    "standby",
-                    "category",
-                ],
-                list.mirrors.iter().map(row),
-            ))?;
-            if !list.references.is_empty() {
-                let rows = list.references.iter().map(|reference| {
-                    [
-                        reference.market.to_string(),
-                        side_word(reference.side).to_owned(),
-                        reference.url.to_string(),
-                    ]
-                });
-                print(&draw(["market", "side", "reference"], rows))?;
-            }
-            if !list.tools.is_empty() {
-                print(&draw(["tool", "set to"], tools::rows(&list.tools)))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn row(mirror: &Mirror) -> [String; 9] {
-    let join = |words: Vec<String>| or_dash(&words.join(" "));
-    [
-        mirror.id.to_string(),
-        mirror.url.to_string(),
-        join(mirror.markets.iter().map(MarketId::to_string).collect()),
-        mirror.canary.clone().unwrap_or_else(|| "-".to_owned()),
-        mirror.key_pins.len().to_string(),
-        join(mirror.expected_addresses.iter().map(IpAddr::to_string).collect()),
-        mirror.large_page.as_ref().map_or_else(|| "-".to_owned(), TargetUrl::path_and_query),
-        if mirror.standby { "yes" } else { "-" }.to_owned(),
-        mirror.category.map_or("-", Category::as_str).to_owned(),
-    ]
-}
-
 fn large_page(text: &str) -> Result<LargePage, TargetError> {
     match text {
         "none" => Ok(LargePage(None)),
@@ -447,16 +458,14 @@ fn side(text: &str) -> Result<ReferenceSide, String> {
     }
 }
 
-fn side_word(side: ReferenceSide) -> &'static str {
-    match side {
-        ReferenceSide::Domestic => "domestic",
-        ReferenceSide::Foreign => "foreign",
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::show::row;
     use super::*;
+
+    fn how() -> signing::How {
+        signing::How { days: 14, unverified: false, out: None }
+    }
 
     fn mirror(url: &str, id: Option<&str>) -> Result<Mirror> {
         mirror_of(Add {
@@ -469,6 +478,7 @@ mod tests {
             large_page: None,
             standby: false,
             category: None,
+            how: how(),
             format: Format::Table,
         })
     }
@@ -529,7 +539,14 @@ mod tests {
             let large_page = page.map(|page| large_page(page).unwrap());
             with_change(
                 Some(list.clone()),
-                Set { id: id.clone(), large_page, standby, category: None, format: Format::Table },
+                Set {
+                    id: id.clone(),
+                    large_page,
+                    standby,
+                    category: None,
+                    how: how(),
+                    format: Format::Table,
+                },
             )
         };
         let set = |page: &str| change(&id, Some(page), None);

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tonic::transport::Uri;
 use zerkalo_core::evidence::{PublicKey, SecretKey};
+use zerkalo_core::operator_keys::OperatorKeys;
 
 /// How to get the file, for every message that misses it.
 const REMEDY: &str = "`zerkalo-collector init DIR` writes it as DIR/operator/operator.toml: move it here, or name its \
                       place with --config FILE or ZERKALO_CONFIG";
-/// Its keys, all texts. The first operator's file has `signing_key`, that of an operator added later `operator_key`.
+/// Where several keys sign lists: all their public halves, and how many must.
+const SEVERAL: [&str; 2] = ["operator_keys", "operator_threshold"];
+/// Its keys that are texts. The first operator's file has `signing_key`, that of an operator added later `operator_key`.
 const KEYS: [&str; 5] = ["url", "ca_pem", "api_token", "signing_key", "operator_key"];
 
 /// A text that never prints.
@@ -36,8 +39,8 @@ pub struct Operator {
     pub api_token: Secret,
     /// Signs mirror lists; an operator added later has none.
     signing_key: Option<SecretKey>,
-    /// Its public half, to know the lists by.
-    pub operator_key: PublicKey,
+    /// The public halves, to know the lists by.
+    pub keys: OperatorKeys,
 }
 
 impl Operator {
@@ -84,10 +87,15 @@ fn parse(path: PathBuf, text: &str) -> Result<Operator> {
     let table: toml::Table =
         toml::from_str(text).with_context(|| format!("{} is not TOML", path.display()))?;
     let mut faults = Vec::new();
-    for key in table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
-        faults.push(format!("unknown key `{key}`; the keys are {}", KEYS.join(", ")));
+    for key in table.keys().filter(|key| !KEYS.iter().chain(&SEVERAL).any(|known| known == key)) {
+        let known = [&KEYS[..], &SEVERAL].concat().join(", ");
+        faults.push(format!("unknown key `{key}`; the keys are {known}"));
     }
-    let has_operator_key = table.contains_key("operator_key");
+    let several = several_of(&table).unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    let has_operator_key = table.contains_key("operator_key") || table.contains_key("operator_keys");
     let mut take = |key: &str| match table.get(key) {
         Some(toml::Value::String(text)) if !text.trim().is_empty() => text.trim().to_owned(),
         Some(_) => {
@@ -108,6 +116,7 @@ fn parse(path: PathBuf, text: &str) -> Result<Operator> {
         faults.push("`operator_key` must be 64 hexadecimal digits, a public key".to_owned());
     }
     let public = public.or(key.as_ref().map(SecretKey::public));
+    let keys = several.or(public.map(OperatorKeys::from));
     if key.is_none() && !signing_key.is_empty() {
         faults.push("`signing_key` must be 64 hexadecimal digits".to_owned());
     }
@@ -117,12 +126,24 @@ fn parse(path: PathBuf, text: &str) -> Result<Operator> {
     if !ca_pem.is_empty() && !ca_pem.starts_with("-----BEGIN CERTIFICATE-----") {
         faults.push("`ca_pem` must be a certificate in PEM".to_owned());
     }
-    match public {
-        Some(operator_key) if faults.is_empty() => {
-            Ok(Operator { path, url, ca_pem, api_token: Secret(api_token), signing_key: key, operator_key })
+    match keys {
+        Some(keys) if faults.is_empty() => {
+            Ok(Operator { path, url, ca_pem, api_token: Secret(api_token), signing_key: key, keys })
         }
         _ => bail!("{}: {}\nremedy: {REMEDY}", path.display(), faults.join("; ")),
     }
+}
+
+fn several_of(table: &toml::Table) -> Result<Option<OperatorKeys>, String> {
+    let Some(keys) = table.get("operator_keys") else { return Ok(None) };
+    let texts =
+        keys.as_array().and_then(|keys| keys.iter().map(toml::Value::as_str).collect::<Option<Vec<_>>>());
+    let texts = texts.ok_or_else(|| "`operator_keys` must be a list of texts".to_owned())?;
+    let threshold = table.get("operator_threshold").and_then(toml::Value::as_integer);
+    let threshold = threshold.and_then(|threshold| usize::try_from(threshold).ok());
+    let threshold = threshold
+        .ok_or_else(|| "`operator_threshold` must say how many of `operator_keys` sign".to_owned())?;
+    OperatorKeys::parse(&texts, threshold).map(Some).map_err(|error| format!("`operator_keys`: {error}"))
 }
 
 fn signing_key_of(text: &str) -> Option<SecretKey> {
@@ -163,7 +184,7 @@ mod tests {
             public.to_hex()
         );
         let operator = parse(PathBuf::from("anna.toml"), &text).unwrap();
-        assert_eq!(operator.operator_key, public);
+        assert_eq!(operator.keys, public.into());
         let error = operator.signing_key().err().unwrap().to_string();
         assert!(error.contains("anna.toml") && error.contains("signing_key"), "{error}");
         assert!(parse(PathBuf::from("x"), &text.replace(&public.to_hex(), "zz")).is_err());

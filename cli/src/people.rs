@@ -112,14 +112,16 @@ fn file_text(operator: &Operator, token: &str) -> String {
         r#"# A person's secrets: who holds this file can ask the collector as that person. It signs no mirror lists.
 url = "{url}"
 api_token = "{token}"
-# Public half of the key that signs mirror lists.
-operator_key = "{key}"
+# Public halves of the keys that sign mirror lists, and how many of them must.
+operator_keys = {keys:?}
+operator_threshold = {threshold}
 ca_pem = """
 {ca_pem}
 """
 "#,
         url = operator.url,
-        key = operator.operator_key.to_hex(),
+        keys = operator.keys.to_hex(),
+        threshold = operator.keys.threshold(),
         ca_pem = operator.ca_pem.trim_end(),
     )
 }

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use config::{FileFormat, Map, Value};
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fingerprint::Fingerprints;
 use zerkalo_core::fold::default_settings;
 use zerkalo_core::journal::SettingsText;
 use zerkalo_core::networks;
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 
 use crate::clock;
@@ -39,7 +39,8 @@ const NETWORKS_LEN_MAX: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Config {
     pub dir: PathBuf,
-    pub operator_key: PublicKey,
+    /// Whose lists are taken until one names other keys.
+    pub operator_keys: OperatorKeys,
     pub agents: AgentsConfig,
     pub operators: OperatorsConfig,
     pub metrics_listen: SocketAddr,
@@ -156,9 +157,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn config(&mut self, tree: Map<String, Value>) -> Option<Config> {
         let mut root = Section { prefix: String::new(), keys: tree };
-        let operator_key = self.required(&mut root, "operator_key", "64 hexadecimal digits", |text| {
-            PublicKey::from_hex(text).map_err(|error| error.to_string())
-        });
+        let operator_keys = self.operator_keys(&mut root);
         let mut section = self.section(&mut root, "agents");
         let listen = self.address(&mut section, "listen");
         let quic_listen = self.quic_listen(&mut section);
@@ -183,7 +182,7 @@ impl Reader<'_> {
         let (agents, operators, (settings, catalogue)) = (agents?, operators?, data?);
         Some(Config {
             dir: self.dir.to_owned(),
-            operator_key: operator_key?,
+            operator_keys: operator_keys?,
             agents: AgentsConfig { listen: agents.0, quic_listen, relays, public_urls: agents.1 },
             operators: OperatorsConfig { listen: operators.0, people: operators.1 },
             metrics_listen: metrics_listen?,

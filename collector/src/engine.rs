@@ -19,6 +19,8 @@ use zerkalo_core::gap::Statement;
 use zerkalo_core::identity::{Shown, StandingChange};
 use zerkalo_core::journal::{Enrolment, Whereabouts};
 use zerkalo_core::market::{Decision, Order, OrderError};
+use zerkalo_core::operator_keys::OperatorKeys;
+use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_proto::record::DecodeError;
@@ -134,6 +136,8 @@ pub enum ChangeRefusal {
         "version {offered} does not follow version {in_force}, which is in force; sign it with a higher one"
     )]
     VersionNotRising { offered: u64, in_force: u64 },
+    #[error("the operator's keys were changed by another list just now; sign by the new ones")]
+    KeysChanged,
     #[error(transparent)]
     Order(#[from] OrderError),
     #[error(transparent)]
@@ -156,6 +160,7 @@ impl ChangeRefusal {
             Self::Order(error) => error.code(),
             Self::Identity(refusal) => refusal.code(),
             Self::VersionNotRising { .. } => "version_not_rising",
+            Self::KeysChanged => "keys_changed",
             Self::StorageFull => STORAGE_FULL,
             Self::TooLarge { .. } => TOO_LARGE,
             Self::State => "storage_failed",
@@ -169,7 +174,8 @@ impl ChangeRefusal {
 pub struct OpenedList {
     pub signed: SignedList,
     pub list: MirrorList,
-    pub operator: PublicKey,
+    /// Whose it is.
+    pub operator: OperatorKeys,
 }
 
 /// The list in force, for those who pass it on.
@@ -177,6 +183,8 @@ pub struct OpenedList {
 pub struct ListInForce {
     pub version: u64,
     pub signed: SignedList,
+    /// The lists that changed the operator's keys, by version: who holds an older one needs each of them first.
+    pub key_changes: Vec<(u64, SignedList)>,
 }
 
 /// What the writer is asked.
@@ -392,7 +400,12 @@ impl View {
         let list = {
             let fold = self.fold.read().unwrap_or_else(PoisonError::into_inner);
             let signed = fold.signed_list().cloned();
-            fold.list().zip(signed).map(|(list, signed)| ListInForce { version: list.version, signed })
+            let key_changes = fold.key_changes().to_vec();
+            fold.list().zip(signed).map(|(list, signed)| ListInForce {
+                version: list.version,
+                signed,
+                key_changes,
+            })
         };
         self.list.send_if_modified(|current| {
             let changed = current.as_deref() != list.as_ref();

@@ -265,7 +265,9 @@ fn refused(refusal: ChangeRefusal) -> Refused {
             Grpc::FailedPrecondition
         }
         ChangeRefusal::Token(_) | ChangeRefusal::Identity(_) => Grpc::Unauthenticated,
-        ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::Order(_) => Grpc::FailedPrecondition,
+        ChangeRefusal::VersionNotRising { .. } | ChangeRefusal::KeysChanged | ChangeRefusal::Order(_) => {
+            Grpc::FailedPrecondition
+        }
         ChangeRefusal::StorageFull => Grpc::ResourceExhausted,
         ChangeRefusal::State => Grpc::Internal,
         ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,

@@ -126,6 +126,9 @@ fn config_text(options: &InitOptions, api_token: &str, key: &SecretKey) -> Strin
 
 # Public half of the operator's Ed25519 key: a mirror list not signed with it is refused, here and by every agent.
 operator_key = "{operator_key}"
+# Or several keys, of which some must sign (`zerkalo mirrors keygen`, `zerkalo mirrors keys`):
+#operator_keys = ["...", "...", "..."]
+#operator_threshold = 2
 
 # Agents come in here: enrolment with a token, then records over mutual TLS.
 [agents]
@@ -226,6 +229,7 @@ fn next_steps(dir: &Path, options: &InitOptions) -> String {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use zerkalo_core::operator_keys::OperatorKeys;
 
     fn options() -> InitOptions {
         InitOptions {
@@ -253,7 +257,7 @@ mod tests {
         assert_eq!((bearer.0.as_str(), *digest), ("operator", Sha256::of(api_token.as_bytes())));
         let key: [u8; 32] =
             hex::decode(operator["signing_key"].as_str().unwrap()).unwrap().try_into().unwrap();
-        assert_eq!(SecretKey::from_bytes(&key).public(), config.operator_key);
+        assert_eq!(OperatorKeys::from(SecretKey::from_bytes(&key).public()), config.operator_keys);
         for secret in [OPERATOR_FILE, CA_KEY, SERVER_KEY] {
             let mode = fs::metadata(dir.path().join(secret)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{secret}");

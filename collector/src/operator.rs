@@ -24,9 +24,9 @@ use tokio::task::block_in_place;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::identity::Standing;
 use zerkalo_core::market::Decision;
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_proto::code::status;
 use zerkalo_proto::evidence::list_to_wire;
 use zerkalo_proto::operator::{agent_to_wire, decision_to_wire, evidence_to_wire, matrix_to_wire};
@@ -70,7 +70,8 @@ pub struct Operator {
     pub signal_listen: Option<SocketAddr>,
     pub routes: Arc<[Route]>,
     pub bell: Arc<Bell>,
-    pub operator_key: PublicKey,
+    /// Whose lists are taken until one names other keys.
+    pub operator_keys: OperatorKeys,
     /// What a token carries to the box.
     pub ca_pem: String,
     pub public_urls: Vec<String>,
@@ -464,6 +465,7 @@ impl Operator {
             ChangeRefusal::TooLarge { .. } => Grpc::InvalidArgument,
             ChangeRefusal::Identity(IdentityRefusal::NoSuch { .. }) => Grpc::NotFound,
             ChangeRefusal::VersionNotRising { .. }
+            | ChangeRefusal::KeysChanged
             | ChangeRefusal::Token(_)
             | ChangeRefusal::Identity(_)
             | ChangeRefusal::Order(_) => Grpc::FailedPrecondition,

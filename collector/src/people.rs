@@ -167,7 +167,7 @@ ca_pem = """
 {ca_pem}"""
 "#,
         port = config.operators.listen.port(),
-        operator_key = config.operator_key.to_hex(),
+        operator_key = config.operator_keys.first().to_hex(),
     )
 }
 

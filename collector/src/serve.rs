@@ -449,7 +449,7 @@ impl Services<'_> {
             signal_listen: self.signal_listen,
             routes: self.routes.clone(),
             bell: self.bell.clone(),
-            operator_key: self.config.operator_key,
+            operator_keys: self.config.operator_keys.clone(),
             ca_pem: self.tls.ca_pem.clone(),
             public_urls: self.config.agents.public_urls.clone(),
             stopping: stopping.clone(),

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::identity::{Asked, TokenMacKey, token_key};
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, MarketId, OwnerId, Station, UnixMillis};
 
@@ -180,11 +181,14 @@ impl TokenSecret {
     }
 
     /// The whole text of a token file. What it is bound to is written down for the box to compare.
-    pub fn token_text(&self, token: &Token, ca_pem: &str, operator_key_hex: &str, urls: &[String]) -> String {
+    pub fn token_text(&self, token: &Token, ca_pem: &str, keys: &OperatorKeys, urls: &[String]) -> String {
         #[derive(Serialize)]
         struct Text<'a> {
             ca_pem: &'a str,
-            operator_key: &'a str,
+            operator_key: String,
+            /// Where there is more than one.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            operator_keys: Option<&'a OperatorKeys>,
             secret: &'a str,
             urls: &'a [String],
             owner: &'a OwnerId,
@@ -195,7 +199,8 @@ impl TokenSecret {
         }
         let text = Text {
             ca_pem,
-            operator_key: operator_key_hex,
+            operator_key: keys.first().to_hex(),
+            operator_keys: Some(keys).filter(|keys| keys.keys().len() > 1),
             secret: &self.0,
             urls,
             owner: &token.owner,

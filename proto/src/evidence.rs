@@ -2,6 +2,7 @@
 
 use prost::Message;
 use zerkalo_core::evidence::{SignedList, SignedRecord};
+use zerkalo_core::operator_keys::OPERATOR_KEYS_MAX;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::AgentId;
 
@@ -55,12 +56,28 @@ pub fn list_from_bytes(bytes: &[u8]) -> Result<SignedList, DecodeError> {
 
 /// A signed list for the wire.
 pub fn list_to_wire(list: &SignedList) -> wire::SignedList {
-    wire::SignedList { list: list.bytes.clone(), signature: list.signature.to_vec() }
+    wire::SignedList {
+        list: list.bytes.clone(),
+        signature: list.signature.to_vec(),
+        cosignatures: list.cosignatures.iter().map(|one| one.to_vec()).collect(),
+    }
 }
 
-/// A signed list from the wire; its signature is not checked here.
+/// A signed list from the wire; its signatures are not checked here.
 pub fn list_from_wire(list: wire::SignedList) -> Result<SignedList, DecodeError> {
-    Ok(SignedList { signature: fixed("signature", &list.signature)?, bytes: list.list })
+    let count = list.cosignatures.len();
+    if count > OPERATOR_KEYS_MAX {
+        return Err(DecodeError::invalid(
+            "cosignatures",
+            format!("{count} instead of {OPERATOR_KEYS_MAX} at most"),
+        ));
+    }
+    let cosignatures = list.cosignatures.iter().map(|one| fixed("cosignatures", one));
+    Ok(SignedList {
+        cosignatures: cosignatures.collect::<Result<_, _>>()?,
+        signature: fixed("signature", &list.signature)?,
+        bytes: list.list,
+    })
 }
 
 pub(crate) fn fixed<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], DecodeError> {

@@ -5,6 +5,7 @@ use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::{PublicKey, SignedRecord};
 use zerkalo_core::identity::{Certified, Standing, StandingChange};
 use zerkalo_core::journal::{Enrolment, Event, JournalEntry, SettingsText, Whereabouts};
+use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
@@ -27,7 +28,10 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
         Event::Revoked(agent) => Wire::Revoked(wire::Revoked { agent: agent.to_string() }),
         Event::List { list, operator } => Wire::List(wire::MirrorListPut {
             list: Some(list_to_wire(list)),
-            operator_key: operator.to_bytes().to_vec(),
+            operator_key: operator.first().to_bytes().to_vec(),
+            other_keys: operator.keys()[1..].iter().map(|key| key.to_bytes().to_vec()).collect(),
+            // As it was before there could be more than one.
+            threshold: if operator.keys().len() == 1 { 0 } else { operator.threshold() as u32 },
         }),
         Event::Record { signed, .. } => Wire::Record(record_to_wire(signed)),
         Event::Refused { signed, code } => Wire::Refused(wire::Refused {
@@ -74,8 +78,8 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
         Wire::Enrolled(enrolled) => Event::Enrolled(enrolled_from_wire(&enrolled)?),
         Wire::Revoked(revoked) => Event::Revoked(agent(&revoked.agent)?),
         Wire::List(put) => Event::List {
+            operator: operator_keys(&put)?,
             list: list_from_wire(put.list.ok_or(DecodeError::Missing { field: "list" })?)?,
-            operator: key("operator_key", &put.operator_key)?,
         },
         Wire::Record(record) => {
             let signed = record_from_wire(record)?;
@@ -167,6 +171,13 @@ fn enrolled_from_wire(enrolled: &wire::Enrolled) -> Result<Enrolment, DecodeErro
     })
 }
 
+fn operator_keys(put: &wire::MirrorListPut) -> Result<OperatorKeys, DecodeError> {
+    let keys = std::iter::once(&put.operator_key).chain(&put.other_keys);
+    let keys = keys.map(|bytes| key("operator_key", bytes)).collect::<Result<Vec<_>, _>>()?;
+    OperatorKeys::new(keys, put.threshold.max(1) as usize)
+        .map_err(|error| DecodeError::invalid("operator_key", error))
+}
+
 fn vicinity(bytes: &[u8]) -> Result<Option<Vicinity>, DecodeError> {
     match bytes {
         [] => Ok(None),
@@ -225,8 +236,13 @@ mod tests {
             enrol(Station::Control),
             Event::Revoked(id.clone()),
             Event::List {
-                list: SignedList { bytes: b"{}".to_vec(), signature: [3; 64] },
-                operator: key.public(),
+                list: SignedList { bytes: b"{}".to_vec(), signature: [3; 64], cosignatures: vec![] },
+                operator: key.public().into(),
+            },
+            Event::List {
+                list: SignedList { bytes: b"{}".to_vec(), signature: [3; 64], cosignatures: vec![[4; 64]] },
+                operator: OperatorKeys::new(vec![key.public(), SecretKey::from_bytes(&[8; 32]).public()], 2)
+                    .unwrap(),
             },
             Event::Refused { signed: signed.clone(), code: RejectionCode::FutureTime },
             Event::Gap {

@@ -155,7 +155,7 @@ fn story() -> (Vec<JournalEntry>, Vec<JournalEntry>) {
     let list = MirrorList { mirrors: vec![mirror()], ..MirrorList::issued(1, START) };
     let mut events = vec![
         Event::Settings(default_settings()),
-        Event::List { list: SignedList::sign(&list, &key()), operator: key().public() },
+        Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() },
     ];
     let mut heads = Vec::new();
     let mut enrol = |name: &str, station| {

@@ -6,6 +6,7 @@
 
 use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 
+use crate::operator_keys::{OPERATOR_KEYS_MAX, OperatorKeys};
 use crate::target::Sha256;
 use crate::words::AgentId;
 
@@ -226,6 +227,8 @@ pub struct SignedList {
     /// The list as JSON.
     pub bytes: Vec<u8>,
     pub signature: [u8; 64],
+    /// Of the operator's other keys, where more than one must sign.
+    pub cosignatures: Vec<[u8; 64]>,
 }
 
 /// Why a signed list cannot be used.
@@ -233,6 +236,16 @@ pub struct SignedList {
 pub enum ListError {
     #[error("the list is not signed by the operator's key {key}")]
     Signature { key: String },
+    #[error(
+        "the list bears {found} of the {needed} signatures that the operator's keys ({keys}) must give; add one with \
+         `zerkalo mirrors cosign FILE`"
+    )]
+    TooFew { found: usize, needed: usize, keys: String },
+    #[error(
+        "the list names other keys of the operator ({keys}) and bears {found} of the {needed} signatures these must give \
+         too; add one with `zerkalo mirrors cosign FILE`"
+    )]
+    NewKeys { found: usize, needed: usize, keys: String },
     #[error("the list cannot be read")]
     Malformed(#[source] serde_json::Error),
     #[error("the list is refused")]
@@ -244,16 +257,48 @@ impl SignedList {
     pub fn sign(list: &crate::target::MirrorList, key: &SecretKey) -> Self {
         let bytes = serde_json::to_vec(list).expect("a mirror list has only text keys");
         let signature = key.0.sign(&list_bytes(&bytes)).to_bytes();
-        Self { bytes, signature }
+        Self { bytes, signature, cosignatures: Vec::new() }
     }
 
-    /// Verifies, parses and validates; the only way to a list.
-    pub fn open(&self, key: &PublicKey) -> Result<crate::target::MirrorList, ListError> {
-        key.0
-            .verify(&list_bytes(&self.bytes), &Signature::from_bytes(&self.signature))
-            .map_err(|_| ListError::Signature { key: key.to_hex() })?;
+    /// Adds another key's signature; `false` where that key has signed already.
+    pub fn cosign(&mut self, key: &SecretKey) -> bool {
+        let is_new = self.signed_by(&key.public().into()) == 0;
+        if is_new {
+            self.cosignatures.push(key.0.sign(&list_bytes(&self.bytes)).to_bytes());
+        }
+        is_new
+    }
+
+    /// How many of these keys have signed.
+    pub fn signed_by(&self, keys: &OperatorKeys) -> usize {
+        let bytes = list_bytes(&self.bytes);
+        let signatures = || {
+            let cosignatures = self.cosignatures.iter().take(OPERATOR_KEYS_MAX);
+            std::iter::once(&self.signature).chain(cosignatures).map(Signature::from_bytes)
+        };
+        let has_signed = |key: &&PublicKey| signatures().any(|one| key.0.verify(&bytes, &one).is_ok());
+        keys.keys().iter().filter(has_signed).count()
+    }
+
+    /// Verifies, parses and validates; the only way to a list. One that names the operator's keys must bear enough of
+    /// their signatures too, so that nobody is locked out by a key that does not exist.
+    pub fn open(&self, keys: impl Into<OperatorKeys>) -> Result<crate::target::MirrorList, ListError> {
+        let keys = keys.into();
+        let (found, needed) = (self.signed_by(&keys), keys.threshold());
+        if found < needed {
+            return Err(match keys.keys() {
+                [key] => ListError::Signature { key: key.to_hex() },
+                _ => ListError::TooFew { found, needed, keys: keys.to_string() },
+            });
+        }
         let list: crate::target::MirrorList =
             serde_json::from_slice(&self.bytes).map_err(ListError::Malformed)?;
+        if let Some(named) = list.keys.as_ref().filter(|named| **named != keys) {
+            let (found, needed) = (self.signed_by(named), named.threshold());
+            if found < needed {
+                return Err(ListError::NewKeys { found, needed, keys: named.to_string() });
+            }
+        }
         list.validate().map_err(ListError::Target)?;
         Ok(list)
     }
@@ -289,6 +334,46 @@ mod tests {
         check(&|r| r.signature[0] ^= 1);
         check(&|r| r.agent = AgentId::parse("a2").unwrap());
         assert_eq!(good.verify(&SecretKey::from_bytes(&[8; 32]).public()), Err(BadSignature));
+    }
+
+    #[test]
+    fn a_list_needs_as_many_keys_as_the_operator_said_and_changes_them_by_the_old_ones() {
+        use crate::target::MirrorList;
+        use crate::words::UnixMillis;
+        let secret = |number| SecretKey::from_bytes(&[number; 32]);
+        let keys = |numbers: &[u8], threshold| {
+            OperatorKeys::new(numbers.iter().map(|number| secret(*number).public()).collect(), threshold)
+                .unwrap()
+        };
+        let list = |keys| MirrorList { version: 1, issued_at: UnixMillis(1), keys, ..MirrorList::default() };
+        let signed = |list: &MirrorList, by: &[u8]| {
+            let mut signed = SignedList::sign(list, &secret(by[0]));
+            assert!(by[1..].iter().all(|number| signed.cosign(&secret(*number))));
+            signed
+        };
+        let (old, new) = (keys(&[1, 2, 3], 2), keys(&[3, 4, 5], 2));
+        let plain = list(None);
+        assert!(signed(&plain, &[1, 3]).open(&old).is_ok());
+        assert!(matches!(
+            signed(&plain, &[1]).open(&old),
+            Err(ListError::TooFew { found: 1, needed: 2, .. })
+        ));
+        // The same key twice is one; a stranger's is none.
+        assert!(!signed(&plain, &[1]).cosign(&secret(1)));
+        assert!(matches!(signed(&plain, &[1, 9]).open(&old), Err(ListError::TooFew { found: 1, .. })));
+        let mut twice = signed(&plain, &[1]);
+        twice.cosignatures.push(twice.signature);
+        assert!(matches!(twice.open(&old), Err(ListError::TooFew { found: 1, .. })));
+        // Other keys: by the old ones, and by the new ones too.
+        let changing = list(Some(new.clone()));
+        assert!(matches!(signed(&changing, &[1, 2]).open(&old), Err(ListError::NewKeys { found: 0, .. })));
+        assert!(matches!(signed(&changing, &[4, 5]).open(&old), Err(ListError::TooFew { found: 0, .. })));
+        let changed = signed(&changing, &[1, 3, 4]);
+        assert!(changed.open(&old).is_ok() && changed.open(&new).is_ok());
+        // And from one key to several.
+        let first = signed(&list(Some(old.clone())), &[1, 2]);
+        assert!(first.open(secret(1).public()).is_ok() && first.open(secret(2).public()).is_ok());
+        assert!(matches!(first.open(secret(9).public()), Err(ListError::Signature { .. })));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod doubt;
+mod expiry;
 mod identities;
 mod judging;
 mod markets;
@@ -41,6 +42,7 @@ use crate::market::{Alert, Decision};
 use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MirrorId, UnixMillis};
 use adaptive::Doubts;
+use expiry::Lists;
 use judging::Docket;
 use markets::Markets;
 use pictures::Pictures;
@@ -92,6 +94,7 @@ pub struct Fold {
     at: UnixMillis,
     entries: u64,
     list: Option<(SignedList, MirrorList)>,
+    lists: Lists,
     agents: BTreeMap<AgentId, AgentState>,
     docket: Docket,
     cells: BTreeMap<MirrorId, MirrorCells>,
@@ -125,6 +128,7 @@ impl Fold {
             at: UnixMillis::default(),
             entries: 0,
             list: None,
+            lists: Lists::default(),
             agents: BTreeMap::new(),
             docket: Docket::default(),
             cells: BTreeMap::new(),
@@ -145,6 +149,7 @@ impl Fold {
         self.entries += 1;
         let mut outcome = self.take_in(&entry.event);
         outcome.alerts.extend(self.hear_silence());
+        outcome.alerts.extend(self.hear_expiry());
         self.visit_standbys();
         outcome
     }
@@ -219,7 +224,13 @@ impl Fold {
     pub fn next_deadline(&self) -> Option<UnixMillis> {
         let cells = self.cell_deadlines.values().copied();
         let markets = self.markets.next_deadline(self.at, &self.settings);
-        cells.chain(markets).chain(self.docket.next_deadline()).chain(self.silence.deadline).min()
+        let lists = self.lists.deadline();
+        cells
+            .chain(markets)
+            .chain(self.docket.next_deadline())
+            .chain(self.silence.deadline)
+            .chain(lists)
+            .min()
     }
 
     /// The instant of the last entry.
@@ -281,6 +292,7 @@ impl Fold {
         self.docket.retain(stays);
         self.wishes.retain(stays);
         self.ledger.retain(stays);
+        self.lists.put(&signed, &list, self.at);
         self.list = Some((signed, list));
     }
 

@@ -11,6 +11,7 @@ use crate::evidence::{PublicKey, SignedList, SignedRecord};
 use crate::gap::Gap;
 use crate::identity::{Certified, StandingChange};
 use crate::market::Order;
+use crate::operator_keys::OperatorKeys;
 use crate::record::ProbeRecord;
 use crate::words::{AgentId, OwnerId, Station, UnixMillis, Vicinity};
 
@@ -47,8 +48,8 @@ pub enum Event {
     Enrolled(Enrolment),
     /// An agent's word no longer counts: as a [`Event::Standing`] without author and reason.
     Revoked(AgentId),
-    /// The operator signed a new list, checked against this key.
-    List { list: SignedList, operator: PublicKey },
+    /// The operator signed a new list, checked against these keys.
+    List { list: SignedList, operator: OperatorKeys },
     /// A record was admitted.
     Record { signed: SignedRecord, facts: Box<ProbeRecord> },
     /// A record was placed in its agent's chain, but its facts were refused.

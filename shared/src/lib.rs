@@ -10,6 +10,7 @@ pub mod hops;
 pub mod goodput;
 pub mod evidence;
 pub mod gap;
+pub mod operator_keys;
 pub mod identity;
 pub mod admission;
 pub mod journal;

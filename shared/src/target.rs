@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use crate::operator_keys::OperatorKeys;
 use crate::words::{MarketId, MirrorId, UnixMillis};
 
 /// Most mirrors in one list: bounds an agent's work and a list's size (about 1 MiB).
@@ -26,6 +27,9 @@ pub const ADDRESSES_MAX: usize = 64;
 pub const STOP_REASON_LEN_MAX: usize = 500;
 /// Most reference hosts in one list: an agent visits all of its market's in each round.
 pub const LIST_REFERENCES_MAX: usize = 64;
+
+/// Longest life of a list, in seconds: 14 days. What a thief of the collector holds back does not run for ever.
+pub const LIST_LIFE_SECS_MAX: u64 = 14 * 86_400;
 
 /// Why a target is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +64,10 @@ pub enum TargetError {
     TooManyReferences { count: usize },
     #[error("the list holds {count} mirrors; the limit is {LIST_MIRRORS_MAX}")]
     ListTooLong { count: usize },
+    #[error("the list ends at {expires_at}, before it was issued at {issued_at}; check the signer's clock")]
+    EndsBeforeIssue { issued_at: UnixMillis, expires_at: UnixMillis },
+    #[error("the list is good until {expires_at}; {} days after it was issued are the most", LIST_LIFE_SECS_MAX / 86_400)]
+    LivesTooLong { expires_at: UnixMillis },
     #[error("mirror {mirror} stands twice in the list")]
     Twice { mirror: MirrorId },
     #[error("the large page of mirror {mirror} is at {host}; it must be at the mirror's own host")]
@@ -362,11 +370,17 @@ pub struct Reference {
 }
 
 /// Everything agents may touch. Versions only rise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorList {
     pub version: u64,
     pub issued_at: UnixMillis,
+    /// From then on nothing on it is run. Lists of older signers have none: theirs is counted from when they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixMillis>,
+    /// The keys that sign lists from the next one on; absent: those before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<OperatorKeys>,
     pub mirrors: Vec<Mirror>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,
@@ -410,14 +424,7 @@ impl Tools {
 impl MirrorList {
     /// A list of nothing yet.
     pub fn issued(version: u64, issued_at: UnixMillis) -> Self {
-        Self {
-            version,
-            issued_at,
-            mirrors: Vec::new(),
-            references: Vec::new(),
-            tools: Tools::default(),
-            stop: None,
-        }
+        Self { version, issued_at, ..Self::default() }
     }
 
     /// Checks what the types alone cannot: limits, doubles, canaries.
@@ -428,6 +435,7 @@ impl MirrorList {
         if self.references.len() > LIST_REFERENCES_MAX {
             return Err(TargetError::TooManyReferences { count: self.references.len() });
         }
+        self.validate_life()?;
         self.tools.validate()?;
         if let Some(len) =
             self.stop.as_ref().map(String::len).filter(|len| !(1..=STOP_REASON_LEN_MAX).contains(len))
@@ -440,6 +448,23 @@ impl MirrorList {
                 return Err(TargetError::Twice { mirror: mirror.id.clone() });
             }
             mirror.validate()?;
+        }
+        Ok(())
+    }
+
+    /// When nothing on it is run any more, for whoever has held it since then.
+    pub fn ends_at(&self, held_since: UnixMillis) -> UnixMillis {
+        let latest = held_since.plus_secs(LIST_LIFE_SECS_MAX);
+        self.expires_at.map_or(latest, |expires_at| expires_at.min(latest))
+    }
+
+    fn validate_life(&self) -> Result<(), TargetError> {
+        let Some(expires_at) = self.expires_at else { return Ok(()) };
+        if expires_at <= self.issued_at {
+            return Err(TargetError::EndsBeforeIssue { issued_at: self.issued_at, expires_at });
+        }
+        if expires_at > self.issued_at.plus_secs(LIST_LIFE_SECS_MAX) {
+            return Err(TargetError::LivesTooLong { expires_at });
         }
         Ok(())
     }
@@ -531,5 +556,28 @@ mod tests {
         many.tools = Tools::default();
         many.references.push(many.references[0].clone());
         assert_eq!(many.validate(), Err(TargetError::TooManyReferences { count: LIST_REFERENCES_MAX + 1 }));
+    }
+
+    #[test]
+    fn a_list_lives_fourteen_days_at_most_whatever_it_says() {
+        let list = |expires_at: Option<u64>| MirrorList {
+            issued_at: UnixMillis(1_000),
+            expires_at: expires_at.map(UnixMillis),
+            ..MirrorList::default()
+        };
+        let life = LIST_LIFE_SECS_MAX * 1_000;
+        let check = |expires_at, ends_at: u64| {
+            assert_eq!(list(expires_at).validate(), Ok(()));
+            assert_eq!(list(expires_at).ends_at(UnixMillis(500)), UnixMillis(ends_at));
+        };
+        check(Some(2_000), 2_000);
+        // Held since before it was issued, as a signer's fast clock has it.
+        check(Some(1_000 + life), 500 + life);
+        check(None, 500 + life);
+        assert!(matches!(list(Some(1_000)).validate(), Err(TargetError::EndsBeforeIssue { .. })));
+        assert!(matches!(list(Some(1_001 + life)).validate(), Err(TargetError::LivesTooLong { .. })));
+        // A list of before is written as it was.
+        let text = serde_json::to_string(&list(None)).unwrap();
+        assert_eq!(text, r#"{"version":0,"issued_at":1000,"mirrors":[]}"#);
     }
 }

@@ -111,7 +111,7 @@ pub fn show_agreement(state: &StateDir, identity: &Identity) -> Result<()> {
                 consent.version,
                 words(&consent.categories)
             ));
-            if let Some(list) = list::load(state, &state.operator_key(identity)?)? {
+            if let Some(list) = list::load(state, &state.operator_key(identity)?.into(), wall_clock())? {
                 let (all, own) = (list.mirrors.len(), consent.agreed(&list).mirrors.len());
                 match &list.stop {
                     Some(reason) => print(&format!("STOPPED by the operator: {reason}\n")),

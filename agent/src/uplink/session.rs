@@ -277,15 +277,16 @@ impl Uplink {
 
     async fn take_signed_list(&self, signed: SignedList) {
         let held = self.list_version();
-        let (state, key) = (self.state.clone(), self.operator_key);
-        let taken = tokio::task::spawn_blocking(move || list::take(&state, &key, held, &signed)).await;
+        let (state, keys) = (self.state.clone(), self.operator_keys.clone());
+        let take = move || list::take(&state, &keys, held, &signed, wall_clock());
+        let taken = tokio::task::spawn_blocking(take).await;
         match taken.expect("taking a list does not panic and is never aborted") {
             Ok(list) => {
                 tracing::info!(version = list.version, mirrors = list.mirrors.len(), "new mirror list");
                 self.list.send_replace(Some(Arc::new(list)));
             }
             // The collector sends what it has; what we have already is no fault.
-            Err(list::ListRefusal::NotNewer { offered, held }) if offered == held => {}
+            Err(list::ListRefusal::NotNewer { offered, held }) if offered <= held => {}
             Err(error) => tracing::warn!(error = chain(&error), "a mirror list is refused"),
         }
     }

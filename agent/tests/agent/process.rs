@@ -167,3 +167,50 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
     child.wait().unwrap();
     assert_eq!(slow, 1, "the first visit to it stalls still, and none other may begin");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_measured_by_a_list_that_has_ended() {
+    use std::io::{BufRead, BufReader};
+    let body = page(CANARY.as_bytes());
+    let address = http_server(Arc::new(move |_| (body.clone(), After::Continue))).await;
+    let nobody = resolver(&[]).await;
+    let mirror = Mirror {
+        large_page: None,
+        id: MirrorId::parse("m1").unwrap(),
+        url: TargetUrl::parse(&format!("http://{address}/")).unwrap(),
+        markets: vec![MarketId::parse("kz").unwrap()],
+        canary: Some(CANARY.to_owned()),
+        key_pins: vec![],
+        expected_addresses: vec![],
+        standby: false,
+        category: None,
+    };
+    // It ends while the agent runs, or before it is up on a slow machine.
+    let ends_at = zerkalo_agent::uplink::wall_clock().plus_secs(4);
+    let list = MirrorList {
+        version: 1,
+        issued_at: UnixMillis(ends_at.0 - 60_000),
+        expires_at: Some(ends_at),
+        mirrors: vec![mirror],
+        ..MirrorList::default()
+    };
+    let home = tempfile::tempdir().unwrap();
+    let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
+    write_state(&dir, &list);
+    let settings = format!(
+        "interval_secs = 1\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{nobody}\"]\npublic = \"{nobody}\"\n"
+    );
+    std::fs::write(&config, settings).unwrap();
+    let mut child = start(&dir, &config);
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.map_while(Result::ok).find(|line| line.contains("list_expired")).unwrap();
+    assert!(said.contains("zerkalo mirrors sign"), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (agent, key) = (AgentId::parse(AGENT).unwrap(), SecretKey::from_bytes(&[7; 32]));
+    let (mut spool, _) = Spool::open(&dir.join(DIR), &agent, key, Limits::default(), UnixMillis(1)).unwrap();
+    for signed in spool.after(0, 100, usize::MAX).unwrap() {
+        let record = zerkalo_proto::record::decode(&signed.body).unwrap();
+        assert!(record.started_at < ends_at, "{record:?}");
+    }
+}

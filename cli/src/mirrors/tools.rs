@@ -26,6 +26,8 @@ pub struct SetTools {
     /// Take a tool off the list; repeat for several.
     #[arg(long, value_enum, value_name = "TOOL")]
     clear: Vec<Tool>,
+    #[command(flatten)]
+    pub how: super::signing::How,
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table)]
     pub format: Format,
 }

@@ -11,6 +11,7 @@ use zerkalo_core::target::TargetUrl;
 
 mod fingerprints;
 mod ooni;
+mod ownership;
 mod policies;
 mod records;
 mod replay;

@@ -148,7 +148,7 @@ fn story() -> Vec<JournalEntry> {
     let list = MirrorList { mirrors: vec![mirror], ..MirrorList::issued(1, NOON) };
     let mut events = vec![
         Event::Settings(default_settings()),
-        Event::List { list: SignedList::sign(&list, &key), operator: key.public() },
+        Event::List { list: SignedList::sign(&list, &key), operator: key.public().into() },
     ];
     let mut heads = Vec::new();
     for carrier in CARRIERS {

@@ -63,7 +63,7 @@ fn story() -> Vec<JournalEntry> {
     let began = |event| JournalEntry { at: NOON, event };
     let mut entries = vec![
         began(Event::Settings(default_settings())),
-        began(Event::List { list: SignedList::sign(&list, &key), operator: key.public() }),
+        began(Event::List { list: SignedList::sign(&list, &key), operator: key.public().into() }),
     ];
     let (mut control, enrolled) = Speaker::enrol("control-1", "host", Station::Control, key.public());
     entries.push(began(enrolled));

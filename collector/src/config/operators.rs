@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use config::{FileFormat, Map, Value};
+use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::operator_keys::{OPERATOR_KEYS_MAX, OperatorKeys};
 use zerkalo_core::target::Sha256;
 
 use super::{Reader, Section};
@@ -12,6 +14,26 @@ use crate::people::{self, People, Person};
 const NAME_DEFAULT: &str = "operator";
 
 impl Reader<'_> {
+    /// `operator_key`, or `operator_keys` with `operator_threshold`.
+    pub(super) fn operator_keys(&mut self, root: &mut Section) -> Option<OperatorKeys> {
+        if !root.keys.contains_key("operator_keys") {
+            return self.required(root, "operator_key", "64 hexadecimal digits", |text| {
+                PublicKey::from_hex(text).map(OperatorKeys::from).map_err(|error| error.to_string())
+            });
+        }
+        if root.keys.remove("operator_key").is_some() {
+            let problem = "stands beside operator_keys".to_owned();
+            self.fault("operator_key".to_owned(), problem, "keep one of the two");
+        }
+        let keys = self.texts(root, "operator_keys").unwrap_or_default();
+        let most = u32::try_from(OPERATOR_KEYS_MAX).unwrap_or(u32::MAX);
+        let threshold = self.number(root, "operator_threshold", (1, most), 1);
+        let remedy = "list the public halves, 64 hexadecimal digits each, and how many of them must sign";
+        OperatorKeys::parse(&keys, threshold as usize)
+            .map_err(|error| self.fault("operator_keys".to_owned(), error.to_string(), remedy))
+            .ok()
+    }
+
     /// The operator of this file, then those added, by name.
     pub(super) fn people(&mut self, section: &mut Section) -> Option<People> {
         let expected = "1 to 63 of a-z, 0-9, '-', '_', '.'";

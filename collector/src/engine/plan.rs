@@ -115,6 +115,11 @@ impl<'a> Plan<'a> {
         if offered <= in_force {
             return Err(ChangeRefusal::VersionNotRising { offered, in_force });
         }
+        // Another list of the same moment may have changed them since the signatures were counted.
+        let keys = self.list.as_ref().and_then(|list| list.keys.as_ref()).or(self.fold.operator_keys());
+        if keys.is_some_and(|keys| *keys != opened.operator) {
+            return Err(ChangeRefusal::KeysChanged);
+        }
         self.list = Some(opened.list);
         self.push(Event::List { list: opened.signed, operator: opened.operator });
         Ok(offered)

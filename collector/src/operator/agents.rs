@@ -57,7 +57,7 @@ impl Operator {
         let act = bearing.act("token.create", about);
         block_in_place(|| self.state.put_new_token(&secret.id(), &token, &act))
             .map_err(|error| self.not_kept(&error))?;
-        let text = secret.token_text(&token, &self.ca_pem, &self.operator_key.to_hex(), &self.public_urls);
+        let text = secret.token_text(&token, &self.ca_pem, &self.keys_in_force(), &self.public_urls);
         let expires_at = token.expires_at;
         tracing::info!(owner = %token.owner, station = ?token.station, %expires_at, "made a token");
         Ok(wire::CreateTokenResponse { token: text, expires_at_millis: expires_at.0 })

@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn a_long_list_comes_whole_over_short_connections() {
-        let signed = SignedList { bytes: vec![b'x'; 12_345], signature: [7; 64] };
-        let list = ListInForce { version: 4, signed: signed.clone() };
+        let signed = SignedList { bytes: vec![b'x'; 12_345], signature: [7; 64], cosignatures: vec![] };
+        let list = ListInForce { version: 4, signed: signed.clone(), key_changes: vec![] };
         assert!(matches!(list_message(&list, None, Some((0, 0))), Down::List(_)));
         let mut held = Vec::new();
         for _ in 0..20 {

@@ -185,10 +185,30 @@ impl Stream {
         }
         if let Some(list) = newest.filter(|list| list.version > hello.list_version) {
             let held = (hello.list_part_version, hello.list_part_len);
-            let message = passage::list_message(&list, bytes_max, Some(held));
-            self.send(message).await?;
+            self.send_list(&list, hello.list_version, bytes_max, Some(held)).await?;
         }
         Ok((lists, bytes_max))
+    }
+
+    /// A list, behind those since the agent's that it needs to know the operator's keys by.
+    async fn send_list(
+        &self,
+        list: &ListInForce,
+        held: u64,
+        bytes_max: Option<u32>,
+        parts: Option<(u64, u32)>,
+    ) -> Result<(), End> {
+        let changes = list.key_changes.iter();
+        for (version, signed) in changes.filter(|(version, _)| *version > held && *version < list.version) {
+            let (version, signed) = (*version, signed.clone());
+            let change = ListInForce { version, signed, key_changes: Vec::new() };
+            self.send(passage::list_message(&change, bytes_max, parts)).await?;
+            if bytes_max.is_some() {
+                // On a short connection one is enough: the next begins behind it.
+                return Ok(());
+            }
+        }
+        self.send(passage::list_message(list, bytes_max, parts)).await
     }
 
     async fn serve(
@@ -202,6 +222,7 @@ impl Stream {
         let stopping = &self.stopping;
         let ended = Arc::new(AtomicBool::new(false));
         let mut answers = Answers::new();
+        let mut sent = lists.borrow().as_ref().map_or(0, |list| list.version);
         let (mut open, mut is_lost) = (true, false);
         loop {
             let step = tokio::select! {
@@ -226,7 +247,10 @@ impl Stream {
                 Ok(()) = lists.changed(), if open => {
                     let list = lists.borrow_and_update().clone();
                     match list {
-                        Some(list) => self.send(passage::list_message(&list, bytes_max, None)).await,
+                        Some(list) => {
+                            let held = std::mem::replace(&mut sent, list.version);
+                            self.send_list(&list, held, bytes_max, None).await
+                        }
                         None => Ok(()),
                     }
                 },

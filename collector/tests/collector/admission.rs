@@ -175,7 +175,7 @@ async fn a_stream_begins_with_a_hello_and_gets_newer_lists_at_once() {
     let mut version = async || match link.next().await {
         Some(Down::List(list)) => {
             let signed = zerkalo_proto::evidence::list_from_wire(list).unwrap();
-            signed.open(&site.signing_key.public()).unwrap().version
+            signed.open(site.signing_key.public()).unwrap().version
         }
         other => panic!("instead of a list: {other:?}"),
     };

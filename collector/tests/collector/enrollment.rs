@@ -24,7 +24,7 @@ async fn a_token_enrols_one_box_and_the_journal_says_so() {
     );
     assert!(answer.agent.starts_with("kz-kcell-"), "{}", answer.agent);
     let signed = zerkalo_proto::evidence::list_from_wire(answer.list.unwrap()).unwrap();
-    assert_eq!(signed.open(&site.signing_key.public()).unwrap().mirrors, list(3, &["m1"]).mirrors);
+    assert_eq!(signed.open(site.signing_key.public()).unwrap().mirrors, list(3, &["m1"]).mirrors);
     let enrolled = site.journal().into_iter().find_map(|entry| match entry.event {
         Event::Enrolled(enrolment) => Some(enrolment),
         _ => None,

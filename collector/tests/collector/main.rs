@@ -12,6 +12,7 @@ mod evidence;
 mod full_disk;
 mod identity;
 mod interceptions;
+mod lists;
 mod operators;
 mod orders;
 mod people;

@@ -175,7 +175,7 @@ async fn a_long_list_reaches_an_agent_whose_connections_must_stay_short() {
             break;
         }
     }
-    let list = list_from_bytes(&held).unwrap().open(&site.signing_key.public()).unwrap();
+    let list = list_from_bytes(&held).unwrap().open(site.signing_key.public()).unwrap();
     assert_eq!((list.version, list.mirrors.len()), (3, 150));
     collector.stop().await;
 }

@@ -3,6 +3,7 @@
 mod adaptive;
 mod arrival;
 mod controls;
+mod expiry;
 mod identities;
 mod pools;
 mod replay;
@@ -68,7 +69,7 @@ impl Journal {
             Self { entries: Vec::new(), heads: BTreeMap::new(), now: UnixMillis(1_800_000_000_000) };
         journal.push(Event::Settings(default_settings()));
         let list = MirrorList { mirrors: vec![mirror()], ..MirrorList::issued(1, journal.now) };
-        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
         journal.enrol("control-1", "house", Station::Control);
         for carrier in CARRIERS {
             for owner in 0..OWNERS {
@@ -362,7 +363,7 @@ fn records_of_a_url_the_list_no_longer_names_say_nothing() {
     let mut moved = mirror();
     moved.url = crate::target::TargetUrl::parse("https://new.example/").unwrap();
     let list = MirrorList { mirrors: vec![moved], ..MirrorList::issued(2, journal.now) };
-    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
     (0..5).for_each(|_| journal.round([Nxdomain; 4], Fine));
     let (state, decisions) = fold(&journal.entries);
     assert_eq!(actions(&decisions), [Action::Keep], "decided about the old URL");

@@ -23,6 +23,8 @@ words!(
         BlockSuspected = "block_suspected",
         /// A decision waits for people.
         ApprovalNeeded = "approval_needed",
+        /// The mirror list ends soon, or has ended: agents measure nothing by it then.
+        ListExpiring = "list_expiring",
         /// Two boxes use one agent's name.
         AgentLocked = "agent_locked",
     }

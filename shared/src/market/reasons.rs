@@ -75,6 +75,8 @@ keys!(
     AlertUnblocked,
     AlertApproval,
     AlertBlockSuspected,
+    AlertListExpiring,
+    AlertListEnded,
     ActionKeep,
     ActionPrepare,
     ActionPause,

@@ -75,7 +75,7 @@ fn with_standby() -> Journal {
         ..mirror()
     };
     let list = MirrorList { mirrors: vec![mirror(), standby], ..MirrorList::issued(2, journal.now) };
-    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
     journal
 }
 

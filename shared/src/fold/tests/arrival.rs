@@ -54,7 +54,7 @@ impl Arrivals {
         // Parsed once: they are the built-in ones.
         journal.entries.retain(|entry| !matches!(entry.event, Event::Settings(_)));
         let list = MirrorList { mirrors: mirrors.clone(), ..MirrorList::issued(2, journal.now) };
-        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
         journal.enrol("control-2", "house", Station::Control);
         let mut arrivals = Self { journal, state: Fold::new(), folded: 0, mirrors };
         arrivals.fold();

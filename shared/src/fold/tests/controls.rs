@@ -25,7 +25,7 @@ impl Story {
             mirrors: vec![crate::target::Mirror { expected_addresses: vec![], ..mirror() }],
             ..MirrorList::issued(2, journal.now)
         };
-        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+        journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
         let mut story = Self { journal, state: Fold::new(), folded: 0 };
         for control in ["control-1", "control-2"] {
             story.after(1, control, |record| *record = facts(Fine, record.ended_at()));

@@ -49,7 +49,8 @@ impl Story {
         self.version += 1;
         let (version, issued_at) = (self.version, self.journal.now);
         let list = MirrorList { mirrors, ..MirrorList::issued(version, issued_at) };
-        self.journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+        self.journal
+            .push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
         self.feed();
     }
 

@@ -84,7 +84,7 @@ fn whoever_the_operator_stopped_is_neither_suspected_nor_asked() {
         stop: Some("a law suit".to_owned()),
         ..MirrorList::issued(2, journal.now)
     };
-    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public() });
+    journal.push(Event::List { list: SignedList::sign(&list, &key()), operator: key().public().into() });
     // Some hear of it later than others.
     (0..6).for_each(|_| round(&mut journal, |carrier, _| carrier == "kz-beeline"));
     let (mut state, told, _) = alerts(&journal.entries);

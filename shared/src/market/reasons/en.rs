@@ -150,6 +150,14 @@ pub(super) const TEMPLATES: &[(K, &str)] = &[
         "{mirror} may be blocked in {market}: a first word before any carrier is red; nothing is changed by it. A decision \
              follows within minutes, or it was noise",
     ),
+    (
+        K::AlertListExpiring,
+        "the mirror list is good for {left} more, until {at}: sign it anew (`zerkalo mirrors sign`)",
+    ),
+    (
+        K::AlertListEnded,
+        "the mirror list ended at {at}: agents measure nothing until it is signed anew (`zerkalo mirrors sign`)",
+    ),
     (K::ActionKeep, "keep"),
     (K::ActionPrepare, "prepare"),
     (K::ActionPause, "pause"),

@@ -131,7 +131,7 @@ impl Seat {
                 certificate_pem: String::new(),
                 key_pem: String::new(),
             },
-            operator_key: key().public(),
+            operator_keys: key().public().into(),
             spool,
             list: watch::Sender::new(Some(Arc::new(list))),
             wishes: mpsc::channel(1).0,

@@ -68,7 +68,7 @@ impl House {
             })
         });
         let list = SignedList::sign(&sample::one_mirror(UnixMillis(0))?, &key());
-        let events = enrolled.chain([Event::List { list, operator: key().public() }]);
+        let events = enrolled.chain([Event::List { list, operator: key().public().into() }]);
         journal.append(&events.map(|event| JournalEntry { at, event }).collect::<Vec<_>>())?;
         Ok(house)
     }
