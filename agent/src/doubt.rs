@@ -198,6 +198,7 @@ mod tests {
     /// A probe of 20 s with these handshakes.
     fn record(tls: Vec<TlsHandshake>) -> ProbeRecord {
         ProbeRecord {
+            clock: None,
             mirror: None,
             url: TargetUrl::parse("https://mirror.example/").unwrap(),
             list_version: 1,

@@ -20,7 +20,7 @@ use crate::channel::{self, ChannelError};
 use crate::list::{self, ListRefusal};
 use crate::state::{Identity, StateDir, StateError};
 use crate::token::Token;
-use crate::{entropy, papers, spool, uplink};
+use crate::{clock, entropy, papers, spool, uplink};
 
 /// Largest answer, in bytes: the longest mirror list fits.
 const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
@@ -99,6 +99,7 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
     let urls = application.urls();
     urls.iter().try_for_each(|url| channel::check_url(url).map(drop))?;
     let state = StateDir::create(dir)?;
+    clock::load(&state);
     let _lock = state.lock()?;
     if state.is_enrolled() && application.existing == Existing::Keep {
         let agent =

@@ -21,7 +21,6 @@ use crate::config::{Settings, SettingsError};
 use crate::consent::{self, Consent, ConsentError};
 use crate::cost::REFERENCE_LEN;
 use crate::doubt::Doubts;
-use crate::entropy;
 use crate::means::Means;
 use crate::papers::{Expelled, Gate, Papers};
 use crate::picture::studio::Studio;
@@ -40,6 +39,7 @@ use crate::watchdog::{self, Watchdog};
 use crate::wish::{Detours, Post, Wish};
 use crate::witness::Witness;
 use crate::worth::Calm;
+use crate::{clock, entropy};
 use start::{Start, held_list, means_of, open_spool, probe_settings_of, studio_of, touched_before};
 
 /// Under this word ECH offers count together, whatever public name they show: most mirrors of one front share it. No host
@@ -50,6 +50,10 @@ const WISHES_MAX: usize = 64;
 /// How old a check of the network may be: a cycle checks once, not once a mirror.
 const REFERENCE_AGE_MAX: Duration = Duration::from_secs(30);
 
+/// How long a box whose clock is known to be wrong waits for the collector to tell the time before it measures.
+const UNSURE_MAX: Duration = Duration::from_secs(60);
+/// How often it looks.
+const UNSURE_LOOK: Duration = Duration::from_millis(200);
 /// The list's end is looked at no more rarely than this: clocks are set.
 const LIST_END_LOOK: Duration = Duration::from_secs(60);
 /// References a control asks: of all markets, not of one.
@@ -227,6 +231,11 @@ impl Measuring {
                 self.wait(None).await;
                 continue;
             }
+            let now = self.began.elapsed();
+            if clock::is_unsure() && now < UNSURE_MAX {
+                self.wait(Some(now + UNSURE_LOOK)).await;
+                continue;
+            }
             if let Some(until) = self.pause() {
                 self.wait(Some(until)).await;
                 continue;
@@ -384,7 +393,9 @@ impl Measuring {
         self.under_way.spawn(async move {
             let probing = quiet.begin_probe().await;
             let mark = activity.mark();
+            let clock = clock::reading();
             let mut measured = measure(&settings, &assignment, wall_clock()).await;
+            measured.record.clock = Some(clock);
             measured.record.uplink = Some(activity.since(mark));
             drop(probing);
             Ended { mirror: id, cause, promises, list, measured }

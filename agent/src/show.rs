@@ -59,6 +59,14 @@ pub fn tree(record: &ProbeRecord, colours: Colours) -> String {
     write_hops(&mut text, record, colours);
     record.references.iter().for_each(|check| write_reference(&mut text, check, colours));
     record.network.iter().for_each(|check| write_network(&mut text, check, colours));
+    if let Some(clock) = &record.clock {
+        let told = match clock.error_millis {
+            Some(error) => toned(&format!("off by {error} ms at most"), Tone::Good, colours),
+            None => toned("nobody told the time yet", Tone::Odd, colours),
+        };
+        let up = duration_text(clock.monotonic_millis.saturating_mul(1_000));
+        let _ = writeln!(text, "{:20} - clock, {up} after boot {}  {told}", "", hex::encode(clock.boot));
+    }
     text
 }
 

@@ -206,6 +206,7 @@ mod tests {
             failure: None,
         };
         ProbeRecord {
+            clock: None,
             mirror: None,
             url,
             list_version: 1,

@@ -11,7 +11,7 @@ mod short;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -38,6 +38,7 @@ use crate::wish::Wish;
 use crate::witness::Witness;
 use crate::worth::Worth;
 
+pub use crate::clock::wall_clock;
 pub use activity::Activity;
 use end::Fault;
 pub use end::{End, chain, said};
@@ -506,12 +507,6 @@ fn wait_after(end: &End, retry_wait: Duration) -> Duration {
 /// The host's steady clock, as the runtime tells it: a simulation has its own.
 fn steady_clock() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// The host's wall clock.
-pub fn wall_clock() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use zerkalo_core::admission::ended_at;
 use zerkalo_core::catalogue::Catalogue;
+use zerkalo_core::fold::Boot;
 use zerkalo_core::journal::{Event, JournalEntry, SettingsText};
 use zerkalo_core::ooni::{Exported, export};
 use zerkalo_core::policy::{Policy, parse_all};
@@ -77,6 +78,8 @@ struct Places {
     stations: BTreeMap<AgentId, Station>,
     /// The networks their streams were seen to come from.
     observed: BTreeMap<AgentId, u32>,
+    /// What their steady clocks tell.
+    boots: BTreeMap<AgentId, Boot>,
     catalogue: Option<Catalogue>,
     policies: Vec<Policy>,
 }
@@ -119,11 +122,14 @@ impl<W: Write> Exporter<W> {
     }
 
     fn take_record(&mut self, agent: &AgentId, facts: Box<ProbeRecord>, at: UnixMillis) -> Result<()> {
+        let boot = self.places.boots.entry(agent.clone()).or_default();
+        boot.note(&facts, at);
+        let by_steady = boot.ended_at();
         let Some(mirror) = facts.mirror.clone().filter(|_| !facts.is_picture_alone()) else { return Ok(()) };
         if self.mirror.as_ref().is_some_and(|wanted| *wanted != mirror) {
             return Ok(());
         }
-        let began_at = began_at(&facts, at);
+        let began_at = began_at(&facts, by_steady, at);
         match self.places.stations.get(agent) {
             Some(Station::Control) if self.places.is_within_a_carrier(agent) => Ok(()),
             Some(Station::Control) => self.take_control(mirror, began_at, facts),
@@ -227,6 +233,6 @@ impl Places {
 }
 
 /// When a record's visit began, by the collector's clock.
-fn began_at(facts: &ProbeRecord, arrived_at: UnixMillis) -> UnixMillis {
-    ended_at(facts, arrived_at).minus_millis(facts.duration_micros.div_ceil(1000))
+fn began_at(facts: &ProbeRecord, by_steady: Option<UnixMillis>, arrived_at: UnixMillis) -> UnixMillis {
+    ended_at(facts, by_steady, arrived_at).minus_millis(facts.duration_micros.div_ceil(1000))
 }

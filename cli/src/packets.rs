@@ -5,6 +5,7 @@ use zerkalo_core::record::{Arm, ProbeRecord, Span, Transport};
 /// The steps of the visit itself, one a line; comparisons with other arms are named by theirs.
 pub fn steps(facts: &ProbeRecord) -> Vec<String> {
     let mut lines = Vec::new();
+    lines.extend(clock(facts));
     for dns in &facts.dns {
         lines.push(format!(
             "dns {:?} {} by {:?}, {:?} {}: {:?}{}",
@@ -65,6 +66,19 @@ pub fn steps(facts: &ProbeRecord) -> Vec<String> {
         )
     }));
     lines
+}
+
+/// By which clocks it was made, and how good they were.
+fn clock(facts: &ProbeRecord) -> Option<String> {
+    let clock = facts.clock?;
+    let error =
+        clock.error_millis.map_or_else(|| "unknown".to_owned(), |error| format!("{error} ms at most"));
+    Some(format!(
+        "clock {}, {} ms after boot {}; its error {error}",
+        facts.started_at,
+        clock.monotonic_millis,
+        hex::encode(clock.boot)
+    ))
 }
 
 fn arm(arm: Arm) -> String {

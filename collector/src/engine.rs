@@ -20,7 +20,6 @@ use zerkalo_core::identity::{Shown, StandingChange};
 use zerkalo_core::journal::{Enrolment, Whereabouts};
 use zerkalo_core::market::{Decision, Order, OrderError};
 use zerkalo_core::operator_keys::OperatorKeys;
-use zerkalo_core::record::ProbeRecord;
 use zerkalo_core::target::{MirrorList, Sha256};
 use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_proto::record::DecodeError;

@@ -240,6 +240,7 @@ fn facts(at: UnixMillis, goes_well: bool) -> ProbeRecord {
         outcome: HttpOutcome::Complete,
     };
     ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

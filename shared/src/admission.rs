@@ -211,19 +211,22 @@ pub fn accept(facts: &ProbeRecord, list: Option<&MirrorList>, now: UnixMillis) -
 /// it to be off, so that it does not matter when the record arrives. Nothing ended after it came. A clock is never believed
 /// to be further ahead than one that is admitted may be, so that nobody who forges a reference's date can make fresh
 /// records old. Where the agent could not tell how its clock goes, it counts for a spooled record alone: what arrives at
-/// once and was measured by a slow clock is not old.
-pub fn ended_at(facts: &ProbeRecord, now: UnixMillis) -> UnixMillis {
+/// once and was measured by a slow clock is not old. There the age that the box's steady clock tells (`by_steady`) is better.
+pub fn ended_at(facts: &ProbeRecord, by_steady: Option<UnixMillis>, now: UnixMillis) -> UnixMillis {
     let claimed = facts.ended_at();
     let known = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
     let ahead_millis = known.unwrap_or_default();
     let off_millis = ahead_millis.unsigned_abs();
-    let ended = if ahead_millis < 0 {
+    let by_wall = if ahead_millis < 0 {
         claimed.plus_millis(off_millis)
     } else {
         claimed.minus_millis(off_millis.min(CLOCK_AHEAD_MAX_MILLIS))
     };
-    let is_believed = known.is_some() || now.since_millis(ended) > SPOOLED_AFTER_MILLIS;
-    if is_believed { ended.min(now) } else { now }
+    if let Some(ended) = by_steady.filter(|_| known.is_none()) {
+        return ended.min(now);
+    }
+    let is_believed = known.is_some() || now.since_millis(by_wall) > SPOOLED_AFTER_MILLIS;
+    if is_believed { by_wall.min(now) } else { now }
 }
 
 #[cfg(test)]
@@ -288,7 +291,7 @@ mod tests {
             (facts.started_at, facts.duration_micros) = (UnixMillis(ended - 500), 500_000);
             facts.network =
                 Some(crate::record::NetworkCheck { clock_ahead_millis: ahead_millis, ..Default::default() });
-            assert_eq!(ended_at(&facts, now), UnixMillis(expected), "{ended} {ahead_millis:?}");
+            assert_eq!(ended_at(&facts, None, now), UnixMillis(expected), "{ended} {ahead_millis:?}");
         };
         // Just measured, whatever the clock says.
         check(9_999_000, None, 10_000_000);

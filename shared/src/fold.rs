@@ -4,6 +4,7 @@
 //! alone must move a decision.
 
 mod adaptive;
+mod boots;
 mod doubt;
 mod expiry;
 mod identities;
@@ -42,6 +43,7 @@ use crate::market::{Alert, Decision};
 use crate::target::MirrorList;
 use crate::words::{Access, AgentId, CarrierId, MirrorId, UnixMillis};
 use adaptive::Doubts;
+pub use boots::Boot;
 use expiry::Lists;
 use judging::Docket;
 use markets::Markets;
@@ -75,6 +77,8 @@ pub struct AgentState {
     pub whereabouts: Whereabouts,
     /// Its clock minus the others', in ms, by the last record that tells.
     pub clock_ahead_millis: Option<i64>,
+    /// What its steady clock tells.
+    pub boot: Boot,
 }
 
 /// What one entry made possible.
@@ -184,6 +188,7 @@ impl Fold {
                 agent.head.advance(link);
                 agent.records += 1;
                 agent.last_record_at = Some(self.at);
+                agent.boot.note(facts, self.at);
                 let clock = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
                 agent.clock_ahead_millis = clock.or(agent.clock_ahead_millis);
                 let mirror = facts.mirror.clone();

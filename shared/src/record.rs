@@ -13,8 +13,8 @@ use crate::words::{MirrorId, UnixMillis};
 
 pub use picture::{PICTURE_LEN_MAX, Screenshot};
 pub use surroundings::{
-    HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, UplinkActivity, UplinkTransport,
-    issuer_words,
+    ClockReading, HopProbe, Ipv6Health, NetworkCheck, RESOLVER_IDENTITIES_MAX, UplinkActivity,
+    UplinkTransport, issuer_words,
 };
 
 /// Most steps of one kind in a record, as a collector accepts them.
@@ -81,6 +81,8 @@ pub struct ProbeRecord {
     pub screenshot: Option<Screenshot>,
     /// What the uplink did meanwhile; `None` in records of older agents and by hand.
     pub uplink: Option<UplinkActivity>,
+    /// `None` in records of older agents and by hand.
+    pub clock: Option<ClockReading>,
 }
 
 /// Which comparison a step belongs to.

@@ -173,6 +173,7 @@ impl Developed {
         let content = picture.as_deref().unwrap_or_default();
         let duration_micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         ProbeRecord {
+            clock: None,
             mirror: Some(subject.mirror.clone()),
             url: subject.url.clone(),
             list_version: subject.list_version,

@@ -195,6 +195,7 @@ mod tests {
     /// A plain visit that got as far as a connection, or not.
     fn visit(name: &str, outcome: TcpOutcome) -> ProbeRecord {
         ProbeRecord {
+            clock: None,
             mirror: Some(MirrorId::parse(name).unwrap()),
             url: TargetUrl::parse(&format!("http://{name}.example/")).unwrap(),
             list_version: 3,

@@ -259,6 +259,7 @@ mod tests {
             outcome: HttpOutcome::RedirectRefused(text(512)),
         };
         ProbeRecord {
+            clock: None,
             network: None,
             hops: Vec::new(),
             screenshot: None,

@@ -215,6 +215,7 @@ pub async fn measure(settings: &ProbeSettings, assignment: &Assignment, started_
     let mut facts = road.into_facts();
     facts.extend(elsewhere);
     let mut record = ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

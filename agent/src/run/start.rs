@@ -10,7 +10,6 @@ use super::RunError;
 use crate::allowance::{BYTES_PER_DAY_DEFAULT, BYTES_PER_DAY_METERED};
 use crate::config::{Settings, SettingsError, load_trust};
 use crate::consent::{self, Consent};
-use crate::list;
 use crate::means::Means;
 use crate::picture::PROFILE;
 use crate::picture::camera::Camera;
@@ -22,6 +21,7 @@ use crate::spool::{self, Damage, Limits, Spool};
 use crate::state::{Identity, StateDir};
 use crate::touched::Touched;
 use crate::uplink::{chain, wall_clock};
+use crate::{clock, list};
 
 /// Who this box is, and that it may work at all.
 pub(super) struct Start {
@@ -38,6 +38,7 @@ impl Start {
         let identity = state.identity()?;
         let consent = consent::standing(&state)?;
         let lock = state.lock()?;
+        clock::load(&state);
         let operator_keys = state.operator_key(&identity)?.into();
         Ok(Self { state, identity, consent, operator_keys, _lock: lock })
     }
@@ -64,7 +65,11 @@ pub(super) fn probe_settings_of(settings: &Settings) -> Result<ProbeSettings, Se
     })
 }
 
-pub(super) fn open_spool(state: &StateDir, identity: &Identity, settings: &Settings) -> Result<Spool, RunError> {
+pub(super) fn open_spool(
+    state: &StateDir,
+    identity: &Identity,
+    settings: &Settings,
+) -> Result<Spool, RunError> {
     let key = state.record_key()?;
     let limits = Limits { bytes: settings.spool_bytes, ..Limits::default() };
     let (spool, damage) = Spool::open(&state.path(spool::DIR), &identity.agent, key, limits, wall_clock())?;

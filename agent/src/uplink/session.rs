@@ -24,7 +24,6 @@ use super::{
     Cloned, Line, Opened, Outcome, Passage, Uplink, WELCOME_TIMEOUT, Way, chain, steady_clock, wall_clock,
 };
 use crate::channel::{self, Meter, Transport};
-use crate::list;
 use crate::paths::{Length, Paths};
 use crate::picture::courier::Courier;
 use crate::quiet::Turn;
@@ -32,6 +31,7 @@ use crate::spool::Resumed;
 use crate::window::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FROZEN_AFTER, Window};
 use crate::wish::Wish;
 use crate::witness::Witness;
+use crate::{clock, list};
 
 /// Batches handed to the stream and not yet taken by it.
 const OUTGOING_MAX: usize = 4;
@@ -221,6 +221,7 @@ impl Uplink {
                     let seen_as = welcome.peer_address.parse().ok();
                     let took = came.1.saturating_duration_since(line.greeted);
                     self.witness.send_replace(Witness::new(came, took, welcome.server_time_millis, seen_as));
+                    clock::learn(&self.state, UnixMillis(welcome.server_time_millis), took);
                     return Ok(welcome);
                 }
                 Some(Down::Rejection(rejection)) => {

@@ -36,6 +36,7 @@ fn open(dir: &Path, limits: Limits) -> Spool {
 /// A small record of a mirror, at a minute.
 fn body(mirror: &str, minute: u64) -> Vec<u8> {
     let bytes = zerkalo_proto::record::encode(&ProbeRecord {
+        clock: None,
         mirror: MirrorId::parse(mirror).ok(),
         url: TargetUrl::parse(&format!("https://{mirror}.example/")).unwrap(),
         list_version: 1,

@@ -100,6 +100,7 @@ pub fn silenced() -> ProbeRecord {
         alpn: None,
     };
     ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

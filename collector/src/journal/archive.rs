@@ -168,6 +168,7 @@ mod tests {
 
     fn facts() -> ProbeRecord {
         ProbeRecord {
+            clock: None,
             network: None,
             hops: vec![],
             screenshot: None,

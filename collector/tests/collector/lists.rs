@@ -36,7 +36,8 @@ fn code<T>(result: Result<T, Status>) -> String {
 /// The lists an agent gets that holds version `held`, until the newest.
 async fn lists(collector: &Collector, site: &Site, agent: &Agent, held: u64, newest: u64) -> Vec<SignedList> {
     let mut link = Link::open(collector.uplink(site, Some(&agent.identity)).await).await.unwrap();
-    let hello = agent_v1::Hello { agent_version: "test".to_owned(), list_version: held };
+    let hello =
+        agent_v1::Hello { agent_version: "test".to_owned(), list_version: held, ..Default::default() };
     link.send(Up::Hello(hello)).await;
     let mut got = Vec::new();
     loop {

@@ -472,6 +472,7 @@ fn url(mirror: &str) -> TargetUrl {
 /// Facts of a visit that found the mirror as itself.
 pub fn facts(mirror: &str) -> ProbeRecord {
     ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

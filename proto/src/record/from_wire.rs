@@ -43,6 +43,7 @@ impl TryFrom<wire::ProbeRecord> for core::ProbeRecord {
             hops: all(record.hops, surroundings::hop)?,
             screenshot: record.screenshot.map(surroundings::screenshot).transpose()?,
             uplink: record.uplink.map(surroundings::uplink).transpose()?,
+            clock: record.clock.map(|clock| surroundings::clock(&clock)).transpose()?,
             agent_version: record.agent_version,
         })
     }

@@ -109,6 +109,7 @@ fn full() -> ProbeRecord {
         alpn: Some("h2".into()),
     };
     ProbeRecord {
+        clock: Some(ClockReading { monotonic_millis: 7, boot: [3; 8], error_millis: Some(40) }),
         network: Some(NetworkCheck {
             checked_at: UnixMillis(6),
             captive_host: Some("login.example".into()),

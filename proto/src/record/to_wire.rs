@@ -33,6 +33,7 @@ impl From<&core::ProbeRecord> for wire::ProbeRecord {
             hops: record.hops.iter().map(surroundings::hop).collect(),
             screenshot: record.screenshot.as_ref().map(surroundings::screenshot),
             uplink: record.uplink.map(surroundings::uplink),
+            clock: record.clock.map(surroundings::clock),
         }
     }
 }

@@ -36,6 +36,7 @@ impl Fold {
             last_record_at: None,
             whereabouts: Whereabouts::default(),
             clock_ahead_millis: None,
+            boot: super::Boot::default(),
         };
         self.agents.insert(enrolment.agent.clone(), state);
     }

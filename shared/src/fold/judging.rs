@@ -398,7 +398,8 @@ impl Fold {
     }
 
     fn place_in_time(&self, agent: &AgentId, hash: Sha256, facts: &ProbeRecord) -> Measured {
-        let ended_at = admission::ended_at(facts, self.at);
+        let by_steady = self.agents.get(agent).and_then(|agent| agent.boot.ended_at());
+        let ended_at = admission::ended_at(facts, by_steady, self.at);
         let began_at = ended_at.minus_millis(facts.duration_micros.div_ceil(1000));
         Measured { agent: agent.clone(), hash, began_at, ended_at, facts: facts.clone() }
     }

@@ -109,6 +109,7 @@ pub(crate) fn healthy() -> ProbeRecord {
         failure: None,
     };
     ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

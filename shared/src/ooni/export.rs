@@ -47,7 +47,7 @@ pub fn export(exported: &Exported<'_>) -> Measurement {
     let known = known_addresses(record, exported.control);
     let at = date(record.started_at);
     Measurement {
-        annotations: BTreeMap::from([("engine_name".to_owned(), Value::from("zerkalo"))]),
+        annotations: annotations(record),
         data_format_version: "0.2.0".to_owned(),
         input: record.url.as_str().to_owned(),
         measurement_start_time: at.clone(),
@@ -65,6 +65,13 @@ pub fn export(exported: &Exported<'_>) -> Measurement {
         test_start_time: at,
         test_version: TEST_VERSION.to_owned(),
     }
+}
+
+/// Beside our name, how far the box's clock may have been off.
+fn annotations(record: &ProbeRecord) -> BTreeMap<String, Value> {
+    let error = record.clock.and_then(|clock| clock.error_millis).map(Value::from);
+    let error = error.map(|error| ("clock_error_millis".to_owned(), error));
+    std::iter::once(("engine_name".to_owned(), Value::from("zerkalo"))).chain(error).collect()
 }
 
 fn test_keys(record: &ProbeRecord, control: Option<&ProbeRecord>, known: &BTreeSet<IpAddr>) -> TestKeys {

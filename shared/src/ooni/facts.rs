@@ -45,6 +45,7 @@ pub fn import(measurement: &Measurement, read: ReadCertificate) -> Result<Import
     let keys = &measurement.test_keys;
     let url = TargetUrl::parse(&measurement.input).map_err(MeasurementError::Input)?;
     let mut record = ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

@@ -47,6 +47,17 @@ pub enum UplinkTransport {
     Quic,
 }
 
+/// By which clocks a record was made, beside the wall clock's own time in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// Of the steady clock when the probe began: since the box booted, sleep included.
+    pub monotonic_millis: u64,
+    /// Which boot that counts from; readings of two boots cannot be compared.
+    pub boot: [u8; 8],
+    /// How far the wall clock may have been off, by what the collector told last; `None`: it told nothing yet.
+    pub error_millis: Option<u64>,
+}
+
 /// Most answers of the whoami name kept in [`NetworkCheck::resolver_identity`].
 pub const RESOLVER_IDENTITIES_MAX: usize = 8;
 

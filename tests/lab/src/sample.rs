@@ -36,6 +36,7 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
     let reference =
         |side| ReferenceCheck { side, url: url(), checked_at: started_at, reached: true, failure: None };
     let record = ProbeRecord {
+        clock: None,
         network: None,
         hops: Vec::new(),
         screenshot: None,

@@ -85,3 +85,12 @@ pub(super) fn screenshot(screenshot: wire::Screenshot) -> Decoded<core::Screensh
         failure: screenshot.failure,
     })
 }
+
+/// By which clocks a record was made.
+pub(super) fn clock(clock: &wire::ClockReading) -> Decoded<core::ClockReading> {
+    Ok(core::ClockReading {
+        monotonic_millis: clock.monotonic_millis,
+        boot: crate::evidence::fixed("boot", &clock.boot)?,
+        error_millis: clock.error_millis,
+    })
+}

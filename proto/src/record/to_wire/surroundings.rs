@@ -76,3 +76,12 @@ pub(super) fn screenshot(screenshot: &core::Screenshot) -> wire::Screenshot {
         failure: screenshot.failure.clone(),
     }
 }
+
+/// By which clocks a record was made.
+pub(super) fn clock(clock: core::ClockReading) -> wire::ClockReading {
+    wire::ClockReading {
+        monotonic_millis: clock.monotonic_millis,
+        boot: clock.boot.to_vec(),
+        error_millis: clock.error_millis,
+    }
+}
