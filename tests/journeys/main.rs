@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod programs;
+mod clock;
 mod demo;
 mod readme;
 mod replay;
