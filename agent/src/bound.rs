@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
 
 use crate::channel::{self, Address, CONNECT_TIMEOUT, ChannelError};
+use crate::clock;
 use crate::state::Credentials;
 
 /// What the collector speaks.
@@ -74,10 +77,13 @@ fn config(ca_pem: &str, own: Option<&Credentials>) -> Result<ClientConfig, Chann
         roots.add(certificate).map_err(|error| fail(&error))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let webpki = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+    let webpki = webpki.build().map_err(|error| fail(&error))?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| fail(&error))?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(OwnTime(webpki)));
     let mut config = match own {
         None => config.with_no_client_auth(),
         Some(own) => {
@@ -90,6 +96,46 @@ fn config(ca_pem: &str, own: Option<&Credentials>) -> Result<ClientConfig, Chann
     };
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(config)
+}
+
+/// webpki's own verifier, by a time that a box without a battery can know: see [`clock::time_for`].
+#[derive(Debug)]
+struct OwnTime(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for OwnTime {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let now = clock::time_for(end_entity);
+        self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// Gives the one connection there is.

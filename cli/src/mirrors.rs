@@ -274,7 +274,7 @@ pub async fn mirrors(service: &mut Service, operator: &Operator, command: Mirror
             (tools::with_tools(list, &set)?, how, format)
         }
         Mirrors::Sign(sign) => (signed_anew(list)?, sign.how, sign.format),
-        Mirrors::Keys(set) => (with_keys(list, signing::keys_of(&set)?)?, set.how, set.format),
+        Mirrors::Keys(set) => (with_keys(list, signing::keys_of(&set, operator)?)?, set.how, set.format),
     };
     signing::finish(service, operator, &keys, &change, &how, format).await
 }

@@ -256,7 +256,7 @@ mod tests {
             batch.delete(LEFT, &1u64.to_be_bytes());
             store.commit(batch).unwrap();
         }
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::reopen(dir.path()).unwrap();
         let keys: Vec<_> = store.scan(LEFT, &[]).map(|found| found.unwrap().0).collect();
         assert_eq!(keys, [2u64.to_be_bytes(), 300u64.to_be_bytes()]);
         assert_eq!(store.last(LEFT).unwrap().unwrap().0, 300u64.to_be_bytes());

@@ -143,7 +143,8 @@ async fn a_certificate_out_of_its_time_points_at_the_clock() {
     let pem = authority.pem.replace('\n', "\\n");
     let json = format!(r#"{{"ca_pem":"{pem}","operator_key":"{key}","secret":"s","urls":[]}}"#);
     let token = write(dir.path(), "token", &format!("zk1.{}\n", URL_SAFE_NO_PAD.encode(json)));
-    for (years, part) in [((2090, 2091), "not valid yet"), ((2001, 2002), "expired")] {
+    // One that is not valid yet is taken: a box without a battery boots in 1970, and the CA is the token's.
+    for (years, part) in [((2001, 2002), "expired")] {
         let server = authority.server_in(&["localhost"], years);
         let listener = tokio::net::TcpListener::bind((loopback(1), 0)).await.unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());

@@ -74,8 +74,9 @@ pub struct Publish {
 /// Other keys.
 #[derive(Debug, Args)]
 pub struct SetKeys {
-    /// The public half of a key that may sign; repeat for each, the present ones too.
-    #[arg(long = "key", value_name = "HEX", required = true)]
+    /// The public half of a key that may sign, or `own` for that of the operator's file; repeat for each, the present
+    /// ones too.
+    #[arg(long = "key", value_name = "HEX|own", required = true)]
     keys: Vec<String>,
     /// How many of them must sign.
     #[arg(long, value_name = "COUNT")]
@@ -217,9 +218,17 @@ pub fn keygen(args: &Keygen) -> Result<()> {
     Ok(print(&format!("{}\n", key.public().to_hex()))?)
 }
 
+/// Stands for the public half of the operator's own key.
+const OWN: &str = "own";
+
 /// The keys that a list is to name from now on.
-pub fn keys_of(args: &SetKeys) -> Result<OperatorKeys> {
-    OperatorKeys::parse(&args.keys, args.threshold).context("these keys cannot be the operator's")
+pub fn keys_of(args: &SetKeys, operator: &Operator) -> Result<OperatorKeys> {
+    let named = args.keys.iter().map(|key| match key.as_str() {
+        OWN => Ok(operator.signing_key()?.public().to_hex()),
+        key => Ok(key.to_owned()),
+    });
+    let named = named.collect::<Result<Vec<String>>>()?;
+    OperatorKeys::parse(&named, args.threshold).context("these keys cannot be the operator's")
 }
 
 async fn put(service: &mut Service, signed: &SignedList) -> Result<u64> {
