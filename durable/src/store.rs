@@ -136,6 +136,8 @@ impl Store {
         let db = calmly(dir, || config.open())?.map_err(fail)?;
         let sync = |source| StoreError::Sync { dir: dir.to_owned(), source };
         let file = File::options().read(true).write(true).open(dir.join("db")).map_err(sync)?;
+        // sled does not open without it, writes it once and syncs it never.
+        File::open(dir.join("conf")).and_then(|conf| conf.sync_all()).map_err(sync)?;
         // The directory entry itself must survive, or the file is lost with it.
         File::open(dir).and_then(|handle| handle.sync_all()).map_err(sync)?;
         Ok(Self { db, file, dir: dir.to_owned() })

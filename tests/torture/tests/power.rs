@@ -45,8 +45,8 @@ fn the_collector_s_stores_survive_power_cuts_and_only_because_they_sync() {
 
 #[test]
 fn a_disk_that_fails_now_and_then_loses_nothing_promised() {
-    // The collector's is in `make torture` alone: its state's store may not open again after a failed write (SECURITY.md).
     torture(&["fail", "spool", "--runs", "1"]);
+    torture(&["fail", "collector", "--runs", "1"]);
 }
 
 #[test]
