@@ -3,7 +3,7 @@
 //! sled 0.34's `flush` syncs a range of its file, not the file: after it, `commit` syncs our own handle to `<dir>/db`.
 //! Several small tables share one tree by key prefix, so that a commit over tables is atomic.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ const REOPEN_TRIES_MAX: u32 = 50;
 const REOPEN_WAIT: Duration = Duration::from_millis(10);
 /// Pairs copied in one commit: bounds the memory of a batch.
 const COPY_PAIRS_MAX: usize = 128;
+/// Where a store is made before it is one, inside its own directory.
+const MAKING: &str = "making";
+/// The file whose presence says that a store is whole; the last to take its place.
+const DB: &str = "db";
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,40 +125,20 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, made if absent.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let fail = |source: sled::Error| match &source {
-            sled::Error::Io(io)
-                if io.kind() == io::ErrorKind::WouldBlock || io.to_string().contains("lock") =>
-            {
-                StoreError::InUse { dir: dir.to_owned() }
-            }
-            _ => StoreError::Open { dir: dir.to_owned(), source },
-        };
-        let config = sled::Config::new()
-            .path(dir)
-            .cache_capacity(CACHE_CAPACITY_BYTES)
-            .flush_every_ms(Some(FLUSH_EVERY_MILLIS));
-        let db = calmly(dir, || config.open())?.map_err(fail)?;
         let sync = |source| StoreError::Sync { dir: dir.to_owned(), source };
-        let file = File::options().read(true).write(true).open(dir.join("db")).map_err(sync)?;
-        // sled does not open without it, writes it once and syncs it never.
-        File::open(dir.join("conf")).and_then(|conf| conf.sync_all()).map_err(sync)?;
-        // The directory entry itself must survive, or the file is lost with it.
-        File::open(dir).and_then(|handle| handle.sync_all()).map_err(sync)?;
+        let db = if dir.join(DB).try_exists().map_err(sync)? {
+            open_sled(dir, dir)?
+        } else {
+            make(dir)?;
+            retry_in_use(|| open_sled(dir, dir))?
+        };
+        let file = File::options().read(true).write(true).open(dir.join(DB)).map_err(sync)?;
         Ok(Self { db, file, dir: dir.to_owned() })
     }
 
     /// Opens a store that this process closed a moment ago: sled's own threads may hold its lock a little longer.
     pub fn reopen(dir: &Path) -> Result<Self, StoreError> {
-        let mut tries = 0;
-        loop {
-            match Self::open(dir) {
-                Err(StoreError::InUse { .. }) if tries < REOPEN_TRIES_MAX => {
-                    tries += 1;
-                    std::thread::sleep(REOPEN_WAIT);
-                }
-                opened => return opened,
-            }
-        }
+        retry_in_use(|| Self::open(dir))
     }
 
     /// Copies the tables into a new store in `dir`: what can be read is on the disk there when this returns.
@@ -227,6 +211,73 @@ impl Store {
     }
 }
 
+/// Makes an empty store aside and moves it into place when it is on the disk: sled writes its settings once, syncs them never
+/// and does not open without them, and a directory whose making a power cut interrupted does not open either.
+fn make(dir: &Path) -> Result<(), StoreError> {
+    let sync = |source| StoreError::Sync { dir: dir.to_owned(), source };
+    let making = dir.join(MAKING);
+    // Left by a making that was interrupted; nothing was promised of it.
+    match fs::remove_dir_all(&making) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(sync(error)),
+        _ => {}
+    }
+    fs::create_dir_all(&making).map_err(sync)?;
+    drop(open_sled(&making, dir)?);
+    let settle = || {
+        let mut made: Vec<_> = fs::read_dir(&making)?.collect::<io::Result<_>>()?;
+        made.sort_by_key(|entry| (entry.file_name() == DB, entry.file_name()));
+        made.iter().try_for_each(|entry| File::open(entry.path())?.sync_all())?;
+        for entry in &made {
+            if entry.file_name() == DB {
+                // All else is in place on the disk before this says so.
+                File::open(dir)?.sync_all()?;
+            }
+            replace(&entry.path(), &dir.join(entry.file_name()))?;
+        }
+        fs::remove_dir(&making)?;
+        // The directory entry itself must survive, or the file is lost with it.
+        File::open(dir)?.sync_all()
+    };
+    settle().map_err(sync)
+}
+
+/// Moves a file or directory; what an interrupted making left there goes.
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    if to.is_dir() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::rename(from, to)
+}
+
+/// Opens sled's files in `at`; errors name `dir`.
+fn open_sled(at: &Path, dir: &Path) -> Result<sled::Db, StoreError> {
+    let fail = |source: sled::Error| match &source {
+        sled::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock || io.to_string().contains("lock") => {
+            StoreError::InUse { dir: dir.to_owned() }
+        }
+        _ => StoreError::Open { dir: dir.to_owned(), source },
+    };
+    let config = sled::Config::new()
+        .path(at)
+        .cache_capacity(CACHE_CAPACITY_BYTES)
+        .flush_every_ms(Some(FLUSH_EVERY_MILLIS));
+    calmly(dir, || config.open())?.map_err(fail)
+}
+
+/// Tries again while a store closed a moment ago is still held: sled's own threads may keep its lock a little longer.
+fn retry_in_use<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut tries = 0;
+    loop {
+        match open() {
+            Err(StoreError::InUse { .. }) if tries < REOPEN_TRIES_MAX => {
+                tries += 1;
+                std::thread::sleep(REOPEN_WAIT);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// sled 0.34 panics on some damage that it should report.
 fn calmly<T>(dir: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
@@ -242,6 +293,36 @@ mod tests {
 
     const LEFT: Table = Table("a");
     const RIGHT: Table = Table("b");
+
+    /// What a power cut may leave of a store that was being made, and of nothing else.
+    #[test]
+    fn a_making_cut_short_is_made_again() {
+        for left in [&["making/db"][..], &["making/conf", "conf"], &["conf", "making/blobs/1", "blobs/1"]] {
+            let dir = tempfile::tempdir().unwrap();
+            for path in left {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, [0; 64]).unwrap();
+            }
+            let store = Store::open(dir.path()).unwrap();
+            let mut batch = Batch::default();
+            batch.put(LEFT, b"x", b"y");
+            store.commit(batch).unwrap();
+            drop(store);
+            let store = Store::reopen(dir.path()).unwrap();
+            assert_eq!(store.read(LEFT, b"x").unwrap().unwrap(), b"y");
+            assert!(!dir.path().join(MAKING).exists());
+        }
+    }
+
+    #[test]
+    fn a_store_whose_settings_are_lost_is_named_as_corrupt_and_never_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        fs::write(dir.path().join("conf"), [0; 64]).unwrap();
+        let error = retry_in_use(|| Store::open(dir.path())).unwrap_err();
+        assert!(error.is_corrupt(), "{error:?}");
+    }
 
     #[test]
     fn a_commit_survives_reopening_and_tables_stay_apart() {
