@@ -1,158 +1,129 @@
-//! A connection to the collector whose session both ends can name: what a box proves on it is worth nothing on any other
-//! (RFC 5705). For enrolment and certificates; records go by `channel.rs`.
+//! What a box asks of the collector beside its stream: an identity, certificates, to be forgotten. Each time on a connection
+//! of its own, whose session both ends can name, so that what is proved on it is worth nothing on any other (RFC 5705);
+//! by whatever transport works, the best known first. Connections are `channel.rs`, what is asked `enroll.rs`, `papers.rs`
+//! and `leave.rs`.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tonic::codegen::Service;
-use tonic::codegen::http::Uri;
-use tonic::transport::{Channel, Endpoint};
-use zerkalo_core::identity::{BINDING_LABEL, Binding};
+use tonic::Status;
+use tonic::transport::Channel;
+use zerkalo_core::identity::Binding;
+use zerkalo_proto::code::code_of;
 
-use crate::channel::{self, Address, CONNECT_TIMEOUT, ChannelError};
-use crate::clock;
-use crate::state::Credentials;
+use crate::channel::{self, Address, CONNECT_TIMEOUT, ChannelError, Line, Traffic, Transport, Trust};
+use crate::clock::wall_clock;
+use crate::paths::kept;
+use crate::quiet::Quiet;
+use crate::state::StateDir;
 
-/// What the collector speaks.
-const ALPN_H2: &[u8] = b"h2";
+/// Longest wait for the turn in which QUIC may speak: most probes under way end within it.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(20);
+/// What the collector says where a connection has no session to name: another way may have one.
+const NO_BINDING: &str = "no_binding";
 
-/// A connection, and what binds a proof to it. It is not opened anew when it breaks.
-pub struct Bound {
-    pub channel: Channel,
-    pub binding: Binding,
-}
-
-/// Connects without a certificate.
-pub async fn connect_anonymous(url: &str, ca_pem: &str) -> Result<Bound, ChannelError> {
-    open(url, ca_pem, None).await
-}
-
-/// Connects with the box's own certificate.
-pub async fn connect(url: &str, credentials: &Credentials) -> Result<Bound, ChannelError> {
-    open(url, &credentials.ca_pem, Some(credentials)).await
-}
-
-async fn open(url: &str, ca_pem: &str, own: Option<&Credentials>) -> Result<Bound, ChannelError> {
-    let config = config(ca_pem, own)?;
-    let opened = async {
-        let stream = shake_hands(url, config).await?;
-        let binding = stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None);
-        let binding = binding.map(Binding).map_err(|source| ChannelError::Session(source.to_string()))?;
-        // TLS stands already: to HTTP/2 it is a plain connection, whose name nobody looks at.
-        let endpoint = Endpoint::from_static("http://collector");
-        let made = Made(Arc::new(Mutex::new(Some(stream))));
-        let channel = endpoint.connect_with_connector(made).await;
-        let channel = channel.map_err(|source| ChannelError::Speak { url: url.to_owned(), source })?;
-        Ok(Bound { channel, binding })
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, opened)
-        .await
-        .map_err(|_| ChannelError::Timeout { url: url.to_owned(), waited: CONNECT_TIMEOUT })?
-}
-
-async fn shake_hands(url: &str, config: ClientConfig) -> Result<TlsStream<TcpStream>, ChannelError> {
-    let fail = |source| ChannelError::Connect { url: url.to_owned(), source };
-    let target = Address::parse(url)?;
-    let name = ServerName::try_from(target.host.clone()).map_err(|error| fail(io::Error::other(error)))?;
-    let stream = channel::dial(&target.host, target.port).await.map_err(fail)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(fail)
-}
-
-fn config(ca_pem: &str, own: Option<&Credentials>) -> Result<ClientConfig, ChannelError> {
-    let fail = |error: &dyn std::fmt::Display| ChannelError::Session(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| fail(&error))?;
-        roots.add(certificate).map_err(|error| fail(&error))?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let webpki = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
-    let webpki = webpki.build().map_err(|error| fail(&error))?;
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| fail(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OwnTime(webpki)));
-    let mut config = match own {
-        None => config.with_no_client_auth(),
-        Some(own) => {
-            let chain: Result<Vec<_>, _> =
-                CertificateDer::pem_slice_iter(own.certificate_pem.as_bytes()).collect();
-            let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).map_err(|error| fail(&error))?;
-            let chain = chain.map_err(|error| fail(&error))?;
-            config.with_client_auth_cert(chain, key).map_err(|error| fail(&error))?
-        }
-    };
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    Ok(config)
-}
-
-/// webpki's own verifier, by a time that a box without a battery can know: see [`clock::time_for`].
-#[derive(Debug)]
-struct OwnTime(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for OwnTime {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let now = clock::time_for(end_entity);
-        self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// Gives the one connection there is.
+/// The collector's addresses, in the order they are asked in.
 #[derive(Debug, Clone)]
-struct Made(Arc<Mutex<Option<TlsStream<TcpStream>>>>);
+pub struct Ways {
+    addresses: Vec<Address>,
+    quiet: Quiet,
+    traffic: Arc<Traffic>,
+}
 
-impl Service<Uri> for Made {
-    type Response = TokioIo<TlsStream<TcpStream>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+/// Why there is no answer by any way.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("this box knows no address of a collector")]
+    NoAddress,
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("probes left QUIC no time to speak to {url}")]
+    NoTurn { url: String },
+    #[error("{url} did not answer within {} s", waited.as_secs())]
+    Timeout { url: String, waited: Duration },
+    /// The collector said no, or what broke the line.
+    #[error("{}", crate::uplink::said(.0))]
+    Status(Box<Status>),
+}
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl Ways {
+    /// In this order, in a process that probes nothing.
+    pub fn of(addresses: Vec<Address>) -> Self {
+        Self::beside_probes(addresses, Quiet::default(), Arc::default())
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(TokioIo::new);
-        Box::pin(async move { stream.ok_or_else(|| io::Error::other("the connection is gone")) })
+    /// The same, in the order learned in earlier runs.
+    pub fn learned(state: &StateDir, urls: &[String]) -> Self {
+        Self::of(kept::read(state, urls).in_order(None, wall_clock()))
     }
+
+    /// In this order, where probes run: QUIC keeps silent meanwhile, and all bytes count towards `traffic`.
+    pub fn beside_probes(addresses: Vec<Address>, quiet: Quiet, traffic: Arc<Traffic>) -> Self {
+        Self { addresses, quiet, traffic }
+    }
+
+    /// All of them: the collector may show a certificate for any.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// The hosts' names.
+    pub fn names(&self) -> Vec<String> {
+        self.addresses.iter().map(|address| address.host.clone()).collect()
+    }
+
+    /// Asks by one way after the other until the collector answers; a refusal with a code is an answer. `call` may be made
+    /// several times, and the collector may have heard each.
+    pub async fn ask<T, F>(
+        &self,
+        trust: &Trust,
+        answer_wait: Duration,
+        call: impl Fn(Channel, Binding) -> F,
+    ) -> Result<T, AskError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut first = None;
+        for address in &self.addresses {
+            let error = match self.ask_at(address, trust, answer_wait, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(AskError::Status(status)) if is_answer(&status) => return Err(AskError::Status(status)),
+                Err(error) => error,
+            };
+            tracing::debug!(url = %address, error = crate::uplink::chain(&error), "no answer by this way");
+            first = first.or(Some(error));
+        }
+        Err(first.unwrap_or(AskError::NoAddress))
+    }
+
+    async fn ask_at<T, F>(
+        &self,
+        address: &Address,
+        trust: &Trust,
+        answer_wait: Duration,
+        call: impl Fn(Channel, Binding) -> F,
+    ) -> Result<T, AskError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let url = || address.to_string();
+        let _turn = match address.transport {
+            Transport::Tcp => None,
+            Transport::Quic => {
+                let turn = tokio::time::timeout(TURN_WAIT_MAX, self.quiet.turn()).await;
+                Some(turn.map_err(|_| AskError::NoTurn { url: url() })?)
+            }
+        };
+        let line = channel::connect(address, trust, CONNECT_TIMEOUT, &self.traffic, &self.quiet).await?;
+        let Line { channel, binding, .. } = line;
+        match tokio::time::timeout(answer_wait, call(channel, binding)).await {
+            Ok(answer) => answer.map_err(|status| AskError::Status(Box::new(status))),
+            Err(_) => Err(AskError::Timeout { url: url(), waited: answer_wait }),
+        }
+    }
+}
+
+/// Whether the collector itself said so, and would say it by any other way too.
+fn is_answer(status: &Status) -> bool {
+    code_of(status).is_some_and(|code| code != NO_BINDING)
 }

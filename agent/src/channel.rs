@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use zerkalo_core::identity::{BINDING_LABEL, Binding};
 
 use crate::probe::gauge::Gauge;
 use crate::quiet::Quiet;
@@ -63,8 +64,6 @@ pub enum ChannelError {
         #[source]
         source: tonic::transport::Error,
     },
-    #[error("the uplink's certificates cannot be used: {0}")]
-    Session(String),
     #[error("no connection to {url} within {} s", waited.as_secs())]
     Timeout { url: String, waited: Duration },
 }
@@ -74,6 +73,8 @@ pub enum ChannelError {
 pub struct Line {
     pub channel: Channel,
     pub meter: Arc<Meter>,
+    /// What a proof is bound to: the value that only the two ends of this very session know (RFC 5705).
+    pub binding: Binding,
     /// The kernel's own count, over TCP.
     gauge: Option<Gauge>,
 }
@@ -103,10 +104,10 @@ pub async fn connect(
     let wiring = async {
         match address.transport {
             Transport::Tcp => tcp(address, trust, &meter).await,
-            Transport::Quic => Ok((quic::open(address, trust, &meter, quiet).await?, None)),
+            Transport::Quic => quic::open(address, trust, &meter, quiet).await,
         }
     };
-    let (wire, gauge) = match tokio::time::timeout(patience, wiring).await {
+    let Wired { wire, gauge, binding } = match tokio::time::timeout(patience, wiring).await {
         Ok(Ok(wired)) => wired,
         Ok(Err(source)) => {
             return Err(match trust.refusal() {
@@ -127,7 +128,7 @@ pub async fn connect(
         Err(error) => Ok(Err(error)),
     };
     match opened {
-        Ok(Ok(channel)) => Ok(Line { channel, meter, gauge }),
+        Ok(Ok(channel)) => Ok(Line { channel, meter, binding, gauge }),
         Ok(Err(source)) => Err(ChannelError::Speak { url: url(), source }),
         Err(_) => Err(ChannelError::Timeout { url: url(), waited: patience }),
     }
@@ -148,16 +149,21 @@ pub fn check_url(url: &str) -> Result<(), ChannelError> {
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-async fn tcp(
-    address: &Address,
-    trust: &Trust,
-    meter: &Arc<Meter>,
-) -> io::Result<(Box<dyn Wire>, Option<Gauge>)> {
+/// A connection whose hands are shaken.
+struct Wired {
+    wire: Box<dyn Wire>,
+    binding: Binding,
+    gauge: Option<Gauge>,
+}
+
+async fn tcp(address: &Address, trust: &Trust, meter: &Arc<Meter>) -> io::Result<Wired> {
     let stream = dial(&address.host, address.port).await?;
     let gauge = Gauge::on(&stream);
     let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(trust.tcp()).connect(name, meter.on(stream)).await?;
-    Ok((Box::new(stream), gauge))
+    let binding = stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None);
+    let binding = binding.map(Binding).map_err(io::Error::other)?;
+    Ok(Wired { wire: Box::new(stream), binding, gauge })
 }
 
 /// Gives a connection already made, once: a line that broke is not mended behind the uplink's back.

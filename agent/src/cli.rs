@@ -19,6 +19,7 @@ use zerkalo_core::words::{Access, CarrierId, MarketId};
 
 use crate::allowance::Stage;
 use crate::budget::HANDSHAKES_MAX;
+use crate::clock;
 use crate::config::{
     LogFormat, NEUTRAL_SNI_DEFAULT, Settings, TIMEOUT_DEFAULT_SECS, TIMEOUT_MAX_SECS, load_trust,
 };
@@ -357,6 +358,7 @@ async fn enroll_command(args: EnrollArgs) -> anyhow::Result<()> {
 fn status_command(args: &StatusArgs) -> anyhow::Result<()> {
     let state = StateDir::existing(&args.dir);
     let identity = state.identity()?;
+    clock::load(&state);
     println!("agent {} (owner {})", identity.agent, identity.owner);
     host::show_agreement(&state, &identity)?;
     if let Some(told) = papers::told(&state) {

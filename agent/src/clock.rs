@@ -60,6 +60,17 @@ impl Known {
         }
     }
 
+    /// Whether the clock is below its lower bound, and nobody told the time.
+    fn is_unsure(&self, system: UnixMillis, at: Instant) -> bool {
+        self.error_millis.is_none() && system < self.floor(at)
+    }
+
+    /// The time to verify by what was issued then.
+    fn time_for(&self, issued: UnixMillis, system: UnixMillis, at: Instant) -> UnixMillis {
+        let wall = self.wall(system, at);
+        if self.is_unsure(system, at) { wall.max(issued) } else { wall }
+    }
+
     /// How far the wall clock may be off.
     fn error(&self, system: UnixMillis, at: Instant) -> Option<u64> {
         let drift = millis(at.saturating_duration_since(self.since)) * DRIFT_PPM / 1_000_000;
@@ -109,8 +120,7 @@ pub fn learn(state: &StateDir, told: UnixMillis, took: Duration) {
 
 /// Whether the clock is known to be wrong and nobody told the time yet.
 pub fn is_unsure() -> bool {
-    let known = known();
-    known.error_millis.is_none() && system_clock() < known.floor(Instant::now())
+    known().is_unsure(system_clock(), Instant::now())
 }
 
 /// The time to verify certificates of strangers by.
@@ -118,13 +128,16 @@ pub fn unix_time() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_millis(wall_clock().0))
 }
 
-/// The time to verify a certificate of the collector's own CA by: nothing of its is issued before its time, so it is not
-/// before that either.
+/// The time to verify a certificate of the collector's own CA by. Where this box's clock is known to be wrong and nobody told
+/// the time yet, it is not before the certificate's beginning either: the CA makes none before its time. Any other clock
+/// is believed, and a certificate that is too young for it refused.
 pub fn time_for(certificate: &CertificateDer<'_>) -> UnixTime {
     let issued =
         X509Certificate::from_der(certificate).map(|(_, read)| read.validity().not_before.timestamp());
     let issued = issued.ok().and_then(|secs| u64::try_from(secs).ok()).unwrap_or_default();
-    UnixTime::since_unix_epoch(Duration::from_millis(wall_clock().0).max(Duration::from_secs(issued)))
+    let issued = UnixMillis(issued.saturating_mul(1_000));
+    let time = known().time_for(issued, system_clock(), Instant::now());
+    UnixTime::since_unix_epoch(Duration::from_millis(time.0))
 }
 
 /// What goes into a record that begins now.
@@ -209,6 +222,22 @@ mod tests {
         // Even where the collector's time is earlier than a floor that was wrong.
         known.learn(BUILT, Some(20), began);
         assert_eq!(known.wall(UnixMillis(0), began), BUILT);
+    }
+
+    #[test]
+    fn a_certificate_may_be_young_only_where_the_clock_is_known_to_be_wrong() {
+        let began = Instant::now();
+        let (issued, of_1970) = (TRUE.plus_secs(7_200), UnixMillis(0));
+        let mut known = Known::new(BUILT, began);
+        assert_eq!(known.time_for(issued, of_1970, began), issued);
+        // An older one is verified by the lower bound.
+        assert_eq!(known.time_for(UnixMillis(1), of_1970, began), BUILT);
+        // A clock that may be right is believed, be it behind: the certificate is not valid yet.
+        assert_eq!(known.time_for(issued, BUILT.plus_secs(1), began), BUILT.plus_secs(1));
+        assert_eq!(known.time_for(issued, TRUE, began), TRUE);
+        // So is the collector, once it told the time.
+        known.learn(TRUE, Some(50), began);
+        assert_eq!(known.time_for(issued, of_1970, began), TRUE);
     }
 
     #[test]

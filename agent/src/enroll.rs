@@ -2,6 +2,7 @@
 //! certificate and chooses the name.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,8 @@ use zerkalo_proto::agent_v1::{EnrollRequest, EnrollResponse};
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::evidence::list_from_wire;
 
-use crate::bound::{self, Bound};
-use crate::channel::{self, ChannelError};
+use crate::bound::{AskError, Ways};
+use crate::channel::{Address, ChannelError, Trust, TrustError};
 use crate::list::{self, ListRefusal};
 use crate::state::{Identity, StateDir, StateError};
 use crate::token::Token;
@@ -24,6 +25,8 @@ use crate::{clock, entropy, papers, spool, uplink};
 
 /// Largest answer, in bytes: the longest mirror list fits.
 const ANSWER_LEN_MAX: usize = 4 * 1024 * 1024;
+/// Longest wait for an answer by one way: older collectors send the list with it, however long.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Keys that wait for the collector's answer.
 const PENDING: &str = "enroll.pending";
 
@@ -68,8 +71,12 @@ pub enum EnrollError {
     Entropy(#[from] entropy::NoEntropy),
     #[error("no certificate request can be made")]
     Request(#[source] rcgen::Error),
+    #[error("the collector's URL cannot be used")]
+    Url(#[source] ChannelError),
+    #[error("the token cannot be used; ask the operator for a new one")]
+    Trust(#[from] TrustError),
     #[error("the collector cannot be reached")]
-    Channel(#[from] ChannelError),
+    Unreached(#[source] AskError),
     #[error("{code}: {remedy}")]
     Refused { code: String, remedy: String },
     #[error("the collector failed to answer: {0}")]
@@ -96,8 +103,7 @@ pub enum EnrollError {
 
 /// Enrols; the identity is on the disk when this returns.
 pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, EnrollError> {
-    let urls = application.urls();
-    urls.iter().try_for_each(|url| channel::check_url(url).map(drop))?;
+    let ways = application.ways()?;
     let state = StateDir::create(dir)?;
     clock::load(&state);
     let _lock = state.lock()?;
@@ -110,11 +116,7 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
     state.write("write-test", &[0; 4096])?;
     state.remove("write-test")?;
     let keys = Keys::of(&state, &application.token)?;
-    let Bound { channel, binding } = connect(&urls, &application.token.ca_pem).await?;
-    let request = request(application, &keys, &binding)?;
-    let mut client = EnrollmentServiceClient::new(channel).max_decoding_message_size(ANSWER_LEN_MAX);
-    let answer = client.enroll(request).await.map_err(|status| refusal(&status))?.into_inner();
-
+    let answer = ask(application, &keys, &ways).await?;
     let identity = identity_of(application, &answer)?;
     check_bound(application, &identity)?;
     if state.is_enrolled() {
@@ -143,6 +145,12 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
 }
 
 impl Application {
+    fn ways(&self) -> Result<Ways, EnrollError> {
+        let addresses: Result<Vec<_>, _> = self.urls().iter().map(|url| Address::parse(url)).collect();
+        let addresses = addresses.map_err(|error| EnrollError::Url(error.into()))?;
+        if addresses.is_empty() { Err(EnrollError::NoUrl) } else { Ok(Ways::of(addresses)) }
+    }
+
     /// Where to ask, in this order.
     fn urls(&self) -> Vec<String> {
         let mut urls: Vec<String> = self.url.iter().cloned().collect();
@@ -196,46 +204,50 @@ impl PendingKeys {
     }
 }
 
-/// The first collector that answers: what comes after that is no question of the line.
-async fn connect(urls: &[String], ca_pem: &str) -> Result<Bound, EnrollError> {
-    let mut failed = None;
-    for url in urls {
-        match bound::connect_anonymous(url, ca_pem).await {
-            Ok(bound) => return Ok(bound),
-            Err(error) => failed = failed.or(Some(error)),
+/// By the first way that brings an answer. Heard twice, the collector answers the same.
+async fn ask(application: &Application, keys: &Keys, ways: &Ways) -> Result<EnrollResponse, EnrollError> {
+    let trust = Trust::anonymous(&application.token.ca_pem, &ways.names())?;
+    let csr_pem = papers::request(&keys.tls).map_err(EnrollError::Request)?;
+    let call = |channel, binding| {
+        let request = request(application, keys, csr_pem.clone(), &binding);
+        async move {
+            let mut client = EnrollmentServiceClient::new(channel).max_decoding_message_size(ANSWER_LEN_MAX);
+            client.enroll(request).await.map(tonic::Response::into_inner)
         }
-    }
-    Err(failed.map_or(EnrollError::NoUrl, EnrollError::Channel))
+    };
+    ways.ask(&trust, ANSWER_WAIT, call).await.map_err(|error| match error {
+        AskError::Status(status) => refusal(&status),
+        error => EnrollError::Unreached(error),
+    })
 }
 
-fn request(application: &Application, keys: &Keys, binding: &Binding) -> Result<EnrollRequest, EnrollError> {
+fn request(application: &Application, keys: &Keys, csr_pem: String, binding: &Binding) -> EnrollRequest {
     let secret = application.token.secret.reveal();
     let (mac_key, token_key) = (TokenMacKey::of(secret), token_key(secret));
     let carrier = application.carrier.as_ref().map(ToString::to_string).unwrap_or_default();
     let access = application.access.map(|access| access.to_string()).unwrap_or_default();
-    let certificate_request_pem = papers::request(&keys.tls).map_err(EnrollError::Request)?;
     let record_key = keys.record.public();
     let asked = Asked {
         purpose: Purpose::Enrol,
         binding,
         agent: "",
         generation: 0,
-        request_pem: &certificate_request_pem,
+        request_pem: &csr_pem,
         record_key: &record_key,
         carrier: &carrier,
         access: &access,
     };
-    Ok(EnrollRequest {
+    EnrollRequest {
         token_secret: String::new(),
         token_id: mac_key.token_id().0.to_vec(),
         token_mac: asked.mac(&mac_key).to_vec(),
         token_signature: asked.sign(&token_key).to_vec(),
         record_signature: asked.sign(&keys.record).to_vec(),
         record_key: record_key.to_bytes().to_vec(),
-        certificate_request_pem,
+        certificate_request_pem: csr_pem,
         carrier,
         access,
-    })
+    }
 }
 
 /// The token says who the box is to be, and the collector has no say in that.

@@ -3,7 +3,7 @@
 //!
 //! When to renew is told by the collector's clock: this box's own may be wrong.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -17,17 +17,19 @@ use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 use zerkalo_proto::agent_v1::{RejoinRequest, RenewRequest};
 use zerkalo_proto::code::code_of;
 
-use crate::bound::{self, Bound};
-use crate::channel::ChannelError;
+use crate::bound::{AskError, Ways};
+use crate::channel::{self, Trust, TrustError};
 use crate::state::{StateDir, StateError};
-use crate::uplink::{chain, said};
+use crate::uplink::chain;
 
 /// The next TLS key, until it has its certificate: asked for again, the same key gets the same.
 const NEXT_KEY: &str = "tls.key.next";
 /// Why this box has no say, as the collector told it last.
 const STANDING: &str = "standing.json";
-/// After a certificate could not be had, none is asked for within this time.
-const RETRY_WAIT: Duration = Duration::from_secs(600);
+/// After a certificate could not be renewed, none is asked for within this time: the one in force serves on.
+const RENEW_AGAIN: Duration = Duration::from_secs(600);
+/// The same where this box has none in force, and says nothing until it has.
+const REJOIN_AGAIN: Duration = Duration::from_secs(60);
 /// Looked at no later, however far off the time is.
 const WAIT_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Before the generation, in a certificate's organisational unit.
@@ -58,12 +60,12 @@ pub enum PapersError {
     State(#[from] StateError),
     #[error("no certificate request can be made")]
     Request(#[from] rcgen::Error),
-    #[error("the collector cannot be reached")]
-    Channel(#[from] ChannelError),
+    #[error("this box's certificates cannot be used")]
+    Trust(#[from] TrustError),
     #[error("{code}: {detail}")]
     Refused { code: String, detail: String },
-    #[error("the collector failed to answer: {0}")]
-    Call(String),
+    #[error("the collector cannot be reached, or failed to answer")]
+    Unreached(#[source] AskError),
 }
 
 /// What the end of a stream, or of a request, asks of this box.
@@ -83,7 +85,14 @@ pub struct Papers {
     agent: AgentId,
     record_key: SecretKey,
     gate: watch::Sender<Gate>,
-    not_before: Mutex<Option<Instant>>,
+    rest: Mutex<Rest>,
+}
+
+/// Before when nothing is asked for, after it could not be had.
+#[derive(Debug, Default, Clone, Copy)]
+struct Rest {
+    renewal: Option<Instant>,
+    rejoin: Option<Instant>,
 }
 
 /// The collector's last word on this box's say, over a restart.
@@ -110,7 +119,7 @@ impl Papers {
             None => Gate::Open,
         };
         let (gate, seen) = watch::channel(gate);
-        Ok((Self { state, agent, record_key, gate, not_before: Mutex::new(None) }, seen))
+        Ok((Self { state, agent, record_key, gate, rest: Mutex::default() }, seen))
     }
 
     /// Notes that the collector let this box in.
@@ -130,27 +139,34 @@ impl Papers {
     pub async fn due(&self, server_now: UnixMillis) {
         let life = self.state.credentials().ok().and_then(|own| Life::of(&own.certificate_pem));
         let half = life.map_or(WAIT_MAX, |life| Duration::from_millis(life.half().since_millis(server_now)));
-        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        let rest = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        let rest =
+            self.rest().renewal.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         tokio::time::sleep(half.max(rest).min(WAIT_MAX)).await;
     }
 
     /// Gets the next certificate by the one in force.
-    pub async fn renew(&self, url: &str) -> Consequence {
-        let renewed = self.next(url, Purpose::Renew).await;
-        self.follow(renewed).await
+    pub async fn renew(&self, ways: &Ways) -> Consequence {
+        let renewed = self.next(ways, Purpose::Renew).await;
+        if renewed.is_err() {
+            self.rest().renewal = Some(Instant::now() + RENEW_AGAIN);
+        }
+        self.follow(renewed)
     }
 
     /// Obeys what a stream ended with.
-    pub async fn heed(&self, url: &str, code: &str, detail: &str) -> Consequence {
-        if code == "certificate_expired" && !self.is_resting() {
-            let rejoined = self.next(url, Purpose::Rejoin).await;
-            return self.follow(rejoined).await;
+    pub async fn heed(&self, ways: &Ways, code: &str, detail: &str) -> Consequence {
+        let is_resting = self.rest().rejoin.is_some_and(|until| Instant::now() < until);
+        if code == "certificate_expired" && !is_resting {
+            let rejoined = self.next(ways, Purpose::Rejoin).await;
+            if rejoined.is_err() {
+                self.rest().rejoin = Some(Instant::now() + REJOIN_AGAIN);
+            }
+            return self.follow(rejoined);
         }
         self.obey(code, detail)
     }
 
-    async fn follow(&self, had: Result<u64, PapersError>) -> Consequence {
+    fn follow(&self, had: Result<u64, PapersError>) -> Consequence {
         match had {
             Ok(generation) => {
                 tracing::info!(generation, "this box has its next certificate");
@@ -158,8 +174,6 @@ impl Papers {
             }
             Err(error) => {
                 tracing::warn!(error = chain(&error), "no new certificate; tried again later");
-                let again = Instant::now() + RETRY_WAIT;
-                *self.not_before.lock().unwrap_or_else(PoisonError::into_inner) = Some(again);
                 match error {
                     PapersError::Refused { code, detail } => self.obey(&code, &detail),
                     _ => Consequence::Retry,
@@ -187,51 +201,46 @@ impl Papers {
         Consequence::Retry
     }
 
-    fn is_resting(&self) -> bool {
-        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
-        not_before.is_some_and(|at| Instant::now() < at)
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for the next certificate; on the disk when this returns its generation.
-    async fn next(&self, url: &str, purpose: Purpose) -> Result<u64, PapersError> {
+    /// Asks for the next certificate, by whatever way works; on the disk when this returns its generation.
+    async fn next(&self, ways: &Ways, purpose: Purpose) -> Result<u64, PapersError> {
         let own = self.state.credentials()?;
         let generation = Life::of(&own.certificate_pem).map_or(0, |life| life.generation);
         let key = self.next_key()?;
         let request_pem = request(&key)?;
-        let Bound { channel, binding } = match purpose {
-            Purpose::Renew => bound::connect(url, &own).await?,
-            _ => bound::connect_anonymous(url, &own.ca_pem).await?,
+        let trust = match purpose {
+            Purpose::Renew => channel::trust(&own, ways.addresses())?,
+            _ => Trust::anonymous(&own.ca_pem, &ways.names())?,
         };
-        let signature = self.sign(purpose, &binding, generation, &request_pem);
-        let mut client = EnrollmentServiceClient::new(channel);
-        let (agent, certificate_request_pem) = (self.agent.to_string(), request_pem);
-        let call = async {
-            match purpose {
-                Purpose::Renew => {
-                    let record_signature = signature;
+        let call = |channel, binding: Binding| {
+            let (agent, certificate_request_pem) = (self.agent.to_string(), request_pem.clone());
+            let record_signature = self.sign(purpose, &binding, generation, &request_pem);
+            async move {
+                let mut client = EnrollmentServiceClient::new(channel);
+                if purpose == Purpose::Renew {
                     let request =
                         RenewRequest { agent, generation, certificate_request_pem, record_signature };
                     let answer = client.renew(request).await?.into_inner();
-                    Ok((answer.certificate_pem, answer.generation))
+                    return Ok((answer.certificate_pem, answer.generation));
                 }
-                _ => {
-                    let record_signature = signature;
-                    let request =
-                        RejoinRequest { agent, generation, certificate_request_pem, record_signature };
-                    let answer = client.rejoin(request).await?.into_inner();
-                    Ok((answer.certificate_pem, answer.generation))
-                }
+                let request = RejoinRequest { agent, generation, certificate_request_pem, record_signature };
+                let answer = client.rejoin(request).await?.into_inner();
+                Ok((answer.certificate_pem, answer.generation))
             }
         };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, call).await;
-        let (certificate_pem, generation) = answer
-            .map_err(|_| PapersError::Call(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?
-            .map_err(|status: tonic::Status| match code_of(&status) {
+        let answer = ways.ask(&trust, ANSWER_TIMEOUT, call).await;
+        let (certificate_pem, generation) = answer.map_err(|error| match &error {
+            AskError::Status(status) => match code_of(status) {
                 Some(code) => {
                     PapersError::Refused { code: code.to_owned(), detail: status.message().to_owned() }
                 }
-                None => PapersError::Call(format!("{}: {}", status.code().description(), said(&status))),
-            })?;
+                None => PapersError::Unreached(error),
+            },
+            _ => PapersError::Unreached(error),
+        })?;
         self.state.put_credentials(&certificate_pem, &key.serialize_pem())?;
         self.state.remove(NEXT_KEY)?;
         Ok(generation)
@@ -325,10 +334,11 @@ mod tests {
     #[tokio::test]
     async fn a_locked_box_waits_and_a_revoked_one_stops_and_both_know_it_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
+        let nowhere = Ways::of(Vec::new());
         let (first, gate) = papers(dir.path()).unwrap();
-        assert_eq!(first.heed("https://c:1", "stopping", "").await, Consequence::Retry);
+        assert_eq!(first.heed(&nowhere, "stopping", "").await, Consequence::Retry);
         assert_eq!(*gate.borrow(), Gate::Open);
-        assert_eq!(first.heed("https://c:1", "agent_locked", "two boxes").await, Consequence::Retry);
+        assert_eq!(first.heed(&nowhere, "agent_locked", "two boxes").await, Consequence::Retry);
         assert_eq!(*gate.borrow(), Gate::Closed);
         let (second, gate) = papers(dir.path()).unwrap();
         assert_eq!(*gate.borrow(), Gate::Closed);
@@ -336,7 +346,7 @@ mod tests {
         second.let_in();
         assert_eq!((*gate.borrow(), told(&second.state)), (Gate::Open, None));
         let expelled = Expelled { code: "agent_revoked".into(), detail: "sold".into() };
-        let revoked = second.heed("https://c:1", "agent_revoked", "sold").await;
+        let revoked = second.heed(&nowhere, "agent_revoked", "sold").await;
         assert_eq!(revoked, Consequence::Stop(expelled.clone()));
         assert_eq!(papers(dir.path()).unwrap_err(), expelled);
         forget(&second.state).unwrap();

@@ -1,6 +1,7 @@
 //! Which of the collector's addresses is tried next, learned for each network the box finds itself in. Pure: time, the
 //! network's name and what became of a try are arguments; what is remembered over a restart is `paths/memory.rs`.
 
+pub mod kept;
 mod memory;
 mod network;
 
@@ -123,6 +124,13 @@ impl Paths {
             Some((_, address)) => Next::Try(address.clone(), self.length(address, now)),
             None => Next::Rest,
         }
+    }
+
+    /// All addresses, the one that just now answered first, then the best: for what is asked beside the stream.
+    pub fn in_order(&self, answered: Option<&Address>, now: UnixMillis) -> Vec<Address> {
+        let mut ranked: Vec<(usize, &Address)> = self.addresses.iter().enumerate().collect();
+        ranked.sort_by_key(|(given, address)| (Some(*address) != answered, self.rank(address, now), *given));
+        ranked.into_iter().map(|(_, address)| address.clone()).collect()
     }
 
     /// All may be tried once more.

@@ -26,10 +26,11 @@ use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
 use zerkalo_proto::agent_v1::{self as wire, StreamRequest, StreamResponse};
 use zerkalo_proto::code::code_of;
 
-use crate::channel::{self, Address, ChannelError, Transport, Trust};
+use crate::bound::Ways;
+use crate::channel::{self, Address, ChannelError, Trust};
 use crate::entropy;
 use crate::papers::{Consequence, Expelled, Papers};
-use crate::paths::{Failure, Length, Memory, Next, Paths, SMALL_BYTES_MAX, current_network};
+use crate::paths::{Failure, Length, Next, Paths, SMALL_BYTES_MAX, current_network, kept};
 use crate::picture::pending::Pending;
 use crate::quiet::Quiet;
 use crate::spool::{Spool, SpoolError};
@@ -64,8 +65,6 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 const MESSAGE_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Issuers of refused certificates told to the collector, with the next stream that comes about.
 const INTERCEPTIONS_MAX: usize = 8;
-/// What is remembered of addresses, in the state directory.
-const PATHS_FILE: &str = "paths.json";
 
 /// The spool, shared by who measures and who sends.
 #[derive(Debug, Clone)]
@@ -268,7 +267,7 @@ impl Uplink {
         D: Stream<Item = Result<StreamResponse, tonic::Status>> + Unpin,
         F: Future<Output = Result<Opened<D>, End>>,
     {
-        let mut paths = self.paths();
+        let mut paths = kept::read(&self.state, &self.urls);
         if paths.addresses().is_empty() {
             return Stopped::Cloned(Cloned { detail: "no collector's URL is known".to_owned() });
         }
@@ -322,18 +321,17 @@ impl Uplink {
         }
     }
 
-    /// What the end of a session asks of the certificate, and of this box. Certificates go by TCP alone.
+    /// What the end of a session asks of the certificate, and of this box.
     async fn see_to_papers(&self, paths: &Paths, address: &Address, end: &End) -> Consequence {
         let Some(papers) = &self.papers else { return Consequence::Retry };
-        let by_tcp = |known: &&Address| known.transport == Transport::Tcp;
-        let own = Some(address).filter(by_tcp);
-        let Some(url) = own.or_else(|| paths.addresses().iter().find(by_tcp)).map(ToString::to_string) else {
-            return Consequence::Retry;
+        let ways = || {
+            let addresses = paths.in_order(Some(address), wall_clock());
+            Ways::beside_probes(addresses, self.quiet.clone(), self.activity.traffic().clone())
         };
         match end {
-            End::Renewal => papers.renew(&url).await,
+            End::Renewal => papers.renew(&ways()).await,
             End::Status(status) => match code_of(status) {
-                Some(code) => papers.heed(&url, code, status.message()).await,
+                Some(code) => papers.heed(&ways(), code, status.message()).await,
                 None => Consequence::Retry,
             },
             _ => Consequence::Retry,
@@ -400,30 +398,14 @@ impl Uplink {
         wait
     }
 
-    /// The addresses given and those learned, with what is remembered of them.
-    fn paths(&self) -> Paths {
-        let read = self.state.read(PATHS_FILE).unwrap_or_default();
-        let memory = Memory::parse(&read).unwrap_or_default();
-        let urls = self.urls.iter().chain(memory.learned_urls());
-        let parse = |url: &String| {
-            Address::parse(url)
-                .inspect_err(|error| tracing::warn!(url, error = chain(error), "an address cannot be used"))
-                .ok()
-        };
-        let addresses = urls.filter_map(parse).collect();
-        Paths::new(addresses, memory, current_network())
-    }
-
     fn note_worked(&self, paths: &mut Paths, address: &Address) {
         if paths.worked(address, wall_clock()) {
             self.remember(paths);
         }
     }
 
-    /// Some bytes, seldom: what works where the box is.
     fn remember(&self, paths: &Paths) {
-        let text = paths.memory().to_text();
-        if let Err(error) = aside(|| self.state.write(PATHS_FILE, text.as_bytes())) {
+        if let Err(error) = aside(|| kept::write(&self.state, paths)) {
             tracing::warn!(error = chain(&error), "what was learned of the uplink's paths is not kept");
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tonic::{Code as Grpc, Extensions, Request, Response, Status};
 use zerkalo_core::catalogue::Catalogue;
-use zerkalo_core::evidence::PublicKey;
+use zerkalo_core::evidence::{PublicKey, SignedList};
 use zerkalo_core::identity::{Asked, Binding, Purpose};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{AgentId, Station};
@@ -18,7 +18,7 @@ use zerkalo_proto::agent_v1::{
     EnrollRequest, EnrollResponse, RejoinRequest, RejoinResponse, RenewRequest, RenewResponse,
 };
 use zerkalo_proto::code::status;
-use zerkalo_proto::evidence::list_to_wire;
+use zerkalo_proto::evidence::{list_to_bytes, list_to_wire};
 
 use crate::authority::{self, Authority};
 use crate::clock;
@@ -30,6 +30,8 @@ use crate::token::{Declared, TokenRefusal};
 
 /// Longest word about a line looked at, in bytes.
 const DECLARED_LEN_MAX: usize = 256;
+/// Longest list in the answer to an enrolment, in bytes; with handshake and certificate that is some 8 KB.
+const LIST_LEN_MAX: usize = 4_000;
 /// How long after it was last heard of an agent may come back by its record key.
 const REJOIN_SECS_MAX: u64 = 90 * 86_400;
 
@@ -137,7 +139,7 @@ impl Enrollment {
             carrier: carrier.map(ToString::to_string).unwrap_or_default(),
             access: access.to_owned(),
             certificate_pem,
-            list: self.engine.read(|fold| fold.signed_list().map(list_to_wire)),
+            list: self.engine.read(|fold| fold.signed_list().filter(is_short).map(list_to_wire)),
             generation,
         })
     }
@@ -232,6 +234,11 @@ impl Enrollment {
             }
         }
     }
+}
+
+/// Whether an answer has room for a list on a path that freezes longer connections: the uplink brings others in parts.
+fn is_short(list: &&SignedList) -> bool {
+    list_to_bytes(list).len() <= LIST_LEN_MAX
 }
 
 /// The session that a request came in.

@@ -73,15 +73,19 @@ impl Session {
         let papers = Papers::read(leaf)
             .ok_or(("certificate_foreign", "the client certificate names no agent".to_owned()))?;
         if papers.is_over(now) {
-            let detail = format!(
-                "the certificate's time was over at {}; agents get the next by their record key, by themselves: one that \
-                 does not is older than this collector, update it",
-                papers.until
-            );
-            return Err(("certificate_expired", detail));
+            return Err(expired(papers.until));
         }
         Ok(papers)
     }
+}
+
+/// What an agent is told whose certificate was good until then: agents follow the code, people read the rest.
+pub fn expired(until: UnixMillis) -> (&'static str, String) {
+    let detail = format!(
+        "the certificate's time was over at {until}; agents get the next by their record key, by themselves: one that \
+         does not is older than this collector, update it"
+    );
+    ("certificate_expired", detail)
 }
 
 /// How agents are listened to: with our certificate, and with theirs if they have one.

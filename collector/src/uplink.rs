@@ -20,7 +20,7 @@ use zerkalo_core::address::unwrap_embedded;
 use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fingerprint::Fingerprints;
 use zerkalo_core::identity::{Standing, StandingChange};
-use zerkalo_core::words::AgentId;
+use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkService;
 use zerkalo_proto::agent_v1::{LeaveRequest, LeaveResponse, StreamRequest, StreamResponse};
 use zerkalo_proto::code::status;
@@ -67,6 +67,16 @@ impl Default for Ways {
     }
 }
 
+/// An agent that has shown who it is.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub agent: AgentId,
+    /// Of its records.
+    pub key: PublicKey,
+    /// When its certificate's time is over: its stream ends with it.
+    pub until: UnixMillis,
+}
+
 /// The uplink service.
 pub struct Uplink {
     pub engine: Engine,
@@ -88,14 +98,14 @@ impl UplinkService for Uplink {
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let session = request.extensions().get::<Session>().cloned().unwrap_or_default();
-        let (agent, key) = self.agent(&session).await.map_err(|(code, detail)| {
+        let caller = self.caller(&session).await.map_err(|(code, detail)| {
             count(&self.metrics.requests_refused, code);
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
         })?;
         // Behind NAT the carrier's own.
         let peer = session.peer.map(|address| unwrap_embedded(address.ip()));
-        Ok(Response::new(self.attend(agent, key, peer, request.into_inner())))
+        Ok(Response::new(self.attend(caller, peer, request.into_inner())))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
@@ -105,7 +115,7 @@ impl UplinkService for Uplink {
             tracing::warn!(code, detail, "a host's leave was refused");
             status(Grpc::Unauthenticated, code, detail)
         };
-        let (agent, _) = match self.agent(&session).await {
+        let Caller { agent, .. } = match self.caller(&session).await {
             // It was revoked before: there is nothing left to forget.
             Err(("agent_revoked", _)) => return Ok(Response::new(LeaveResponse {})),
             known => known.map_err(refuse)?,
@@ -122,19 +132,20 @@ impl UplinkService for Uplink {
 }
 
 impl Uplink {
-    /// Serves a stream of `agent`, which has shown who it is; gives what goes down.
+    /// Serves a stream of `caller`; gives what goes down.
     pub fn attend(
         &self,
-        agent: AgentId,
-        key: PublicKey,
+        caller: Caller,
         peer: Option<IpAddr>,
         inbound: impl Incoming<Item = Result<StreamRequest, Status>> + Unpin + Send + 'static,
     ) -> ReceiverStream<Result<StreamResponse, Status>> {
         let (responses, outbound) = mpsc::channel(RESPONSES_QUEUED_MAX);
         let peer = peer.filter(|peer| !self.ways.relays.contains(peer));
+        let agent = caller.agent.clone();
         let stream = Stream {
-            agent: agent.clone(),
-            key,
+            agent: caller.agent,
+            key: caller.key,
+            until: caller.until,
             peer,
             vicinity: peer.and_then(|peer| self.vicinities.vicinity(peer)),
             engine: self.engine.clone(),
@@ -152,12 +163,14 @@ impl Uplink {
         ReceiverStream::new(outbound)
     }
 
-    /// The agent behind the client certificate, if it has a say, and its record key.
-    async fn agent(&self, session: &Session) -> Result<(AgentId, PublicKey), (&'static str, String)> {
-        let Papers { agent, generation, key, .. } = session.papers(clock::now())?;
+    /// The agent behind the client certificate, if it has a say.
+    async fn caller(&self, session: &Session) -> Result<Caller, (&'static str, String)> {
+        let Papers { agent, generation, key, until } = session.papers(clock::now())?;
         let holding = Holding { agent: agent.clone(), generation, key };
         let let_in = self.engine.let_in(holding).await;
-        let_in.map(|key| (agent, key)).map_err(|refusal| (refusal.code(), refusal.to_string()))
+        let_in
+            .map(|key| Caller { agent, key, until })
+            .map_err(|refusal| (refusal.code(), refusal.to_string()))
     }
 }
 

@@ -17,8 +17,9 @@ use quinn::{
     SendStream, TokioRuntime, TransportConfig, UdpPoller, VarInt,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zerkalo_core::identity::{BINDING_LABEL, Binding};
 
-use super::{ADDRESSES_MAX, Address, Meter, Trust, Wire, resolve};
+use super::{ADDRESSES_MAX, Address, Meter, Trust, Wired, resolve};
 use crate::quiet::Quiet;
 
 /// A connection that says nothing for so long is dead. Longer than any probe, during which it must not speak.
@@ -29,12 +30,7 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// Connects and opens the stream.
-pub async fn open(
-    address: &Address,
-    trust: &Trust,
-    meter: &Arc<Meter>,
-    quiet: &Quiet,
-) -> io::Result<Box<dyn Wire>> {
+pub async fn open(address: &Address, trust: &Trust, meter: &Arc<Meter>, quiet: &Quiet) -> io::Result<Wired> {
     let crypto = QuicClientConfig::try_from(trust.quic()).map_err(io::Error::other)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(limits()));
@@ -49,7 +45,7 @@ pub async fn open(
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
         match opened {
-            Ok(wire) => return Ok(Box::new(wire)),
+            Ok(wired) => return Ok(wired),
             Err(error) => last = error,
         }
     }
@@ -62,7 +58,7 @@ async fn shake(
     config: &ClientConfig,
     meter: &Arc<Meter>,
     quiet: &Quiet,
-) -> io::Result<QuicWire> {
+) -> io::Result<Wired> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
@@ -75,8 +71,13 @@ async fn shake(
     let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)?;
     let connecting = endpoint.connect_with(config.clone(), peer, host).map_err(io::Error::other)?;
     let connection = connecting.await?;
+    let mut binding = [0; 32];
+    // Fails only for lengths that no hash gives.
+    let exported = connection.export_keying_material(&mut binding, BINDING_LABEL, b"");
+    exported.map_err(|_| io::Error::other("this session has nothing to bind a proof to"))?;
     let (send, receive) = connection.open_bi().await?;
-    Ok(QuicWire { send, receive, connection, _endpoint: endpoint })
+    let wire = Box::new(QuicWire { send, receive, connection, _endpoint: endpoint });
+    Ok(Wired { wire, binding: Binding(binding), gauge: None })
 }
 
 fn limits() -> TransportConfig {

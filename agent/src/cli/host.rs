@@ -12,7 +12,7 @@ use crate::consent::{self, Language};
 use crate::leave::leave;
 use crate::state::{Identity, StateDir};
 use crate::uplink::wall_clock;
-use crate::{list, touched};
+use crate::{clock, list, touched};
 
 /// What a host can say.
 #[derive(Debug, Subcommand)]
@@ -75,6 +75,7 @@ pub async fn consent_command(command: ConsentCommand) -> Result<()> {
             let categories = if categories.is_empty() { Category::ALL.to_vec() } else { categories };
             let language = language.unwrap_or_else(own_language);
             let state = StateDir::create(&dir)?;
+            clock::load(&state);
             let consent = consent::accept(&state, version, language, &categories, wall_clock())?;
             print(&format!(
                 "accepted: version {} of the terms, for {}; `zerkalo-agent consent revoke` withdraws\n",
@@ -84,6 +85,7 @@ pub async fn consent_command(command: ConsentCommand) -> Result<()> {
         }
         ConsentCommand::Revoke { dir } => {
             let state = StateDir::existing(&dir);
+            clock::load(&state);
             consent::withdraw(&state, wall_clock())?;
             print("withdrawn: this box measures nothing any more\n");
             if !state.is_enrolled() {

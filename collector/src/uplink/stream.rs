@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use zerkalo_core::evidence::PublicKey;
 use zerkalo_core::fold::Wish;
 use zerkalo_core::journal::Whereabouts;
 use zerkalo_core::target::Sha256;
-use zerkalo_core::words::{AgentId, Vicinity};
+use zerkalo_core::words::{AgentId, UnixMillis, Vicinity};
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
@@ -34,6 +35,7 @@ use crate::clock;
 use crate::engine::{Arrival, Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
+use crate::session;
 use crate::stop::StopSignal;
 
 /// Batches handed to the engine and not yet answered; then the stream is not read.
@@ -43,11 +45,19 @@ const HELLO_WAIT: Duration = Duration::from_secs(10);
 /// How long an agent may leave its answers unread.
 const SEND_WAIT: Duration = Duration::from_secs(60);
 
+/// How much longer than its certificate a stream may last: who shook hands in the last moment is told by a stream's end,
+/// not by a closed connection.
+const CERTIFICATE_SLACK_MILLIS: u64 = 1_000;
+/// How often the clock is looked at for that, at least: it may be set.
+const CERTIFICATE_LOOK_MILLIS: u64 = 60 * 60 * 1_000;
+
 /// What a stream needs.
 pub struct Stream {
     pub agent: AgentId,
     /// What the agent's records are signed with.
     pub key: PublicKey,
+    /// When the agent's certificate is over, and its stream with it.
+    pub until: UnixMillis,
     /// Where the stream comes from: told to the agent, and to nobody else.
     pub peer: Option<IpAddr>,
     pub vicinity: Option<Vicinity>,
@@ -117,6 +127,18 @@ impl Stream {
                 let (code, detail) = (refusal.code(), refusal.to_string().into());
                 Err(End::Told { grpc: Grpc::Unauthenticated, code, detail })
             }
+        }
+    }
+
+    /// Ends, with a reason, once the agent's certificate is over by this machine's clock.
+    async fn outlived(&self) -> End {
+        loop {
+            let left = self.until.plus_millis(CERTIFICATE_SLACK_MILLIS).since_millis(clock::now());
+            if left == 0 {
+                let (code, detail) = session::expired(self.until);
+                return End::Told { grpc: Grpc::Unauthenticated, code, detail: detail.into() };
+            }
+            tokio::time::sleep(Duration::from_millis(left.min(CERTIFICATE_LOOK_MILLIS))).await;
         }
     }
 
@@ -224,6 +246,7 @@ impl Stream {
         let mut answers = Answers::new();
         let mut sent = lists.borrow().as_ref().map_or(0, |list| list.version);
         let (mut open, mut is_lost) = (true, false);
+        let mut outlived = pin!(self.outlived());
         loop {
             let step = tokio::select! {
                 // In this order, so that the same events have the same outcome; who is to end is never kept waiting.
@@ -238,6 +261,7 @@ impl Stream {
                 () = stopping.stopped() => Err(End::Told {
                     grpc: Grpc::Unavailable, code: "stopping", detail: "the collector is stopping".into(),
                 }),
+                end = &mut outlived => Err(end),
                 Some(answer) = answers.next() => self.pass_on(answer).await,
                 message = inbound.next(), if open && !is_lost && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
                     Some(Ok(message)) => self.take(message, &ended, &mut answers).await,

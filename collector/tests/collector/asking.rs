@@ -22,6 +22,8 @@ use zerkalo_core::target::Sha256;
 use zerkalo_proto::agent_v1;
 use zerkalo_proto::agent_v1::enrollment_service_client::EnrollmentServiceClient;
 
+use crate::by_quic::QuicLine;
+
 /// Both keys of a box.
 pub struct Keys {
     pub record: SecretKey,
@@ -32,9 +34,17 @@ pub struct Keys {
 pub struct Asking {
     pub client: EnrollmentServiceClient<Channel>,
     pub binding: Binding,
+    /// Under a connection by QUIC.
+    _endpoint: Option<quinn::Endpoint>,
 }
 
 impl Asking {
+    /// Connects by QUIC, with a certificate and its key or without.
+    pub async fn by_quic(port: u16, ca_pem: &str, identity: Option<(&str, &str)>) -> Self {
+        let QuicLine { channel, binding, endpoint } = QuicLine::open(port, ca_pem, identity).await;
+        Self { client: EnrollmentServiceClient::new(channel), binding, _endpoint: Some(endpoint) }
+    }
+
     /// Connects, with a certificate and its key or without.
     pub async fn open(port: u16, ca_pem: &str, identity: Option<(&str, &str)>) -> Self {
         let mut roots = rustls::RootCertStore::empty();
@@ -61,7 +71,7 @@ impl Asking {
         let endpoint = Endpoint::from_static("http://localhost");
         let made = Made(Arc::new(Mutex::new(Some(stream))));
         let channel = endpoint.connect_with_connector(made).await.unwrap();
-        Self { client: EnrollmentServiceClient::new(channel), binding }
+        Self { client: EnrollmentServiceClient::new(channel), binding, _endpoint: None }
     }
 
     /// What a new box sends for a token's secret.

@@ -5,6 +5,7 @@
 mod admission;
 mod asking;
 mod backup;
+mod by_quic;
 mod configuration;
 mod dns;
 mod enrollment;
@@ -22,6 +23,7 @@ mod restart;
 mod rotation;
 mod samples;
 mod signals;
+mod transports;
 mod uplink;
 mod webhook;
 mod whereabouts;

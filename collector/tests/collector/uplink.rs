@@ -1,17 +1,10 @@
 //! The ways agents come by: QUIC, a relay, records and lists in parts.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::net::SocketAddr;
 
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::codegen::Service;
-use tonic::codegen::http::Uri;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use zerkalo_collector::relay::{Relay, RelayOptions};
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
@@ -19,53 +12,14 @@ use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
 use zerkalo_proto::agent_v1::{Hello, Passage, RecordPart};
 use zerkalo_proto::evidence::{list_from_bytes, record_to_bytes};
 
+use crate::by_quic::QuicLine;
 use crate::world::{Agent, Link, Site};
-
-type QuicIo = TokioIo<tokio::io::Join<quinn::RecvStream, quinn::SendStream>>;
-
-/// Gives the one stream, once.
-struct Ready(Option<QuicIo>);
-
-impl Service<Uri> for Ready {
-    type Response = QuicIo;
-    type Error = std::io::Error;
-    type Future = std::future::Ready<std::io::Result<QuicIo>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        std::future::ready(self.0.take().ok_or_else(|| std::io::ErrorKind::NotConnected.into()))
-    }
-}
 
 /// gRPC inside one stream of QUIC, as agents speak it. The endpoint lives as long as the connection is wanted.
 async fn by_quic(site: &Site, port: u16, agent: Option<(&Agent, &str, &str)>) -> (Channel, quinn::Endpoint) {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(site.ca_pem.as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
-    let mut tls = match agent {
-        Some((_, certificate, key)) => {
-            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-            tls.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
-        }
-        None => tls.with_no_client_auth(),
-    };
-    tls.alpn_protocols = vec![b"h3".to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
-    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let connection = endpoint.connect_with(config, to, "localhost").unwrap().await.unwrap();
-    let (send, receive) = connection.open_bi().await.unwrap();
-    let wire = TokioIo::new(tokio::io::join(receive, send));
-    let plain = Endpoint::from_static("http://localhost");
-    (plain.connect_with_connector(Ready(Some(wire))).await.unwrap(), endpoint)
+    let identity = agent.map(|(_, certificate, key)| (certificate, key));
+    let QuicLine { channel, endpoint, .. } = QuicLine::open(port, &site.ca_pem, identity).await;
+    (channel, endpoint)
 }
 
 fn hello(passage: Option<Passage>, list_version: u64, held: (u64, u32)) -> Up {

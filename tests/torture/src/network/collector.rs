@@ -15,7 +15,7 @@ use zerkalo_collector::outbox::Bell;
 use zerkalo_collector::pictures::Pictures;
 use zerkalo_collector::state::{State, StateError};
 use zerkalo_collector::stop;
-use zerkalo_collector::uplink::{Connected, Uplink};
+use zerkalo_collector::uplink::{Caller, Connected, Uplink};
 use zerkalo_collector::vicinity::VicinityKey;
 use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
 use zerkalo_core::evidence::{CheckedRecord, SignedList, SignedRecord};
@@ -133,7 +133,8 @@ async fn attend(uplink: Rc<Uplink>, engine: Engine, stream: turmoil::net::TcpStr
     let Some(key) = engine.read(|fold| fold.agents().get(&name).map(|known| known.enrolment.key)) else {
         return;
     };
-    let mut down = uplink.attend(name, key, None, wire::receive::<StreamRequest>(reader));
+    let caller = Caller { agent: name, key, until: UnixMillis(u64::MAX) };
+    let mut down = uplink.attend(caller, None, wire::receive::<StreamRequest>(reader));
     while let Some(Ok(message)) = down.next().await {
         if wire::send(&mut writer, &message).await.is_err() {
             return;
