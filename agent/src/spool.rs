@@ -184,6 +184,11 @@ impl Spool {
                 spool.load()?;
                 Some(damage)
             }
+            Err(error @ SpoolError::Store(StoreError::InUse { .. })) => {
+                // That says nothing of the store.
+                tries.succeeded();
+                return Err(error);
+            }
             other => other.map(|()| damage)?,
         };
         tries.succeeded();

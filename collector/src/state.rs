@@ -50,7 +50,7 @@ pub struct State {
 impl State {
     /// Opens the state in `dir`, made if absent.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        let store = Store::open(dir)?;
+        let store = Store::reopen(dir)?;
         let state = Self { dir: dir.to_owned(), store: Mutex::new(Some(store)) };
         state.rename_tokens()?;
         Ok(state)

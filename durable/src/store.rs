@@ -14,8 +14,8 @@ const CACHE_CAPACITY_BYTES: u64 = 1024 * 1024;
 /// sled's own flusher also collects garbage; commits do not wait for it.
 const FLUSH_EVERY_MILLIS: u64 = 500;
 
-/// How often, and after what wait, a store just closed is tried again: half a second in all.
-const REOPEN_TRIES_MAX: u32 = 50;
+/// How often, and after what wait, a store just closed is tried again: three seconds in all, for slow machines.
+const REOPEN_TRIES_MAX: u32 = 300;
 /// See [`REOPEN_TRIES_MAX`].
 const REOPEN_WAIT: Duration = Duration::from_millis(10);
 /// Pairs copied in one commit: bounds the memory of a batch.
@@ -136,7 +136,8 @@ impl Store {
         Ok(Self { db, file, dir: dir.to_owned() })
     }
 
-    /// Opens a store that this process closed a moment ago: sled's own threads may hold its lock a little longer.
+    /// Opens a store that was closed a moment ago: sled's own threads may hold its lock a little longer, and so may a
+    /// child of the process that held it, until it has become its own program.
     pub fn reopen(dir: &Path) -> Result<Self, StoreError> {
         retry_in_use(|| Self::open(dir))
     }
