@@ -1,9 +1,10 @@
 //! DNS updates against a real name server: Debian's bind9, on loopback; and against what is none.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::RecordType;
@@ -17,7 +18,7 @@ use zerkalo_collector::executor::dns::{Dns, DnsError, DnsKey, parse_name, parse_
 use zerkalo_collector::executor::{Errand, Notice, Outlook};
 use zerkalo_core::words::MirrorId;
 
-use crate::world::PATIENCE;
+use crate::world::{PATIENCE, same_port};
 
 /// Of the tests alone.
 pub const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -41,15 +42,13 @@ impl Named {
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
-        let held = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = held.local_addr().unwrap();
-        drop(held);
+        let address = own_address().await;
         let path = dir.path().display();
-        let port = address.port();
+        let (ip, port) = (address.ip(), address.port());
         let conf = format!(
             r#"options {{
     directory "{path}"; pid-file "{path}/named.pid"; session-keyfile "{path}/session.key";
-    listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+    listen-on port {port} {{ {ip}; }}; listen-on-v6 {{ none; }};
     recursion no; allow-query {{ any; }}; dnssec-validation no; allow-transfer {{ none; }};
 }};
 controls {{ }};
@@ -105,6 +104,20 @@ zone "refused.example" {{ type primary; file "refused.example.db"; allow-update 
         let mut found: Vec<_> = answer.answers.iter().map(|record| record.data.to_string()).collect();
         found.sort();
         found
+    }
+}
+
+/// Free for both kinds of sockets, at an address of its own: nobody takes a port there before the server does.
+async fn own_address() -> SocketAddr {
+    static NUMBER: AtomicU8 = AtomicU8::new(1);
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let ip = [127, 128 | high, low, NUMBER.fetch_add(1, Ordering::Relaxed)];
+    loop {
+        let tcp = TcpListener::bind((IpAddr::from(ip), 0)).await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        if UdpSocket::bind(address).await.is_ok() {
+            return address;
+        }
     }
 }
 
@@ -263,10 +276,9 @@ async fn what_somebody_else_changed_meanwhile_is_not_overwritten() {
 #[tokio::test]
 async fn where_udp_brings_no_answer_tcp_does() {
     let Some(named) = Named::start().await else { return };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     // Takes the datagrams and says nothing.
-    let _hole = UdpSocket::bind(address).await.unwrap();
+    let (_hole, listener) = same_port().await;
+    let address = listener.local_addr().unwrap();
     let server = named.address;
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
@@ -280,9 +292,8 @@ async fn where_udp_brings_no_answer_tcp_does() {
 
 /// A server that answers every question, by both roads, with whatever `answer` makes of it.
 async fn impostor(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (socket, listener) = same_port().await;
     let address = listener.local_addr().unwrap();
-    let socket = UdpSocket::bind(address).await.unwrap();
     let by_tcp = answer.clone();
     tokio::spawn(async move {
         let mut asked = [0; 4_096];
@@ -330,13 +341,14 @@ async fn garbage_and_unsigned_answers_prove_nothing() {
 #[tokio::test]
 async fn a_server_that_hangs_or_is_not_there_is_given_up_in_time() {
     let values: &[(&str, &[&str])] = &[("m2", &["192.0.2.7"])];
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (hole, listener) = same_port().await;
     let address = listener.local_addr().unwrap();
-    let hole = UdpSocket::bind(address).await.unwrap();
     let error = said(rotate(&dns(address, "go.example.org", RecordType::A, values), "m2").await);
     assert!(error.contains("gave no answer within 3 s by UDP and 5 s by TCP"), "{error}");
     drop((listener, hole));
-    let failed = rotate(&dns(address, "go.example.org", RecordType::A, values), "m2").await;
+    // Nobody listens there by chance either.
+    let nowhere = own_address().await;
+    let failed = rotate(&dns(nowhere, "go.example.org", RecordType::A, values), "m2").await;
     assert_eq!(outlook(&failed), Outlook::Passing);
     let error = said(failed);
     assert!(error.contains("cannot be reached by TCP") && error.contains("refused"), "{error}");

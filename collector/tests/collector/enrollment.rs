@@ -7,7 +7,7 @@ use zerkalo_proto::agent_v1::EnrollRequest;
 use zerkalo_proto::code::code_of;
 use zerkalo_proto::operator_v1::ListAgentsRequest;
 
-use crate::world::{Keys, Link, Site, list};
+use crate::world::{Keys, Link, Site, list, released};
 
 #[tokio::test]
 async fn a_token_enrols_one_box_and_the_journal_says_so() {
@@ -133,6 +133,7 @@ async fn a_token_expires_and_only_its_digest_is_stored() {
         let expired = Token { expires_at: zerkalo_collector::clock::now(), ..token };
         state.put_token(&id, &expired).unwrap();
     }
+    released(&site.dir.join("state")).await;
     for entry in std::fs::read_dir(site.dir.join("state")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {

@@ -11,7 +11,7 @@ use axum::routing::post;
 use tokio::sync::mpsc;
 use zerkalo_core::market::Decision;
 
-use crate::world::{Collector, PATIENCE, Site};
+use crate::world::{Collector, PATIENCE, Site, released};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -111,17 +111,14 @@ async fn a_decision_is_delivered_signed_and_again_after_a_500() {
 
 #[tokio::test]
 async fn what_was_not_delivered_is_sent_after_a_restart_and_what_was_is_not() {
-    // A port nobody answers on until the receiver takes it.
-    let held = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = held.local_addr().unwrap().port();
-    drop(held);
-    let site = site(port);
+    // Nobody answers there.
+    let site = site(1);
     let collector = site.serve().await;
     decide(&site, &collector).await;
     collector.metric_becomes("zerkalo_outbox_pending", 2).await;
     collector.kill().await;
     let mut receiver = Receiver::start(&[]).await;
-    site.replace(&port.to_string(), &receiver.port.to_string());
+    site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
     let collector = site.serve().await;
     assert_eq!(receiver.next().await.0, "kz-000001");
     assert_eq!(receiver.next().await.0, "kz-000002");
@@ -188,6 +185,7 @@ async fn what_fails_too_often_is_given_up_on_record_and_the_next_goes_on() {
         let (key, delivery) = state.outbox().unwrap().remove(0);
         state.note_attempt(&key, &Delivery { attempts: ATTEMPTS - 1, ..delivery }).unwrap();
     }
+    released(&site.dir.join("state")).await;
     receiver.answer_next(StatusCode::BAD_GATEWAY);
     site.replace("http://127.0.0.1:1/", &format!("http://127.0.0.1:{}/", receiver.port));
     let collector = site.serve().await;
