@@ -84,7 +84,7 @@ async fn stage(judge: Judge) -> Stage {
     let seen = guarded(listener, &authority, judge).await;
     let system = resolver(&[(HOST, Reply::Addresses(vec![loopback(2)]))]).await;
     let mut settings = settings(&authority, system, None);
-    settings.caps.tls = Duration::from_secs(2);
+    settings.caps.tls = IMPATIENCE;
     let assignment = assignment(&format!("https://{HOST}:{}/", address.port()));
     Stage { authority, settings, assignment, address, seen }
 }
@@ -214,14 +214,17 @@ async fn handshakes_kept_for_the_next_look_are_not_made() {
 
 /// A mirror of two addresses behind one box that drops every hello; how often each was shown the name, and the record.
 async fn look_at_two_addresses(own_handshakes_max: usize) -> ([usize; 2], ProbeRecord) {
-    let mut stage = stage(punish).await;
-    let port = stage.address.port();
-    let second = TcpListener::bind((loopback(3), port)).await.unwrap();
+    let (mut stage, second) = loop {
+        let stage = stage(punish).await;
+        if let Ok(second) = TcpListener::bind((loopback(3), stage.address.port())).await {
+            break (stage, second);
+        }
+    };
     let other = guarded(second, &stage.authority, punish).await;
     let both = Reply::Addresses(vec![loopback(2), loopback(3)]);
     let system = resolver(&[(HOST, both)]).await;
     stage.settings = settings(&stage.authority, system, None);
-    stage.settings.caps.tls = Duration::from_secs(2);
+    stage.settings.caps.tls = IMPATIENCE;
     stage.assignment.own_handshakes_max = own_handshakes_max;
     let record = stage.probe().await;
     let own = |seen: &Seen| seen.names.lock().unwrap().iter().filter(|is_own| **is_own).count();
@@ -277,9 +280,8 @@ async fn another_port_of_a_failed_address_is_tried() {
 #[tokio::test]
 async fn another_port_is_tried_where_none_connects_and_no_name_is_shown() {
     let authority = Authority::new();
-    let free = TcpListener::bind((loopback(5), 0)).await.unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let (_closed, address) = closed_port(loopback(5));
+    let port = address.port();
     let system = resolver(&[(HOST, Reply::Addresses(vec![loopback(5)]))]).await;
     let settings = settings(&authority, system, None);
     let record = probe(&settings, &format!("https://{HOST}:{port}/")).await.record;

@@ -8,8 +8,10 @@ use zerkalo_agent::worth::Worth;
 use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
 use zerkalo_core::evidence::{CheckedRecord, SecretKey, SignedRecord};
 use zerkalo_core::gap::{Shape, Statement};
-use zerkalo_core::words::{AgentId, UnixMillis};
+use zerkalo_core::words::UnixMillis;
 use zerkalo_proto::gap::decode_statement;
+
+use crate::spool::{close, open_patiently};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 /// Records in the spool whose bits flip.
@@ -22,8 +24,7 @@ fn key() -> SecretKey {
 }
 
 fn open(dir: &Path) -> (Spool, bool) {
-    let agent = AgentId::parse("a1").unwrap();
-    let (spool, damage) = Spool::open(dir, &agent, key(), Limits::default(), NOW).unwrap();
+    let (spool, damage) = open_patiently(dir, Limits::default());
     (spool, damage.is_some())
 }
 
@@ -46,6 +47,7 @@ fn filled(dir: &Path) -> ChainHead {
     drop(spool);
     let (mut spool, _) = open(dir);
     (RECORDS / 2..RECORDS).for_each(|number| drop(spool.append(body(number), Worth::Ok, NOW).unwrap()));
+    close(spool, dir);
     head
 }
 

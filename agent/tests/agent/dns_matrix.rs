@@ -33,8 +33,14 @@ impl Denied {
 
     fn settings(&self, public: Option<SocketAddr>, matrix: Matrix) -> ProbeSettings {
         let mut settings = settings(&self.authority, self.system, public);
-        settings.caps.dns = IMPATIENCE;
         settings.resolvers = settings.resolvers.with(matrix);
+        settings
+    }
+
+    /// The same where something is to stay silent.
+    fn impatient(&self, matrix: Matrix) -> ProbeSettings {
+        let mut settings = self.settings(None, matrix);
+        settings.caps.dns = IMPATIENCE;
         settings
     }
 
@@ -47,6 +53,13 @@ impl Denied {
     ) -> (ProbeRecord, Log) {
         let (address, log) = start(config, speech, manner).await;
         let settings = self.settings(None, matrix_of(speech, address));
+        (probe(&settings, &self.url).await.record, log)
+    }
+
+    /// With one that leaves something unanswered.
+    async fn ask_in_vain(&self, speech: Speech, manner: Manner) -> (ProbeRecord, Log) {
+        let (address, log) = start(self.authority.server(&[RESOLVER]), speech, manner).await;
+        let settings = self.impatient(matrix_of(speech, address));
         (probe(&settings, &self.url).await.record, log)
     }
 
@@ -252,7 +265,7 @@ async fn silence_after_the_handshake_is_a_timeout() {
     let denied = Denied::new().await;
     let silent = Manner::Answer(replies_of(&[(HOST, Reply::Silence)]));
     for speech in ENCRYPTED {
-        let (record, log) = denied.ask_honestly_certified(speech, silent.clone()).await;
+        let (record, log) = denied.ask_in_vain(speech, silent.clone()).await;
         let step = exchange(&record, ResolverKind::Public, transport_of(speech), QueryType::Aaaa);
         assert_eq!(step.outcome, DnsOutcome::Timeout);
         assert!(log.lock().unwrap().questions > 0);
@@ -265,11 +278,11 @@ async fn silence_before_the_handshake_is_a_timeout_and_a_closed_port_a_failure()
     for speech in ENCRYPTED {
         let silent = TcpListener::bind((loopback(1), 0)).await.unwrap();
         let address = silent.local_addr().unwrap();
-        let settings = denied.settings(None, matrix_of(speech, address));
-        let record = probe(&settings, &denied.url).await.record;
+        let record = probe(&denied.impatient(matrix_of(speech, address)), &denied.url).await.record;
         let step = exchange(&record, ResolverKind::Public, transport_of(speech), QueryType::A);
         assert_eq!(step.outcome, DnsOutcome::Timeout);
-        drop(silent);
+        let (_closed, address) = closed_port(loopback(1));
+        let settings = denied.settings(None, matrix_of(speech, address));
         let record = probe(&settings, &denied.url).await.record;
         let step = exchange(&record, ResolverKind::Public, transport_of(speech), QueryType::A);
         assert!(matches!(&step.outcome, DnsOutcome::Failed(why) if why.starts_with("TCP")), "{step:?}");
@@ -313,7 +326,7 @@ async fn what_came_before_the_stream_broke_is_kept() {
     // The name's addresses are known, its HTTPS record is not: that question is never answered.
     let half = Manner::Answer(replies_of(&[(HOST, Reply::OldTypes(vec![loopback(2)]))]));
     for speech in [Speech::Plain, Speech::Http2] {
-        let (record, _) = denied.ask_honestly_certified(speech, half.clone()).await;
+        let (record, _) = denied.ask_in_vain(speech, half.clone()).await;
         let of = |query| &exchange(&record, ResolverKind::Public, transport_of(speech), query).outcome;
         assert!(matches!(of(QueryType::A), DnsOutcome::Answer { .. }), "{record:?}");
         assert_eq!(of(QueryType::Https), &DnsOutcome::Timeout);
@@ -325,7 +338,7 @@ async fn an_address_without_a_resolver_is_asked_and_an_answer_from_there_kept() 
     let denied = Denied::new().await;
     let asked = async |nobody: SocketAddr| {
         let matrix = Matrix { nobody: Some(nobody), ..Matrix::default() };
-        let record = probe(&denied.settings(None, matrix), &denied.url).await.record;
+        let record = probe(&denied.impatient(matrix), &denied.url).await.record;
         let step = exchange(&record, ResolverKind::Nobody, DnsTransport::Udp, QueryType::A);
         (step.outcome.clone(), record.tcp.len())
     };
@@ -335,7 +348,7 @@ async fn an_address_without_a_resolver_is_asked_and_an_answer_from_there_kept() 
     // Whoever said so, nobody goes there.
     assert_eq!(visits, 0);
     assert_eq!(asked(resolver(&[(HOST, Reply::Silence)]).await).await.0, DnsOutcome::Timeout);
-    let closed = tokio::net::UdpSocket::bind((loopback(1), 0)).await.unwrap().local_addr().unwrap();
+    let closed = SocketAddr::new(loopback(1), SILENT_PORT);
     assert!(matches!(asked(closed).await.0, DnsOutcome::Failed(_)));
 }
 

@@ -15,7 +15,7 @@ use crate::world::*;
 
 const LARGE_LEN: usize = 100_000;
 /// What is not to stall comes in time even on a busy machine.
-const FLOW_IMPATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const FLOW_IMPATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
 const REFERENCE: &str = "reference.example";
 
 /// A site under test: its page, its large page, and a reference host at another address.

@@ -84,9 +84,8 @@ async fn nothing_is_measured_without_consent_and_withdrawing_it_ends_the_agent()
     write_state(dir, &list);
     std::fs::remove_file(dir.join("consent.toml")).unwrap();
     let config = write_config(dir, resolver(&[]).await);
-    let without = start(dir, &config).wait_with_output().unwrap();
-    let words = String::from_utf8_lossy(&without.stderr).into_owned();
-    assert!(without.status.code() == Some(4) && words.contains("consent accept 1"), "{words}");
+    let without = start(dir, &config).ends();
+    assert!(without.status.code() == Some(4) && without.log.contains("consent accept 1"), "{without:?}");
 
     let state = dir.display().to_string();
     let (status, words) = agent(&["consent", "accept", "1", "--categories", "news", "--dir", &state]);
@@ -110,10 +109,9 @@ async fn nothing_is_measured_without_consent_and_withdrawing_it_ends_the_agent()
 
     let (status, words) = agent(&["consent", "revoke", "--dir", &state]);
     assert!(status == 1 && words.contains("withdrawn: this box") && words.contains("NOT told"), "{words}");
-    let ended = child.wait_with_output().unwrap();
-    let log = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(ended.status.code() == Some(4) && log.contains("consent was withdrawn"), "{log}");
-    let again = start(dir, &config).wait_with_output().unwrap();
+    let ended = child.ends();
+    assert!(ended.status.code() == Some(4) && ended.log.contains("consent was withdrawn"), "{ended:?}");
+    let again = start(dir, &config).ends();
     assert_eq!(again.status.code(), Some(4), "{again:?}");
     let (_, words) = agent(&["status", "--dir", &state]);
     assert!(words.contains("measures nothing: consent was withdrawn"), "{words}");

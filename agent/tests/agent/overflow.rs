@@ -12,7 +12,7 @@ use zerkalo_core::record::{
     Cause, DnsExchange, HttpExchange, Ipv6Health, NetworkCheck, ProbeRecord, ReferenceCheck, TlsHandshake,
 };
 use zerkalo_core::target::{ReferenceSide, TargetUrl};
-use zerkalo_core::words::{AgentId, MirrorId, UnixMillis};
+use zerkalo_core::words::{MirrorId, UnixMillis};
 use zerkalo_proto::gap::decode_statement;
 
 use crate::world::*;
@@ -30,7 +30,7 @@ fn key() -> SecretKey {
 }
 
 fn open(dir: &Path, limits: Limits) -> Spool {
-    Spool::open(dir, &AgentId::parse("a1").unwrap(), key(), limits, NOW).unwrap().0
+    crate::spool::open_patiently(dir, limits).0
 }
 
 /// A small record of a mirror, at a minute.

@@ -1,8 +1,11 @@
 //! `run` as a process: it measures without a collector, keeps what it measured, and stops when told.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use zerkalo_agent::consent;
@@ -45,15 +48,86 @@ pub fn write_state(dir: &Path, list: &MirrorList) {
     consent::accept(&state, consent::VERSION, consent::Language::En, &Category::ALL, UnixMillis(1)).unwrap();
 }
 
-pub fn start(dir: &Path, config: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_zerkalo-agent"))
+/// An agent at work; killed when dropped.
+pub struct Running {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// How an agent ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: String,
+}
+
+/// How long an agent may take to say or do something.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub fn start(dir: &Path, config: &Path) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_zerkalo-agent"))
         .args(["run", "--dir"])
         .arg(dir)
         .arg("--config")
         .arg(config)
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap()
+        .unwrap();
+    let (log, lines) = (Arc::new(Mutex::new(String::new())), BufReader::new(child.stderr.take().unwrap()));
+    let kept = log.clone();
+    // Read all the time: a full pipe would stop it.
+    let reader = std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let mut log = kept.lock().unwrap();
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    Running { child, log, reader: Some(reader) }
+}
+
+impl Running {
+    /// Waits until it has said so; the whole line.
+    pub fn says(&self, what: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(line) = log.lines().find(|line| line.contains(what)) {
+                return line.to_owned();
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not say {what:?}: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGTERM, and its end.
+    pub fn stop(self) -> Ended {
+        let script = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        self.ends()
+    }
+
+    /// SIGKILL, and its end.
+    pub fn kill(mut self) -> Ended {
+        self.child.kill().unwrap();
+        self.ends()
+    }
+
+    /// Waits for its end.
+    pub fn ends(mut self) -> Ended {
+        let status = self.child.wait().unwrap();
+        self.reader.take().expect("it is read to its end once").join().unwrap();
+        let log = self.log.lock().unwrap().clone();
+        Ended { status, log }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,15 +167,11 @@ async fn it_measures_without_a_collector_and_keeps_the_records_when_stopped() {
     for _ in 0..3 {
         visits.recv().await.unwrap();
     }
-    let second = start(&dir, &config).wait_with_output().unwrap();
-    assert!(!second.status.success());
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another zerkalo-agent"), "{second:?}");
-    let killed = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
-    assert!(killed.success());
-    let output = child.wait_with_output().unwrap();
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && log.contains("agent stopped"), "{log}");
-    assert!(log.contains("uplink lost"), "{log}");
+    let second = start(&dir, &config).ends();
+    assert!(!second.status.success() && second.log.contains("another zerkalo-agent"), "{second:?}");
+    child.says("uplink lost");
+    let ended = child.stop();
+    assert!(ended.status.success() && ended.log.contains("agent stopped"), "{ended:?}");
 
     let agent = AgentId::parse(AGENT).unwrap();
     let key = SecretKey::from_bytes(&[7; 32]);
@@ -152,10 +222,10 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
     let (dir, config) = (home.path().to_owned(), home.path().join("agent.toml"));
     write_state(&dir, &list);
     let settings = format!(
-        "interval_secs = 1\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{resolver}\"]\npublic = \"{resolver}\"\n"
+        "interval_secs = 1\ntimeout_secs = 120\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{resolver}\"]\npublic = \"{resolver}\"\n"
     );
     std::fs::write(&config, settings).unwrap();
-    let mut child = start(&dir, &config);
+    let child = start(&dir, &config);
     let (mut slow, mut fast) = (0, 0);
     while fast < 3 || slow < 1 {
         match visits.recv().await.unwrap().as_str() {
@@ -163,14 +233,12 @@ async fn a_mirror_that_stalls_holds_up_no_other() {
             _ => fast += 1,
         }
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     assert_eq!(slow, 1, "the first visit to it stalls still, and none other may begin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_measured_by_a_list_that_has_ended() {
-    use std::io::{BufRead, BufReader};
     let body = page(CANARY.as_bytes());
     let address = http_server(Arc::new(move |_| (body.clone(), After::Continue))).await;
     let nobody = resolver(&[]).await;
@@ -201,12 +269,10 @@ async fn nothing_is_measured_by_a_list_that_has_ended() {
         "interval_secs = 1\nallow_special_ranges = true\n[resolvers]\nsystem = [\"{nobody}\"]\npublic = \"{nobody}\"\n"
     );
     std::fs::write(&config, settings).unwrap();
-    let mut child = start(&dir, &config);
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let said = lines.map_while(Result::ok).find(|line| line.contains("list_expired")).unwrap();
+    let child = start(&dir, &config);
+    let said = child.says("list_expired");
     assert!(said.contains("zerkalo mirrors sign"), "{said}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     let (agent, key) = (AgentId::parse(AGENT).unwrap(), SecretKey::from_bytes(&[7; 32]));
     let (mut spool, _) = Spool::open(&dir.join(DIR), &agent, key, Limits::default(), UnixMillis(1)).unwrap();
     for signed in spool.after(0, 100, usize::MAX).unwrap() {

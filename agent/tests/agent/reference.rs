@@ -1,6 +1,5 @@
 //! References: when one counts as reached.
 
-use tokio::net::TcpListener;
 use zerkalo_agent::probe::reference::look_at_all;
 use zerkalo_core::target::{Reference, ReferenceSide, TargetUrl};
 use zerkalo_core::words::{MarketId, UnixMillis};
@@ -37,7 +36,7 @@ async fn a_reference_must_answer_as_itself() {
         ("false.example", Reply::Addresses(vec![loopback(3)])),
     ];
     let settings = settings(&authority, resolver(&replies).await, None);
-    let closed = TcpListener::bind((loopback(1), 0)).await.unwrap().local_addr().unwrap();
+    let (_guard, closed) = closed_port(loopback(1));
     let references = [
         reference(&format!("https://ref.example:{port}/")),
         reference(&format!("https://false.example:{port}/")),

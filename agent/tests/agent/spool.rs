@@ -1,9 +1,10 @@
 //! The spool on a real disk: what survives, what is dropped, how chains go on.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use zerkalo_agent::spool::{Limits, Resumed, Spool, SpoolError};
+use zerkalo_agent::spool::{Damage, Limits, Resumed, Spool, SpoolError};
 use zerkalo_agent::worth::Worth;
 use zerkalo_core::admission::{ChainHead, Place, place};
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, SecretKey, SignedRecord};
@@ -12,7 +13,7 @@ use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_durable::store::StoreError;
 
 /// How long another test's child may take to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -20,17 +21,33 @@ fn key() -> SecretKey {
     SecretKey::from_bytes(&[7; 32])
 }
 
+fn open(dir: &Path) -> Spool {
+    open_patiently(dir, Limits::default()).0
+}
+
 /// Opens it, where need be a moment later: a child process that another test starts holds this process's locks until it
 /// has become its own program.
-fn open(dir: &Path) -> Spool {
+pub fn open_patiently(dir: &Path, limits: Limits) -> (Spool, Option<Damage>) {
     let began = Instant::now();
     loop {
-        match Spool::open(dir, &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW) {
+        match Spool::open(dir, &AgentId::parse("a1").unwrap(), key(), limits, NOW) {
             Err(SpoolError::Store(StoreError::InUse { .. })) if began.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            opened => return opened.unwrap().0,
+            opened => return opened.unwrap(),
         }
+    }
+}
+
+/// Closes it and waits until nobody writes to its file any more: sled's own threads end a moment later.
+pub fn close(spool: Spool, dir: &Path) {
+    drop(spool);
+    let inode = std::fs::metadata(dir.join("db")).unwrap().ino();
+    let is_held = || std::fs::read_to_string("/proc/locks").unwrap().contains(&format!(":{inode} 0 EOF"));
+    let began = Instant::now();
+    while is_held() {
+        assert!(began.elapsed() < PATIENCE, "the store stays locked");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -214,12 +231,11 @@ fn a_damaged_spool_never_keeps_the_agent_from_measuring() {
         for _ in 0..200 {
             append(&mut spool, &[&"x".repeat(2_000)]);
         }
-        drop(spool);
+        close(spool, &dir);
         let mut bytes = std::fs::read(dir.join("db")).unwrap();
         damage(&mut bytes);
         std::fs::write(dir.join("db"), bytes).unwrap();
-        let (mut spool, damage) =
-            Spool::open(&dir, &AgentId::parse("a1").unwrap(), key(), Limits::default(), NOW).unwrap();
+        let (mut spool, damage) = open_patiently(&dir, Limits::default());
         append(&mut spool, &["after"]);
         drop(spool);
         assert_eq!(open(&dir).append(b"again".to_vec(), Worth::Ok, NOW).unwrap().body, b"again", "{name}");

@@ -1,7 +1,7 @@
 //! What a host's line gives: the day's bytes end large pages, over restarts too; a metered line never reads one.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use zerkalo_core::record::{Arm, BODY_LEN_MAX};
 use zerkalo_core::target::{Mirror, MirrorList, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 
-use crate::process::{start, write_state};
+use crate::process::{Running, start, write_state};
 use crate::world::*;
 
 const LARGE_LEN: usize = 200_000;
@@ -61,7 +61,7 @@ impl Site {
         Self { home, config, paths }
     }
 
-    fn start(&self) -> Child {
+    fn start(&self) -> Running {
         start(self.home.path(), &self.config)
     }
 
@@ -78,13 +78,6 @@ impl Site {
     }
 }
 
-/// Stops an agent; what it logged.
-fn stop(child: Child) -> String {
-    let killed = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
-    assert!(killed.success());
-    String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap()
-}
-
 fn status(dir: &Path) -> String {
     let mut agent = Command::new(env!("CARGO_BIN_EXE_zerkalo-agent"));
     let output = agent.args(["status", "--dir"]).arg(dir).output().unwrap();
@@ -98,7 +91,7 @@ async fn the_day_s_bytes_end_large_pages_and_a_restart_gives_no_second_day() {
     assert!(status(site.home.path()).contains("nothing measured yet"));
     let child = site.start();
     let large = site.large_pages_before(2).await;
-    let log = stop(child);
+    let log = child.stop().log;
     // Each probe reads it twice, for it breaks off; half of the day's bytes are four of them.
     assert!((4..=6).contains(&large), "{large}\n{log}");
     assert!(log.contains("the day's bytes run out: large pages are no longer read today"), "{log}");
@@ -107,7 +100,7 @@ async fn the_day_s_bytes_end_large_pages_and_a_restart_gives_no_second_day() {
     while site.paths.try_recv().is_ok() {}
     let child = site.start();
     assert_eq!(site.large_pages_before(2).await, 0);
-    assert!(stop(child).contains("the day's bytes run out"));
+    assert!(child.stop().log.contains("the day's bytes run out"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +108,7 @@ async fn a_metered_line_reads_no_large_page() {
     let mut site = Site::new("metered = true").await;
     let child = site.start();
     assert_eq!(site.large_pages_before(2).await, 0);
-    stop(child);
+    child.stop();
     assert!(status(site.home.path()).contains("metered"));
 }
 

@@ -12,7 +12,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio_rustls::LazyConfigAcceptor;
 use zerkalo_agent::budget::HANDSHAKES_MAX;
 use zerkalo_agent::probe::chain::Trust;
@@ -33,11 +33,12 @@ pub const HOST: &str = "mirror.example";
 pub const CANARY: &str = "canary-7f3a9c";
 /// Long enough for any healthy step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// For steps that are to time out.
-pub const IMPATIENCE: Duration = Duration::from_millis(700);
-
+/// For steps that are to time out, beside others that must not, on a busy machine either.
+pub const IMPATIENCE: Duration = Duration::from_secs(3);
 /// How long second answers are listened for: on loopback they stand in the socket's buffer already.
-const LATE: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_secs(1);
+/// A port of datagrams at which nobody listens, and which no socket gets by chance.
+pub const SILENT_PORT: u16 = 9;
 
 /// An address of loopback.
 pub fn loopback(last: u8) -> IpAddr {
@@ -466,6 +467,24 @@ pub async fn two_listeners() -> [TcpListener; 2] {
         let port = first.local_addr().unwrap().port();
         if let Ok(second) = TcpListener::bind((loopback(3), port)).await {
             return [first, second];
+        }
+    }
+}
+
+/// A port that refuses connections for as long as the socket lives: nobody else can have it meanwhile.
+pub fn closed_port(address: IpAddr) -> (TcpSocket, SocketAddr) {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    let closed = socket.local_addr().unwrap();
+    (socket, closed)
+}
+
+/// A port that refuses at the first address, for as long as the socket lives, and serves at the second.
+pub async fn closed_and_open() -> (TcpSocket, TcpListener) {
+    loop {
+        let (closed, at) = closed_port(loopback(2));
+        if let Ok(open) = TcpListener::bind((loopback(3), at.port())).await {
+            return (closed, open);
         }
     }
 }

@@ -134,8 +134,17 @@ async fn every_hostile_datagram_becomes_a_fact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_on_memory_is_a_limit() {
+    /// On a busy machine a process may come and go between two looks at its peak.
+    const LOOKS: usize = 10;
     let scene = ground::http_page(http::PAGE.as_bytes().to_vec()).await;
-    let json = child::probe(&scene, child::SHORT_SECS).await;
-    assert!(json.is_ok_and(|run| run.resident_kib > 1_000), "a healthy probe has room, and its peak is seen");
+    let mut peak_kib = 0;
+    for _ in 0..LOOKS {
+        let run = child::probe(&scene, child::LONG_SECS).await.expect("a healthy probe has room");
+        peak_kib = peak_kib.max(run.resident_kib);
+        if peak_kib > 1_000 {
+            break;
+        }
+    }
+    assert!(peak_kib > 1_000, "its peak is seen");
     assert!(!child::survives(&scene, 1_000).await, "a process without memory must not get through");
 }

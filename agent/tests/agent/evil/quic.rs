@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use super::child::Scene;
 use super::ground::{linger, over_tls, read_head, with_config};
 use super::{Behaviour, evil};
-use crate::world::{Authority, HOST, loopback};
+use crate::world::{Authority, HOST, SILENT_PORT, loopback};
 
 /// Datagrams a flood answers with, each as long as a flight may be.
 const FLOOD_DATAGRAMS: usize = 2_000;
@@ -21,8 +21,7 @@ pub fn behaviours() -> Vec<Behaviour> {
     vec![
         evil("silence by UDP", "quic: timeout", || replying(|_| vec![])),
         evil("a closed UDP port", "quic: refused", || async {
-            let port = UdpSocket::bind((loopback(1), 0)).await.unwrap().local_addr().unwrap().port();
-            advertising(&format!("h3=\":{port}\"")).await
+            advertising(&format!("h3=\":{SILENT_PORT}\"")).await
         }),
         evil("garbage by UDP", "quic: timeout", || replying(|_| vec![vec![0x5a; 1_200]; 20])),
         evil("empty datagrams", "quic: timeout", || replying(|_| vec![vec![]; 20])),

@@ -12,7 +12,7 @@ const TRICKS: &str =
 async fn seen(scene: Scene) -> String {
     let tree = child::tree(&scene).await.unwrap();
     assert!(!tree.chars().any(child::is_hostile), "{tree:?}");
-    let run = child::probe(&scene, child::SHORT_SECS).await.unwrap();
+    let run = child::probe(&scene, child::LONG_SECS).await.unwrap();
     assert!(run.record.http.iter().any(|step| step.status.is_some()));
     tree
 }
