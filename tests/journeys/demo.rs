@@ -10,7 +10,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::programs::{program, stage};
 
 /// How long a dead demo's children and files may take to go.
-const GONE_MAX: Duration = Duration::from_secs(20);
+const GONE_MAX: Duration = Duration::from_secs(120);
+/// Between two looks at what is to go.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Plays a scenario and gives the JSON object it ends with.
 async fn play(scenario: &str) -> Value {
@@ -181,7 +183,7 @@ async fn a_demo_that_is_interrupted_or_killed_leaves_nothing_behind() {
                 "SIG{signal} left something behind in {}",
                 dir.path().display()
             );
-            tokio::task::yield_now().await;
+            tokio::time::sleep(POLL).await;
         }
     }
 }

@@ -13,7 +13,7 @@ use zerkalo_proto::operator_v1::Agent;
 
 use crate::programs::{program, stage};
 
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(50);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The exit status of a box that was revoked.

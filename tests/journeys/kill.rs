@@ -36,7 +36,7 @@ const DELAY_MAX_MICROS: u64 = 30_000;
 /// One in so many restarts is killed again while it reads its journal.
 const STARTS_SURVIVED: u64 = 4;
 /// How long anything may take before the journey is called stuck.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(300);
 /// Between attempts to reach a collector that is being restarted.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
 

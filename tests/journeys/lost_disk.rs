@@ -13,7 +13,7 @@ use crate::programs::{program, stage};
 const RECORDS_LOST: usize = 40;
 /// Parts in 10,000 that must come back.
 const RETURNED_MIN: usize = 9_999;
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(100);
 
 #[tokio::test(flavor = "multi_thread")]

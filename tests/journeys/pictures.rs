@@ -13,7 +13,7 @@ use zerkalo_lab::internet::{Internet, MIRROR, PLACES};
 use crate::programs::{program, stage};
 
 /// How long anything may take before the journey is called stuck.
-const STUCK: Duration = Duration::from_secs(90);
+const STUCK: Duration = Duration::from_secs(300);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -54,6 +54,12 @@ impl Operator {
     }
 }
 
+/// Whether a picture failed for want of time alone: on a machine that does too much else.
+fn gives_time(picture: &Value) -> bool {
+    let failure = picture["failure"].as_str().unwrap_or_default();
+    ["in time", "no picture in"].iter().any(|part| failure.contains(part))
+}
+
 /// Whether a process lives that was started for a directory.
 fn runs_for(dir: &Path) -> bool {
     let dir = dir.to_str().unwrap();
@@ -87,9 +93,22 @@ async fn a_picture_is_asked_for_kept_fetched_and_follows_a_change() {
         tokio::time::sleep(POLL).await;
     }
 
-    operator.ask().await;
-    let asked = operator.picture(|picture| picture["stored"] == true).await;
-    assert_eq!((&asked["cause"], &asked["failure"]), (&"requested".into(), &"".into()), "{asked:#}");
+    let later = |picture: &Value, earlier: &Value| picture["at"].as_u64() > earlier["at"].as_u64();
+    let mut last = Value::Null;
+    let asked = loop {
+        operator.ask().await;
+        // A busy machine's visits fail now and then, and what follows is a picture that nobody asked for.
+        let is_done = |picture: &Value| picture["stored"] == true || picture["failure"] != "";
+        let is_wanted =
+            |picture: &Value| picture["cause"] == "requested" && is_done(picture) && later(picture, &last);
+        let next = operator.picture(is_wanted).await;
+        if next["stored"] == true {
+            break next;
+        }
+        assert!(gives_time(&next), "{next:#}");
+        last = next;
+    };
+    assert_eq!(asked["failure"], "", "{asked:#}");
     let out = collector.home().join("picture.webp");
     let (hash, file) = (asked["record"].as_str().unwrap(), out.to_str().unwrap());
     let got = operator.run(&["pictures", "get", &hash[..16], "--out", file]).await;
@@ -100,12 +119,11 @@ async fn a_picture_is_asked_for_kept_fetched_and_follows_a_change() {
     // A visit that ends in the handshake leaves nothing to see; whoever asks is told so.
     let network = internet.carrier(PLACES[0].carrier).unwrap();
     network.interfere(Interference::ResetOnClientHello);
-    let later = |picture: &Value, earlier: &Value| picture["at"].as_u64() > earlier["at"].as_u64();
     let mut last = asked;
     let blind = loop {
         operator.ask().await;
         let next = operator.picture(|picture| later(picture, &last)).await;
-        if next["failure"] != "" {
+        if next["failure"] != "" && !gives_time(&next) {
             break next;
         }
         // A visit was under way before the interference.

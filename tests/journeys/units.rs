@@ -13,7 +13,7 @@ use crate::programs::{program, stage};
 
 /// Signs of life are due twice as often.
 const WATCHDOG: Duration = Duration::from_millis(400);
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(300);
 
 #[test]
 fn the_units_confine_the_programs() {

@@ -28,7 +28,7 @@ const COLLECTOR_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 81);
 /// Enrolments at once: they are processes on perhaps two cores.
 const ENROLMENTS_AT_ONCE: usize = 4;
 /// How long a collector may take to answer.
-const START_MAX: Duration = Duration::from_secs(30);
+const START_MAX: Duration = Duration::from_secs(180);
 /// Between looks at a starting collector.
 const START_POLL: Duration = Duration::from_millis(50);
 

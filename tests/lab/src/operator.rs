@@ -21,7 +21,7 @@ use zerkalo_proto::operator_v1::{
 };
 
 /// How long one call may take on a busy machine.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Decisions asked for: a scenario makes a dozen.
 const DECISIONS_MAX: u32 = 1_000;
 /// Largest answer accepted, in bytes.

@@ -15,10 +15,10 @@ use zerkalo_core::market::Decision;
 
 /// Between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
-/// How long a state may take on a busy machine; the usual is a tenth.
-const ACT_MAX: Duration = Duration::from_secs(90);
+/// How long a state may take on a busy machine; the usual is a thirtieth.
+const ACT_MAX: Duration = Duration::from_secs(300);
 /// How long the ending may lag behind the last act's state: the last carriers' records, the last webhook.
-const ENDING_MAX: Duration = Duration::from_secs(60);
+const ENDING_MAX: Duration = Duration::from_secs(180);
 /// Characters of a webhook's body shown: the whole names every record behind the decision.
 const WEBHOOK_SHOWN_MAX: usize = 200;
 /// The webhook key of this lab: no secret.

@@ -104,8 +104,9 @@ impl Home {
     pub fn create() -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("zerkalo-lab-").tempdir().context("no temporary directory")?;
-        // Dying children may still write: a second look catches what they made.
-        let script = "cat >/dev/null; for i in 1 2 3 4 5; do rm -rf \"$0\" && [ ! -e \"$0\" ] && break; sleep 0.2; done";
+        // Dying children may still write, on a busy machine for long: another look catches what they made.
+        let script = "cat >/dev/null; i=0; while [ $i -lt 150 ]; do rm -rf \"$0\" && [ ! -e \"$0\" ] && break; \
+                      i=$((i + 1)); sleep 0.2; done";
         let sweeper = std::process::Command::new("/bin/sh")
             .args(["-c", script])
             .arg(dir.path())

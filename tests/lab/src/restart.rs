@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_secs(1);
 /// As the agent: silence for so long is a frozen line.
 const FROZEN_AFTER: Duration = Duration::from_secs(10);
 /// Longest run.
-const RUN_MAX: Duration = Duration::from_secs(180);
+const RUN_MAX: Duration = Duration::from_secs(600);
 
 /// What came of a restart.
 #[derive(Debug, Clone, Serialize)]

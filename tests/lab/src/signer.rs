@@ -25,7 +25,7 @@ use zerkalo_proto::agent_v1::uplink_service_client::UplinkServiceClient;
 use zerkalo_proto::agent_v1::{EnrollRequest, Hello, RecordBatch, StreamRequest, StreamResponse};
 
 /// How long connecting may take on a busy machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Batches waiting for the socket.
 const BATCHES_WAITING_MAX: usize = 4;
 
