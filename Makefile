@@ -3,11 +3,14 @@
 ARGS ?=
 # The agent for boxes on somebody's line: no shared library, no unwinding, equal functions folded; of the ciphers' code
 # written for each generation of processors only the oldest that has AES, for a handshake a minute. Seeds come from the
-# kernel alone: jitter of the CPU beside them took four fifths of a single probe's time.
+# kernel alone: jitter of the CPU beside them took four fifths of a single probe's time. Sources are named without the
+# directory in which cargo keeps them.
 SMALL_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 SMALL = target/$(SMALL_TARGET)/small/zerkalo-agent
 SMALL_FLAGS = -C target-feature=+crt-static -C relocation-model=static -C force-unwind-tables=no -C link-arg=-Wl,--icf=all \
-	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld --cfg curve25519_dalek_backend="serial"
+	-C link-arg=-Wl,-T,$(CURDIR)/agent/small.ld --cfg curve25519_dalek_backend="serial" \
+	--remap-path-prefix=$(CARGO_SOURCES)=
+CARGO_SOURCES = $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/index.crates.io-1949cf8c6b5b557f
 SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR_AVX
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Status;
-use tonic::transport::Channel;
 use zerkalo_core::identity::Binding;
 use zerkalo_proto::code::code_of;
 
-use crate::channel::{self, Address, CONNECT_TIMEOUT, ChannelError, Line, Traffic, Transport, Trust};
+use crate::channel::{
+    self, Address, CONNECT_TIMEOUT, Channel, ChannelError, Line, Traffic, Transport, Trust,
+};
 use crate::clock::wall_clock;
 use crate::paths::kept;
 use crate::quiet::Quiet;

@@ -3,6 +3,7 @@
 //! and `uplink.rs`, which of them is tried when that of `paths.rs`.
 
 mod address;
+mod calls;
 mod meter;
 mod quic;
 mod trust;
@@ -10,36 +11,28 @@ mod trust;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::codegen::Service;
-use tonic::codegen::http::Uri;
-use tonic::transport::{Channel, Endpoint};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
 
 use crate::probe::gauge::Gauge;
+use crate::probe::tap::Duplex;
 use crate::quiet::Quiet;
 use crate::state::Credentials;
 
 pub use address::{Address, AddressError, Transport};
+pub use calls::Channel;
 pub use meter::{Meter, Traffic};
 pub use trust::{Refusal, Trust, TrustError};
 
 /// Longest wait for name, connection and handshake together, where nobody knows better.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often an idle stream is asked whether it still lives: mobile NATs forget it within minutes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the answer may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -62,7 +55,7 @@ pub enum ChannelError {
     Speak {
         url: String,
         #[source]
-        source: tonic::transport::Error,
+        source: hyper::Error,
     },
     #[error("no connection to {url} within {} s", waited.as_secs())]
     Timeout { url: String, waited: Duration },
@@ -117,17 +110,7 @@ pub async fn connect(
         }
         Err(_) => return Err(ChannelError::Timeout { url: url(), waited: patience }),
     };
-    // TLS is ours to do, below: to tonic the line is plain.
-    let opened = Endpoint::from_shared(format!("http://{}", address.authority()))
-        .map(|endpoint| endpoint.http2_keep_alive_interval(KEEPALIVE_INTERVAL))
-        .map(|endpoint| endpoint.keep_alive_timeout(KEEPALIVE_TIMEOUT).keep_alive_while_idle(true));
-    let opened = match opened {
-        Ok(endpoint) => {
-            tokio::time::timeout(patience, endpoint.connect_with_connector(Ready(Some(wire)))).await
-        }
-        Err(error) => Ok(Err(error)),
-    };
-    match opened {
+    match tokio::time::timeout(patience, Channel::open(wire)).await {
         Ok(Ok(channel)) => Ok(Line { channel, meter, binding, gauge }),
         Ok(Err(source)) => Err(ChannelError::Speak { url: url(), source }),
         Err(_) => Err(ChannelError::Timeout { url: url(), waited: patience }),
@@ -145,13 +128,9 @@ pub fn check_url(url: &str) -> Result<(), ChannelError> {
     Address::parse(url).map(drop).map_err(ChannelError::Address)
 }
 
-/// What bytes go up and down on.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
-
 /// A connection whose hands are shaken.
 struct Wired {
-    wire: Box<dyn Wire>,
+    wire: Box<dyn Duplex>,
     binding: Binding,
     gauge: Option<Gauge>,
 }
@@ -160,28 +139,11 @@ async fn tcp(address: &Address, trust: &Trust, meter: &Arc<Meter>) -> io::Result
     let stream = dial(&address.host, address.port).await?;
     let gauge = Gauge::on(&stream);
     let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(trust.tcp()).connect(name, meter.on(stream)).await?;
+    let metered: Box<dyn Duplex> = Box::new(meter.on(stream));
+    let stream = TlsConnector::from(trust.tcp()).connect(name, metered).await?;
     let binding = stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None);
     let binding = binding.map(Binding).map_err(io::Error::other)?;
     Ok(Wired { wire: Box::new(stream), binding, gauge })
-}
-
-/// Gives a connection already made, once: a line that broke is not mended behind the uplink's back.
-struct Ready(Option<Box<dyn Wire>>);
-
-impl Service<Uri> for Ready {
-    type Response = TokioIo<Box<dyn Wire>>;
-    type Error = io::Error;
-    type Future = std::future::Ready<io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let wire = self.0.take().map(TokioIo::new);
-        std::future::ready(wire.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the line broke")))
-    }
 }
 
 /// Connects to the host, whichever of its addresses answers.

@@ -6,6 +6,7 @@ pub mod entropy;
 pub mod token;
 pub mod state;
 pub mod quiet;
+pub mod datagrams;
 pub mod clock;
 pub mod channel;
 pub mod paths;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -12,14 +12,11 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{
-    AsyncUdpSocket, ClientConfig, Connection, Endpoint, EndpointConfig, IdleTimeout, RecvStream, Runtime,
-    SendStream, TokioRuntime, TransportConfig, UdpPoller, VarInt,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use quinn::{AsyncUdpSocket, ClientConfig, IdleTimeout, TransportConfig, UdpPoller, VarInt};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
 
 use super::{ADDRESSES_MAX, Address, Meter, Trust, Wired, resolve};
+use crate::datagrams::{self, Datagrams};
 use crate::quiet::Quiet;
 
 /// A connection that says nothing for so long is dead. Longer than any probe, during which it must not speak.
@@ -59,16 +56,12 @@ async fn shake(
     meter: &Arc<Meter>,
     quiet: &Quiet,
 ) -> io::Result<Wired> {
-    let any: IpAddr =
-        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
     let socket = Arc::new(QuietSocket {
-        inner: TokioRuntime.wrap_udp_socket(socket)?,
+        inner: Datagrams::on(datagrams::bind_towards(peer)?)?,
         meter: meter.clone(),
         quiet: quiet.clone(),
     });
-    let runtime = Arc::new(TokioRuntime);
-    let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)?;
+    let endpoint = datagrams::endpoint(socket)?;
     let connecting = endpoint.connect_with(config.clone(), peer, host).map_err(io::Error::other)?;
     let connection = connecting.await?;
     let mut binding = [0; 32];
@@ -76,7 +69,8 @@ async fn shake(
     let exported = connection.export_keying_material(&mut binding, BINDING_LABEL, b"");
     exported.map_err(|_| io::Error::other("this session has nothing to bind a proof to"))?;
     let (send, receive) = connection.open_bi().await?;
-    let wire = Box::new(QuicWire { send, receive, connection, _endpoint: endpoint });
+    // The connection ends with both halves of its one stream, and the endpoint with its one connection.
+    let wire = Box::new(tokio::io::join(receive, send));
     Ok(Wired { wire, binding: Binding(binding), gauge: None })
 }
 
@@ -91,48 +85,10 @@ fn limits() -> TransportConfig {
     limits
 }
 
-/// Both halves of the stream, and what keeps them alive.
-struct QuicWire {
-    send: SendStream,
-    receive: RecvStream,
-    connection: Connection,
-    _endpoint: Endpoint,
-}
-
-impl Drop for QuicWire {
-    fn drop(&mut self) {
-        self.connection.close(VarInt::from_u32(0), b"");
-    }
-}
-
-impl AsyncRead for QuicWire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buf)
-    }
-}
-
-impl AsyncWrite for QuicWire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
-    }
-}
-
-/// quinn's own socket, counted, and silent while a probe runs.
+/// Datagrams counted, and none sent while a probe runs.
 #[derive(Debug)]
 struct QuietSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
+    inner: Arc<Datagrams>,
     meter: Arc<Meter>,
     quiet: Quiet,
 }
@@ -167,18 +123,6 @@ impl AsyncUdpSocket for QuietSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hickory_proto::op::Message;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -146,7 +146,7 @@ async fn ask_h1(
 fn query_of(question: &Question) -> Result<(Message, Body), String> {
     let (mut query, _) = query(&question.name, question.query, Extension::Edns)?;
     query.metadata.id = 0;
-    let body = Body::new(Bytes::from(encode(&query)?));
+    let body = Body::new(Full::new(Bytes::from(encode(&query)?)));
     Ok((query, body))
 }
 

@@ -20,6 +20,7 @@ use super::dns::{Question, exchange_of, prefixed, read_prefixed};
 use super::dns_answer::{Answer, Extension, query};
 use super::late::answers;
 use super::resolvers::NamedServer;
+use super::tap::Duplex;
 
 /// Messages read that answer none of our questions, before we hang up.
 const STRAYS_MAX: usize = 8;
@@ -54,7 +55,7 @@ pub(super) async fn open(
     server: &NamedServer,
     alpn: &[&[u8]],
     trust: &Trust,
-) -> Result<TlsStream<TcpStream>, String> {
+) -> Result<TlsStream<Box<dyn Duplex>>, String> {
     let name = ServerName::try_from(server.name.clone())
         .map_err(|_| format!("{:?} is no name for TLS", server.name))?;
     let recorder = trust.recorder();
@@ -67,6 +68,7 @@ pub(super) async fn open(
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let stream = TcpStream::connect(server.address).await.map_err(|error| format!("TCP: {error}"))?;
     stream.set_nodelay(true).map_err(|error| format!("TCP: {error}"))?;
+    let stream: Box<dyn Duplex> = Box::new(stream);
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let stream = connected.map_err(|error| format!("TLS: {error}"))?;
     match recorder.seen() {

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -120,8 +119,8 @@ pub struct HttpConnection {
     end: Option<Ending>,
 }
 
-/// What requests carry: one type for all of the probe's HTTP, which is big.
-pub(super) type Body = Full<Bytes>;
+/// What requests carry: one type for all of this box's HTTP, the uplink's too, which is big.
+pub(crate) type Body = tonic::body::Body;
 
 type Ending = oneshot::Receiver<hyper::Result<()>>;
 
@@ -445,10 +444,10 @@ pub(super) fn chain_text(error: &dyn std::error::Error) -> String {
 
 /// The tasks of one connection, ended together: a silent peer leaves nothing behind.
 #[derive(Clone, Default)]
-pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
+pub(crate) struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
 impl Tasks {
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 

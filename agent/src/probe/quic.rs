@@ -1,7 +1,7 @@
 //! The QUIC step: one handshake with ALPN h3, with all that came back. Whether to run it, and what to ask over it, is the
 //! business of others.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::client_hello::{ClientHello, Over};
 use super::clock::StepClock;
 use super::quic_socket::CountingSocket;
 use super::tls::HelloShape;
+use crate::datagrams;
 
 /// Bytes of one answer, and of all streams, that may be unread.
 const STREAM_WINDOW: u32 = BODY_LEN_MAX as u32;
@@ -157,14 +158,8 @@ fn prepare(
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<(ClosingEndpoint, Arc<CountingSocket>), String> {
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
-    let any: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket =
-        CountingSocket::connect(SocketAddr::new(any, 0), address).map_err(|error| error.to_string())?;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint =
-        Endpoint::new_with_abstract_socket(quinn::EndpointConfig::default(), None, socket.clone(), runtime)
-            .map_err(|error| error.to_string())?;
+    let socket = CountingSocket::connect(address).map_err(|error| error.to_string())?;
+    let mut endpoint = datagrams::endpoint(socket.clone()).map_err(|error| error.to_string())?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(limits()));
     endpoint.set_default_client_config(config);

@@ -2,17 +2,19 @@
 //! quinn shows a black hole and a closed port alike, as silence, and drops what it cannot use; the socket knows better.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::sync::Notify;
 use zerkalo_core::record::QUIC_FIRST_LEN_MAX;
+
+use crate::datagrams::{self, Datagrams};
 
 /// Bytes of one connection after which the peer is a flood: a page as long as we read, its head, and as much again. No
 /// layer above limits what a peer may send as a head.
@@ -20,10 +22,10 @@ const RECEIVED_MAX: u64 = 1024 * 1024;
 /// Versions kept of a Version Negotiation packet; servers offer a handful.
 const VERSIONS_MAX: usize = 16;
 
-/// quinn's own socket, with counts.
+/// Datagrams with counts.
 #[derive(Debug)]
 pub struct CountingSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
+    inner: Arc<Datagrams>,
     sent: AtomicU64,
     received: AtomicU64,
     datagrams: AtomicU32,
@@ -41,14 +43,14 @@ struct First {
 }
 
 impl CountingSocket {
-    /// A socket on `local` that hears what the network says of `peer` (ICMP reaches connected sockets only).
-    pub fn connect(local: SocketAddr, peer: SocketAddr) -> io::Result<Arc<Self>> {
-        let socket = UdpSocket::bind(local)?;
+    /// A socket that hears what the network says of `peer` (ICMP reaches connected sockets only).
+    pub fn connect(peer: SocketAddr) -> io::Result<Arc<Self>> {
+        let socket = datagrams::bind_towards(peer)?;
         socket.connect(peer)?;
         socket.set_nonblocking(true)?;
         let errors = tokio::net::UdpSocket::from_std(socket.try_clone()?)?;
         Ok(Arc::new(Self {
-            inner: TokioRuntime.wrap_udp_socket(socket)?,
+            inner: Datagrams::on(socket)?,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             datagrams: AtomicU32::new(0),
@@ -105,12 +107,20 @@ impl CountingSocket {
 
     /// Ends when the peer's port is said to be closed.
     pub async fn refused(&self) {
+        tokio::select! {
+            () = self.inner.refused() => {}
+            () = self.refused_aside() => {}
+        }
+    }
+
+    /// The same, of what nobody else was told.
+    async fn refused_aside(&self) {
         loop {
             // Waiting itself cannot fail but with the runtime's end.
             let _ = self.errors.ready(Interest::ERROR).await;
             match self.errors.take_error() {
                 Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return,
-                // Sending may have swallowed the error; the peer says it again to the next datagram.
+                // Sending was told of it first.
                 _ => drop(
                     self.errors.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into())),
                 ),
@@ -138,28 +148,13 @@ impl AsyncUdpSocket for CountingSocket {
     ) -> Poll<io::Result<usize>> {
         let polled = self.inner.poll_recv(cx, bufs, meta);
         if let Poll::Ready(Ok(count)) = &polled {
-            for (buf, meta) in bufs.iter().zip(&meta[..*count]) {
-                // The kernel may hand over several datagrams as one, each `stride` long but the last.
-                buf[..meta.len].chunks(meta.stride.max(1)).for_each(|datagram| self.note(datagram));
-            }
+            bufs.iter().zip(&meta[..*count]).for_each(|(buf, meta)| self.note(&buf[..meta.len]));
         }
         polled
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
     }
 }
 

@@ -98,7 +98,8 @@ impl Tap {
     }
 }
 
-/// Any stream, its type forgotten: each type over which HTTP is spoken costs a small box a hundred kilobytes of program.
+/// Any stream, its type forgotten: each type over which TLS or HTTP is spoken costs a small box tens of kilobytes of
+/// program, or a hundred.
 pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}

@@ -21,11 +21,11 @@ use super::chain::{ChainRecorder, Trust};
 use super::client_hello::{ClientHello, Over};
 use super::clock::StepClock;
 use super::ech::{self, EchOffer};
-use super::tap::{End, Tap, Tapped};
+use super::tap::{Duplex, End, Tap, Tapped};
 
 /// A connection on which a handshake was completed.
 pub struct TlsConnection {
-    pub stream: TlsStream<Tapped<TcpStream>>,
+    pub stream: TlsStream<Box<dyn Duplex>>,
     pub tap: Arc<Tap>,
     pub is_h2: bool,
 }
@@ -89,6 +89,7 @@ pub async fn handshake_with(
 ) -> (TlsHandshake, Option<TlsConnection>) {
     let (since, until) = (Instant::now(), clock.until(cap));
     let (stream, tap) = Tapped::new(stream);
+    let stream: Box<dyn Duplex> = Box::new(stream);
     let recorder = trust.recorder();
     let server_name = ServerName::try_from(hello.host.to_owned());
     let sni = match (&server_name, offer) {
@@ -173,7 +174,7 @@ fn client_config(
     Ok(config)
 }
 
-fn completed<S>(stream: &TlsStream<S>) -> TlsOutcome {
+fn completed(stream: &TlsStream<Box<dyn Duplex>>) -> TlsOutcome {
     let connection = stream.get_ref().1;
     TlsOutcome::Completed {
         version: connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
