@@ -3,10 +3,12 @@
 //!
 //! Keys are epoch and sequence, big-endian. All that is unacknowledged is of the head's epoch; older epochs hold only
 //! what was acknowledged. When the spool is full of unacknowledged records, what is missed least gives way to the newest,
-//! and a signed gap tells so (room.rs). What the disk damaged is told the same way (mend.rs); of a store that cannot be
+//! and a signed gap tells so (room.rs). What goes up next: hand.rs; what went up ahead of its turn: held.rs. What the disk damaged is told the same way (mend.rs); of a store that cannot be
 //! opened everything whole is read out (salvage.rs). What is on the disk, byte by byte: stored.rs.
 
 mod anew;
+mod hand;
+mod held;
 mod mend;
 mod room;
 mod salvage;
@@ -14,12 +16,13 @@ mod stored;
 
 use std::path::{Path, PathBuf};
 
-use zerkalo_core::admission::RESEND_WINDOW;
+use zerkalo_core::admission::{RESEND_WINDOW, Run};
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedRecord};
 use zerkalo_core::words::{AgentId, UnixMillis};
 use zerkalo_durable::store::{Batch, Store, StoreError, Table};
 
 use crate::worth::Worth;
+use held::Held;
 use stored::{HEADER_LEN, Mark, Reader, Stored, key_of, place_of};
 
 /// How much is kept at most.
@@ -228,48 +231,6 @@ impl Spool {
         })
     }
 
-    /// The statements after `sequence` of the head's epoch: at most `count`, at most `bytes` of bodies (but at least one).
-    pub fn after(
-        &mut self,
-        sequence: u64,
-        count: usize,
-        bytes: usize,
-    ) -> Result<Vec<SignedRecord>, SpoolError> {
-        let (mut found, mut len, mut next): (Vec<SignedRecord>, usize, u64) = (Vec::new(), 0, sequence + 1);
-        let (epoch, head) = (self.mark.head.epoch, self.mark.head.sequence);
-        self.store()?;
-        let store = self.store.as_ref().expect("opened the line before");
-        let mut entries = store.scan(RECORDS, &key_of(epoch, next));
-        while found.len() < count && next <= head {
-            let (key, value) = match entries.next() {
-                Some(Ok(entry)) => entry,
-                Some(Err(error)) => {
-                    self.fault = error.is_corrupt().then_some(Fault::Damage).or(self.fault);
-                    return Err(error.into());
-                }
-                None => break,
-            };
-            let Some(stored) = self.reader.read(&key, &value) else { break };
-            // What was acknowledged may be forgotten; of the rest nothing may be missing.
-            if stored.signed.epoch != epoch || stored.first() > next.max(self.mark.acked + 1) {
-                break;
-            }
-            len += stored.signed.body.len();
-            if len > bytes && !found.is_empty() {
-                break;
-            }
-            next = stored.signed.sequence + 1;
-            found.push(stored.signed);
-        }
-        drop(entries);
-        if found.is_empty() && count > 0 && next.max(self.mark.acked + 1) <= head {
-            self.is_mended = false;
-            return Err(SpoolError::Hole { sequence });
-        }
-        self.handed = self.handed.max(next - 1);
-        Ok(found)
-    }
-
     /// Notes that the collector has everything up to `sequence` of `epoch`, and forgets what it has had for a day.
     pub fn ack(&mut self, epoch: u64, sequence: u64, now: UnixMillis) -> Result<(), SpoolError> {
         self.soundly(now, |spool| {
@@ -290,27 +251,40 @@ impl Spool {
     /// Joins the chain to where it ends at the collector. Where the ends do not meet (a spool lost, a collector
     /// restored, a second box under the same name), what is unacknowledged is signed anew in the next epoch.
     pub fn resume(&mut self, collector: ChainLink, now: UnixMillis) -> Result<Resumed, SpoolError> {
-        self.soundly(now, |spool| spool.join(collector, now))
+        self.resume_beside(collector, &[], now)
     }
 
-    fn join(&mut self, collector: ChainLink, now: UnixMillis) -> Result<Resumed, SpoolError> {
+    /// The same, where the collector holds these records ahead of the end of its chain: they need not be sent.
+    pub fn resume_beside(
+        &mut self,
+        collector: ChainLink,
+        ahead: &[Run],
+        now: UnixMillis,
+    ) -> Result<Resumed, SpoolError> {
+        self.soundly(now, |spool| spool.join(collector, ahead, now))
+    }
+
+    fn join(&mut self, collector: ChainLink, ahead: &[Run], now: UnixMillis) -> Result<Resumed, SpoolError> {
         self.store()?;
         let head = self.mark.head;
-        let follows =
-            collector.epoch == head.epoch && collector.sequence <= head.sequence && self.joins(collector)?;
+        let held = self.ours_of(collector.epoch, ahead)?;
+        let follows = collector.epoch == head.epoch
+            && collector.sequence <= head.sequence
+            && held.runs.len() == ahead.len()
+            && self.joins(collector)?;
         if follows {
-            return self.go_on(collector, now);
+            return self.go_on(collector, &held, now);
         }
         // Where older epochs are kept too, a collector that lost them gets them with the rest.
-        let begins_here = collector.epoch < head.epoch && !self.keeps_between(collector)?;
+        let begins_here = collector.epoch < head.epoch && !self.keeps_between(collector, &held)?;
         if begins_here && self.joins(ChainLink::start(head.epoch))? {
-            return self.go_on(ChainLink::start(head.epoch), now);
+            return self.go_on(ChainLink::start(head.epoch), &held, now);
         }
         self.must_begin = None;
         let epoch = collector.epoch.max(head.epoch) + 1;
         let is_behind = (collector.epoch, collector.sequence) < (head.epoch, self.mark.acked);
         if is_behind {
-            self.sign_anew(epoch, key_of(collector.epoch, collector.sequence + 1), now)?;
+            self.sign_anew(epoch, key_of(collector.epoch, collector.sequence + 1), &held, now)?;
             return Ok(Resumed::CollectorBehind);
         }
         if collector.epoch == head.epoch {
@@ -319,12 +293,12 @@ impl Spool {
                 if self.mark.has_joined { self.mark.vouched.max(self.handed) } else { self.mark.vouched };
             self.mark.acked = self.mark.acked.max(collector.sequence.min(ours)).min(head.sequence);
         }
-        self.begin_epoch(epoch, now)?;
+        self.begin_epoch_beside(epoch, &held, now)?;
         Ok(Resumed::CollectorAhead)
     }
 
     /// Goes on after `link`, where the chain here and there is one.
-    fn go_on(&mut self, link: ChainLink, now: UnixMillis) -> Result<Resumed, SpoolError> {
+    fn go_on(&mut self, link: ChainLink, held: &Held, now: UnixMillis) -> Result<Resumed, SpoolError> {
         // A collector set back to an older copy of its journal has lost what it acknowledged: that waits again, and is not
         // forgotten meanwhile.
         let joined = Mark { acked: link.sequence, has_joined: true, ..self.mark };
@@ -336,15 +310,8 @@ impl Spool {
         self.mend(link, now)?;
         self.forget(COMMIT_RECORDS_MAX, now.minus_millis(KEPT_AFTER_ACK_MILLIS))?;
         let Some(epoch) = self.must_begin.take() else { return Ok(Resumed::After(link.sequence)) };
-        self.begin_epoch(epoch.max(self.mark.head.epoch + 1), now)?;
+        self.begin_epoch_beside(epoch.max(self.mark.head.epoch + 1), held, now)?;
         Ok(Resumed::After(0))
-    }
-
-    /// Whether acknowledged records of older epochs than the head's are kept here that came after `link`.
-    fn keeps_between(&mut self, link: ChainLink) -> Result<bool, SpoolError> {
-        let end = key_of(self.mark.head.epoch, 0);
-        let next = self.store()?.scan(RECORDS, &key_of(link.epoch, link.sequence + 1)).next().transpose()?;
-        Ok(next.is_some_and(|(key, _)| key[..] < end[..]))
     }
 
     /// Whether the chain here goes on from `link`, a place at or before the head of the head's epoch.

@@ -9,7 +9,7 @@ mod session;
 mod short;
 
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,23 @@ pub struct SharedSpool {
     spool: Arc<Mutex<Spool>>,
     appended: Arc<Notify>,
     work: SpoolWork,
+    turns: Arc<Turns>,
+}
+
+/// Whose turn it is where both wait: what goes ahead, or the backlog. Kept over connections, of which a short one may have
+/// room for one of the two.
+#[derive(Debug, Default)]
+struct Turns(AtomicBool);
+
+impl Turns {
+    fn is_backlog_s(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes what went last.
+    fn note(&self, went_ahead: bool) {
+        self.0.store(went_ahead, Ordering::Relaxed);
+    }
 }
 
 /// Where the spool's disk work is done.
@@ -86,7 +103,8 @@ pub enum SpoolWork {
 impl SharedSpool {
     /// Shares `spool`.
     pub fn new(spool: Spool, work: SpoolWork) -> Self {
-        Self { spool: Arc::new(Mutex::new(spool)), appended: Arc::new(Notify::new()), work }
+        let (spool, appended) = (Arc::new(Mutex::new(spool)), Arc::new(Notify::new()));
+        Self { spool, appended, work, turns: Arc::default() }
     }
 
     /// Appends a record's body and wakes the uplink.

@@ -115,7 +115,7 @@ impl<W: Write> Exporter<W> {
                 Some(asn) => self.places.observed.insert(agent, asn),
                 None => self.places.observed.remove(&agent),
             }),
-            Event::Record { signed, facts } => self.take_record(&signed.agent, facts, entry.at)?,
+            Event::Record { signed, facts, .. } => self.take_record(&signed.agent, facts, entry.at)?,
             _ => {}
         }
         Ok(if self.left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

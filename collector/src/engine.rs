@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use zerkalo_core::admission::Run;
 use zerkalo_core::evidence::{ChainLink, CheckedRecord, PublicKey, SignedList, SignedRecord};
 use zerkalo_core::fold::{Fold, Wish};
 use zerkalo_core::gap::Statement;
@@ -92,6 +93,8 @@ impl Arrival {
 pub struct RecordBatch {
     pub agent: AgentId,
     pub records: Vec<Arrival>,
+    /// They are not to wait for those before them in their chain.
+    pub is_ahead: bool,
     /// Set once a record of this stream stopped it: what it still has in the queue is dropped unseen.
     pub ended: Arc<AtomicBool>,
 }
@@ -101,7 +104,18 @@ pub struct RecordBatch {
 pub struct RecordsAnswer {
     /// Everything up to here is in the journal.
     pub acked: Option<ChainLink>,
+    /// What is held ahead of it, where the batch was.
+    pub ahead: Option<HeldAhead>,
     pub refusals: Vec<Refusal>,
+}
+
+/// What is held ahead of an agent's chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldAhead {
+    pub epoch: u64,
+    /// The last of the batch that is answered.
+    pub sequence: u64,
+    pub runs: Vec<Run>,
 }
 
 /// One record refused.

@@ -91,6 +91,7 @@ type Codes = Family<Code, Counter<u64, AtomicU64>>;
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub records_admitted: Counter,
+    pub records_ahead: Counter,
     /// By agents, before they could be sent.
     pub records_dropped: Counter,
     pub records_duplicate: Counter,
@@ -157,6 +158,11 @@ impl Metrics {
 
     fn register(&self, to: &mut Registry) {
         to.register("records_admitted", "Records admitted to the journal", self.records_admitted.clone());
+        to.register(
+            "records_ahead",
+            "Records admitted before those that they follow, of agents with a backlog",
+            self.records_ahead.clone(),
+        );
         to.register("records_duplicate", "Records sent again, acked again", self.records_duplicate.clone());
         to.register(
             "records_dropped",

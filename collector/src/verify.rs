@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
+use zerkalo_core::admission::{ChainHead, Place, place, place_ahead, place_gap};
 use zerkalo_core::audit::BrokenChain;
 use zerkalo_core::evidence::{CheckedRecord, PublicKey, SignedRecord};
 use zerkalo_core::gap::Gap;
@@ -56,6 +56,9 @@ pub fn verify(dir: &Path) -> Result<String, VerifyError> {
         check.agents.len(),
         check.lists
     );
+    if check.ahead > 0 {
+        said += &format!("; {} records came ahead of those they follow", check.ahead);
+    }
     if check.gaps > 0 {
         said += &format!(
             "; {} gaps, signed by agents, tell of {} records that they could not keep",
@@ -95,6 +98,8 @@ struct Check {
     agents: BTreeMap<AgentId, (PublicKey, ChainHead)>,
     entries: u64,
     records: u64,
+    /// Of those, admitted before what they follow.
+    ahead: u64,
     gaps: u64,
     dropped: u64,
     lists: u64,
@@ -109,13 +114,18 @@ impl Check {
             Event::Enrolled(enrolment) => {
                 self.agents.insert(enrolment.agent.clone(), (enrolment.key, ChainHead::default()));
             }
-            Event::Record { signed, .. } | Event::Refused { signed, .. } => {
+            Event::Record { signed, is_ahead, .. } => {
                 self.records += 1;
-                self.statement(signed, None);
+                self.ahead += u64::from(*is_ahead);
+                self.statement(signed, None, *is_ahead);
+            }
+            Event::Refused { signed, .. } => {
+                self.records += 1;
+                self.statement(signed, None, false);
             }
             Event::Gap { signed, gap } => {
                 self.gaps += 1;
-                self.statement(signed, Some(gap));
+                self.statement(signed, Some(gap), false);
             }
             Event::List { list, operator } => {
                 self.lists += 1;
@@ -127,21 +137,27 @@ impl Check {
         }
     }
 
-    fn statement(&mut self, signed: &SignedRecord, gap: Option<&Gap>) {
+    fn statement(&mut self, signed: &SignedRecord, gap: Option<&Gap>, is_ahead: bool) {
         let name = format!("{} epoch {} sequence {}", signed.agent, signed.epoch, signed.sequence);
         let Some((key, head)) = self.agents.get_mut(&signed.agent) else {
             return self.fault(format!("{name}: its agent was never enrolled"));
         };
         let checked = CheckedRecord::new(signed.clone(), key);
         let (placed, link) = match gap {
-            None => (place(&checked, head), checked.link()),
-            Some(gap) => (place_gap(&checked, gap, head), gap.link(signed)),
+            None if is_ahead => (place_ahead(&checked, head), checked.link()),
+            None => (place(&checked, head).map(Some), checked.link()),
+            Some(gap) => (place_gap(&checked, gap, head).map(Some), gap.link(signed)),
         };
-        self.dropped += gap.map_or(0, |gap| gap.len_after(head.last(), signed));
-        head.advance(link);
+        self.dropped += gap.map_or(0, |gap| head.lacks(gap, signed));
+        match is_ahead && placed == Ok(Some(Place::Ahead)) {
+            true => head.advance_ahead(link, signed.previous),
+            false => head.advance(link),
+        }
         match placed {
-            Ok(Place::Next) => {}
-            Ok(Place::Duplicate) => self.fault(format!("{name}: it is here twice")),
+            Ok(Some(Place::Duplicate)) => self.fault(format!("{name}: it is here twice")),
+            Ok(Some(Place::Ahead)) => {}
+            Ok(Some(Place::Next)) if !is_ahead => {}
+            Ok(_) => self.fault(format!("{name}: it does not stand where a record ahead of its chain may")),
             Err(rejection) => self.fault(format!("{name}: {rejection}")),
         }
     }

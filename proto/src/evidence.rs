@@ -1,6 +1,7 @@
 //! Signed statements across the wall. Bodies and lists pass as the exact bytes that were signed.
 
 use prost::Message;
+use zerkalo_core::admission::{AHEAD_RUNS_MAX, Run};
 use zerkalo_core::evidence::{SignedList, SignedRecord};
 use zerkalo_core::operator_keys::OPERATOR_KEYS_MAX;
 use zerkalo_core::target::Sha256;
@@ -78,6 +79,29 @@ pub fn list_from_wire(list: wire::SignedList) -> Result<SignedList, DecodeError>
         signature: fixed("signature", &list.signature)?,
         bytes: list.list,
     })
+}
+
+/// What is held ahead of a chain, for the wire.
+pub fn runs_to_wire(runs: &[Run]) -> Vec<wire::AheadRun> {
+    let run = |run: &Run| wire::AheadRun { first: run.first, last: run.last, hash: run.hash.0.to_vec() };
+    runs.iter().map(run).collect()
+}
+
+/// What is held ahead of a chain, from the wire: in order, and no more than there may be.
+pub fn runs_from_wire(runs: &[wire::AheadRun]) -> Result<Vec<Run>, DecodeError> {
+    if runs.len() > AHEAD_RUNS_MAX {
+        return Err(DecodeError::invalid("ahead", format!("{} runs", runs.len())));
+    }
+    let run = |run: &wire::AheadRun| {
+        Ok(Run { first: run.first, last: run.last, hash: Sha256(fixed("ahead", &run.hash)?) })
+    };
+    let runs = runs.iter().map(run).collect::<Result<Vec<_>, DecodeError>>()?;
+    let is_sound = |run: &Run| run.first > 0 && run.first <= run.last && run.last < u64::MAX;
+    let in_order = runs.windows(2).all(|pair| pair[0].last < pair[1].first);
+    if !in_order || !runs.iter().all(is_sound) {
+        return Err(DecodeError::invalid("ahead", "runs out of order"));
+    }
+    Ok(runs)
 }
 
 pub(crate) fn fixed<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], DecodeError> {

@@ -33,7 +33,8 @@ pub fn encode(entry: &JournalEntry) -> Vec<u8> {
             // As it was before there could be more than one.
             threshold: if operator.keys().len() == 1 { 0 } else { operator.threshold() as u32 },
         }),
-        Event::Record { signed, .. } => Wire::Record(record_to_wire(signed)),
+        Event::Record { signed, is_ahead: false, .. } => Wire::Record(record_to_wire(signed)),
+        Event::Record { signed, is_ahead: true, .. } => Wire::Ahead(record_to_wire(signed)),
         Event::Refused { signed, code } => Wire::Refused(wire::Refused {
             record: Some(record_to_wire(signed)),
             code: code.as_str().to_owned(),
@@ -81,11 +82,8 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
             operator: operator_keys(&put)?,
             list: list_from_wire(put.list.ok_or(DecodeError::Missing { field: "list" })?)?,
         },
-        Wire::Record(record) => {
-            let signed = record_from_wire(record)?;
-            let facts = Box::new(crate::record::decode(&signed.body)?);
-            Event::Record { signed, facts }
-        }
+        Wire::Record(record) => admitted(record, false)?,
+        Wire::Ahead(record) => admitted(record, true)?,
         Wire::Refused(refused) => Event::Refused {
             signed: record_from_wire(refused.record.ok_or(DecodeError::Missing { field: "record" })?)?,
             code: RejectionCode::parse(&refused.code)
@@ -126,7 +124,9 @@ pub fn decode(payload: &[u8]) -> Result<JournalEntry, DecodeError> {
 pub fn decode_record(payload: &[u8]) -> Result<Option<SignedRecord>, DecodeError> {
     let entry = wire::JournalEntry::decode(payload).map_err(DecodeError::Protobuf)?;
     match entry.event {
-        Some(wire::journal_entry::Event::Record(record)) => record_from_wire(record).map(Some),
+        Some(wire::journal_entry::Event::Record(record) | wire::journal_entry::Event::Ahead(record)) => {
+            record_from_wire(record).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -135,6 +135,12 @@ pub fn decode_record(payload: &[u8]) -> Result<Option<SignedRecord>, DecodeError
 pub fn decode_instant(payload: &[u8]) -> Result<UnixMillis, DecodeError> {
     let entry = wire::JournalEntry::decode(payload).map_err(DecodeError::Protobuf)?;
     Ok(UnixMillis(entry.at_millis))
+}
+
+fn admitted(record: crate::agent_v1::SignedRecord, is_ahead: bool) -> Result<Event, DecodeError> {
+    let signed = record_from_wire(record)?;
+    let facts = Box::new(crate::record::decode(&signed.body)?);
+    Ok(Event::Record { signed, facts, is_ahead })
 }
 
 fn enrolled_to_wire(enrolment: &Enrolment) -> wire::Enrolled {
@@ -276,5 +282,19 @@ mod tests {
         assert_eq!((decode_record(&tick).unwrap(), decode_instant(&tick).unwrap()), (None, UnixMillis(7)));
         assert!(decode(b"").is_err());
         assert!(decode(b"\x08\x01").is_err());
+    }
+
+    #[test]
+    fn a_record_survives_whether_it_came_ahead_or_in_its_turn() {
+        let key = SecretKey::from_bytes(&[9; 32]);
+        let id = AgentId::parse("a1").unwrap();
+        let facts = crate::record::tests::full();
+        let signed = SignedRecord::sign(&id, ChainLink::start(1), crate::record::encode(&facts), &key);
+        for is_ahead in [false, true] {
+            let event = Event::Record { signed: signed.clone(), facts: Box::new(facts.clone()), is_ahead };
+            let entry = JournalEntry { at: UnixMillis(7), event };
+            assert_eq!(decode(&encode(&entry)).unwrap(), entry);
+            assert_eq!(decode_record(&encode(&entry)).unwrap().as_ref(), Some(&signed));
+        }
     }
 }

@@ -53,4 +53,4 @@ pub fn from_json(text: &str) -> Result<ProbeRecord, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

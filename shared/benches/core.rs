@@ -179,7 +179,7 @@ fn story() -> (Vec<JournalEntry>, Vec<JournalEntry>) {
             let facts = facts(at, agent.as_str() == "control" || !n.is_multiple_of(3));
             let signed = SignedRecord::sign(agent, *head, vec![7; BODY_LEN], &key());
             *head = signed.link();
-            JournalEntry { at, event: Event::Record { signed, facts: Box::new(facts) } }
+            JournalEntry { at, event: Event::Record { signed, facts: Box::new(facts), is_ahead: false } }
         })
         .collect();
     (opening, records)

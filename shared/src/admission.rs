@@ -1,14 +1,18 @@
 //! Whether a record may enter the journal. Pure: state, key and time are arguments.
 //!
 //! Two stages. [`place`] checks signature and chain: a failure there stops the stream, for nothing after it can be
-//! placed. [`accept`] checks the facts: a failure there refuses one record, which is journaled as refused so that the
+//! placed; [`place_ahead`] does so for a record that is not to wait for those before it. [`accept`] checks the facts: a failure there refuses one record, which is journaled as refused so that the
 //! agent's chain goes on and nothing is silently lost.
 
+mod ahead;
 mod gap;
 
 use std::collections::VecDeque;
 
+pub use ahead::{AHEAD_RECORDS_MAX, AHEAD_RUNS_MAX, Run, place_ahead};
 pub use gap::place_gap;
+
+use ahead::Ahead;
 
 use crate::evidence::{BODY_LEN_MAX, ChainLink, CheckedRecord};
 use crate::record::ProbeRecord;
@@ -100,6 +104,8 @@ pub struct ChainHead {
     last: ChainLink,
     /// Sequences and hashes of the last statements of this epoch, the latest at the back. Of a gap, what it ends with.
     recent: VecDeque<(u64, Sha256)>,
+    /// Records of this epoch that were admitted before those they follow, in order; all behind the next.
+    ahead: VecDeque<Ahead>,
 }
 
 /// Where a verified record belongs.
@@ -109,6 +115,8 @@ pub enum Place {
     Next,
     /// Admitted before, with the same bytes: acknowledge again, count once.
     Duplicate,
+    /// New, before those it follows: only [`place_ahead`] says so.
+    Ahead,
 }
 
 impl ChainHead {
@@ -117,13 +125,26 @@ impl ChainHead {
         self.last
     }
 
-    /// Notes a statement that [`place`] called next.
+    /// Notes a statement that [`place`] called next, and goes on over what was held ahead of it.
     pub fn advance(&mut self, link: ChainLink) {
         if link.epoch != self.last.epoch {
             self.recent.clear();
+            self.ahead.clear();
+        }
+        // What a gap stands for may have come before it was given up.
+        while let Some(held) = self.ahead.front().copied().filter(|held| held.sequence <= link.sequence) {
+            self.ahead.pop_front();
+            if held.sequence < link.sequence {
+                self.remember(held.sequence, held.hash);
+            }
         }
         self.last = link;
-        self.recent.push_back((link.sequence, link.hash));
+        self.remember(link.sequence, link.hash);
+        self.catch_up();
+    }
+
+    fn remember(&mut self, sequence: u64, hash: Sha256) {
+        self.recent.push_back((sequence, hash));
         if self.recent.len() > RESEND_WINDOW {
             self.recent.pop_front();
         }
@@ -168,7 +189,15 @@ pub fn place(checked: &CheckedRecord, head: &ChainHead) -> Result<Place, Rejecti
     let follows =
         record.epoch == last.epoch && record.sequence == last.sequence + 1 && record.previous == last.hash;
     let begins = record.epoch > last.epoch && record.sequence == 1 && record.previous == Sha256::default();
-    if follows || begins {
+    if follows && head.contradicts(record.sequence, &record.previous, checked.link()) {
+        Err(Rejection::new(
+            RejectionCode::ConflictingKey,
+            format!(
+                "epoch {} sequence {} does not fit what was admitted ahead of it: is this box a copy of another?",
+                record.epoch, record.sequence
+            ),
+        ))
+    } else if follows || begins {
         Ok(Place::Next)
     } else {
         Err(Rejection::new(

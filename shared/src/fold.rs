@@ -75,8 +75,10 @@ pub struct AgentState {
     pub last_record_at: Option<UnixMillis>,
     /// Where its stream comes from.
     pub whereabouts: Whereabouts,
-    /// Its clock minus the others', in ms, by the last record that tells.
+    /// Its clock minus the others', in ms, by the last record of its chain that tells.
     pub clock_ahead_millis: Option<i64>,
+    /// Epoch and sequence of that record.
+    pub clock_told_by: (u64, u64),
     /// What its steady clock tells.
     pub boot: Boot,
 }
@@ -182,15 +184,17 @@ impl Fold {
                     self.put_list(list.clone(), opened);
                 }
             }
-            Event::Record { signed, facts } => {
+            Event::Record { signed, facts, is_ahead } => {
                 let Some(agent) = self.agents.get_mut(&signed.agent) else { return Outcome::default() };
                 let link = signed.link();
-                agent.head.advance(link);
+                match is_ahead {
+                    true => agent.head.advance_ahead(link, signed.previous),
+                    false => agent.head.advance(link),
+                }
                 agent.records += 1;
                 agent.last_record_at = Some(self.at);
                 agent.boot.note(facts, self.at);
-                let clock = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
-                agent.clock_ahead_millis = clock.or(agent.clock_ahead_millis);
+                agent.note_clock(facts, (link.epoch, link.sequence));
                 let mirror = facts.mirror.clone();
                 self.note_heard(&signed.agent);
                 self.note_picture(&signed.agent, link.hash, facts);
@@ -208,7 +212,7 @@ impl Fold {
             }
             Event::Gap { signed, gap } => {
                 if let Some(agent) = self.agents.get_mut(&signed.agent) {
-                    agent.dropped = agent.dropped.saturating_add(gap.len_after(agent.head.last(), signed));
+                    agent.dropped = agent.dropped.saturating_add(agent.head.lacks(gap, signed));
                     agent.head.advance(gap.link(signed));
                 }
                 return Outcome::default();

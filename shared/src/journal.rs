@@ -50,8 +50,8 @@ pub enum Event {
     Revoked(AgentId),
     /// The operator signed a new list, checked against these keys.
     List { list: SignedList, operator: OperatorKeys },
-    /// A record was admitted.
-    Record { signed: SignedRecord, facts: Box<ProbeRecord> },
+    /// A record was admitted: as the next of its agent's chain, or ahead of it.
+    Record { signed: SignedRecord, facts: Box<ProbeRecord>, is_ahead: bool },
     /// A record was placed in its agent's chain, but its facts were refused.
     Refused { signed: SignedRecord, code: RejectionCode },
     /// An agent could not keep records it had signed; placed in its chain in their stead.

@@ -40,6 +40,11 @@ impl Stored {
         self.gap.as_ref().map_or(self.signed.sequence, |gap| gap.first)
     }
 
+    /// Where it is kept.
+    pub fn key(&self) -> [u8; 16] {
+        key_of(self.signed.epoch, self.signed.sequence)
+    }
+
     /// The place in the chain before it.
     pub fn before(&self) -> ChainLink {
         ChainLink { epoch: self.signed.epoch, sequence: self.first() - 1, hash: self.signed.previous }

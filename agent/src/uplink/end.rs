@@ -38,6 +38,8 @@ pub enum End {
     NoTurn,
     #[error("the collector broke the protocol")]
     Protocol(#[from] AckAhead),
+    #[error("the collector named records that it holds, and that cannot be: {0}")]
+    Held(String),
     #[error("the collector refused the stream of records: {code}: {detail}")]
     Refused { code: String, detail: String },
     #[error(
@@ -77,6 +79,7 @@ impl End {
             | Self::Spool(_)
             | Self::Cloned(_)
             | Self::Protocol(_)
+            | Self::Held(_)
             | Self::Renewal
             | Self::Recycled => Fault::Ours,
             Self::Channel(_)

@@ -1,4 +1,6 @@
-//! What is said over one connection, from the greeting to its end.
+//! What is said over one connection, from the greeting to its end. What goes up when: session/sending.rs.
+
+mod sending;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,17 +11,16 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use zerkalo_core::evidence::{ChainLink, SignedList, SignedRecord};
+use zerkalo_core::evidence::{ChainLink, SignedList};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
 use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
-use zerkalo_proto::agent_v1::{self as wire, Hello, RecordBatch, RecordPart, StreamRequest, StreamResponse};
-use zerkalo_proto::evidence::{list_from_bytes, list_from_wire, record_to_bytes, record_to_wire};
-use zerkalo_proto::gap::is_gap;
+use zerkalo_proto::agent_v1::{self as wire, Hello, StreamRequest, StreamResponse};
+use zerkalo_proto::evidence::{list_from_bytes, list_from_wire, runs_from_wire};
 
 use super::end::{End, Response, respond};
-use super::short::{Fit, Short};
+use super::short::Short;
 use super::{
     Cloned, Line, Opened, Outcome, Passage, Uplink, WELCOME_TIMEOUT, Way, chain, steady_clock, wall_clock,
 };
@@ -27,8 +28,8 @@ use crate::channel::{self, Meter, Transport};
 use crate::paths::{Length, Paths};
 use crate::picture::courier::Courier;
 use crate::quiet::Turn;
-use crate::spool::Resumed;
-use crate::window::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, FROZEN_AFTER, Window};
+use crate::spool::{Resumed, Spool};
+use crate::window::{FROZEN_AFTER, Window};
 use crate::wish::Wish;
 use crate::witness::Witness;
 use crate::{clock, list};
@@ -37,8 +38,6 @@ use crate::{clock, list};
 const OUTGOING_MAX: usize = 4;
 /// A clock off by more makes records useless: said in the log.
 const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
-/// Bytes of bodies on their way while a probe runs, over TCP: what a probe's own page is many times.
-const PROBE_BYTES_MAX: usize = 16 * 1024;
 /// So long a probe may keep QUIC silent while something waits; then the uplink asks for its turn.
 const HELD_MAX: Duration = Duration::from_secs(5);
 /// Longest turn.
@@ -158,8 +157,12 @@ impl Uplink {
         };
         let now = wall_clock();
         warn_of_clock(now, welcome.server_time_millis);
-        let (resumed, head) =
-            self.spool.run(move |spool| spool.resume(at, now).map(|resumed| (resumed, spool.head()))).await?;
+        let runs = runs_from_wire(&welcome.ahead).map_err(|error| End::Held(chain(&error)))?;
+        let held = runs.clone();
+        let resume = move |spool: &mut Spool| {
+            spool.resume_beside(at, &held, now).map(|resumed| (resumed, spool.head()))
+        };
+        let (resumed, head) = self.spool.run(resume).await?;
         let sequence = self.check_resumed(resumed, at)?;
         tracing::info!(
             url = %passage.address,
@@ -171,7 +174,12 @@ impl Uplink {
             received = meter.map_or(0, Meter::received),
             "uplink open"
         );
-        Ok(Window::new(head.epoch, sequence))
+        if !welcome.takes_ahead {
+            return Ok(Window::new(head.epoch, sequence));
+        }
+        // Of an epoch that ended nothing is sent any more.
+        let held = if head.epoch == at.epoch { runs } else { Vec::new() };
+        Ok(Window::with_ahead(head.epoch, sequence, held))
     }
 
     /// The sequence after which to send, unless another box writes under this name.
@@ -367,84 +375,6 @@ impl Session<'_> {
         is_quiet.then(|| heard_out.map_or(earliest, |heard_out| heard_out.max(earliest)))
     }
 
-    /// Sends what window, line and probes have room for. Whether something waits for the end of a probe.
-    async fn send(&mut self, is_quiet: bool) -> Result<bool, End> {
-        if !is_quiet && self.is_quic() {
-            let after = self.window.room().0;
-            return Ok(!self.is_idle() || self.uplink.spool.has_after(after).await);
-        }
-        if self.short.is_some() {
-            return self.send_short().await.map(|()| false);
-        }
-        // While a probe runs a little at a time, so that the line is the probe's.
-        let bytes_max = if is_quiet { BATCH_BYTES_MAX } else { PROBE_BYTES_MAX };
-        while is_quiet || self.is_idle() {
-            let (after, count) = self.window.room();
-            // A full queue empties before the acks for it come, and acks bring us back here.
-            let Ok(permit) = self.up.try_reserve() else { break };
-            if count == 0 {
-                break;
-            }
-            let batch = self.uplink.spool.run(move |spool| spool.after(after, count, bytes_max)).await?;
-            let Some(last) = batch.last().map(|record| record.sequence) else { break };
-            self.check_gaps(&batch)?;
-            let records = batch.iter().map(record_to_wire).collect();
-            permit.send(StreamRequest { message: Some(Up::Records(RecordBatch { records })) });
-            self.window.sent(last, steady_clock());
-        }
-        Ok(false)
-    }
-
-    /// A collector that knows no gaps would end the stream at one.
-    fn check_gaps(&self, batch: &[SignedRecord]) -> Result<(), End> {
-        let has_gap = batch.iter().any(|statement| is_gap(&statement.body));
-        if has_gap && !self.takes_gaps { Err(End::TakesNoGaps) } else { Ok(()) }
-    }
-
-    /// The same on a connection that must stay short: one batch, or a part of one record, at a time.
-    async fn send_short(&mut self) -> Result<(), End> {
-        let (Some(short), Some(meter)) = (self.short.filter(|_| self.is_idle()), &self.meter) else {
-            return Ok(());
-        };
-        let after = self.window.room().0;
-        let room = short.room(meter.sent());
-        let batch = self.uplink.spool.run(move |spool| spool.after(after, BATCH_RECORDS_MAX, room)).await?;
-        let Some(first) = batch.first() else { return Ok(()) };
-        self.check_gaps(&batch)?;
-        let encoded = record_to_bytes(first);
-        let key = (first.epoch, first.sequence);
-        let held = self.held.as_ref().filter(|held| (held.epoch, held.sequence) == key);
-        let begun = held.map_or(0, |held| (held.held_len as usize).min(encoded.len()));
-        match short.fit(encoded.len(), begun, room, self.takes_parts) {
-            Fit::Recycle => return Err(End::Recycled),
-            Fit::Whole => {
-                let count = short.count(batch.iter().map(|record| record.body.len()), room);
-                let batch = &batch[..count.max(1)];
-                let records = batch.iter().map(record_to_wire).collect();
-                let message = StreamRequest { message: Some(Up::Records(RecordBatch { records })) };
-                // The queue is empty: all before it was answered.
-                let _ = self.up.try_send(message);
-                self.window.sent(batch[batch.len() - 1].sequence, steady_clock());
-            }
-            Fit::Part(len) => {
-                let end = (begun + len).min(encoded.len());
-                let part = RecordPart {
-                    epoch: key.0,
-                    sequence: key.1,
-                    offset: u32::try_from(begun).unwrap_or(u32::MAX),
-                    total_len: u32::try_from(encoded.len()).unwrap_or(u32::MAX),
-                    content: encoded[begun..end].to_vec(),
-                };
-                let _ = self.up.try_send(StreamRequest { message: Some(Up::Part(part)) });
-                self.part_since = Some(steady_clock());
-                if end == encoded.len() {
-                    self.window.sent(key.1, steady_clock());
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn hear(&mut self, message: Down, paths: &mut Paths, outcome: &mut Outcome) -> Result<(), End> {
         let uplink = self.uplink;
         match message {
@@ -478,6 +408,14 @@ impl Session<'_> {
                 Err(error) => tracing::warn!(%error, "the collector asks for a mirror that cannot be"),
             },
             Down::Picture(answer) => self.courier.answered(&answer),
+            Down::Ahead(held) => {
+                let runs = runs_from_wire(&held.runs).map_err(|error| End::Held(chain(&error)))?;
+                if self.window.held(held.epoch, held.sequence, runs, steady_clock()) {
+                    tracing::debug!(sequence = held.sequence, runs = ?held.runs.len(), "held ahead");
+                    self.progress(paths, outcome);
+                    self.part_since = None;
+                }
+            }
             // A second welcome changes nothing.
             Down::Welcome(_) => {}
         }

@@ -1,6 +1,7 @@
 //! The agent against real sockets on loopback: what a censor, a bad server or a bad user does, and what is recorded.
 
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
+mod ahead;
 mod arms;
 mod cli;
 mod dns_matrix;

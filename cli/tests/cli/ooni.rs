@@ -136,7 +136,7 @@ fn journal(dir: &TempDir) {
         let link = ChainLink { sequence, ..ChainLink::start(1) };
         let agent = AgentId::parse(agent).unwrap();
         let signed = SignedRecord::sign(&agent, link, zerkalo_proto::record::encode(&facts), &key);
-        (second, Event::Record { signed, facts: Box::new(facts) })
+        (second, Event::Record { signed, facts: Box::new(facts), is_ahead: false })
     };
     let entries = [
         (0, Event::Settings(default_settings())),

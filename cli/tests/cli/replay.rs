@@ -170,7 +170,7 @@ fn story() -> Vec<JournalEntry> {
             facts.started_at = at.minus_millis(200);
             let signed = SignedRecord::sign(agent, *head, zerkalo_proto::record::encode(&facts), &key);
             *head = signed.link();
-            events.push(Event::Record { signed, facts: Box::new(facts) });
+            events.push(Event::Record { signed, facts: Box::new(facts), is_ahead: false });
         }
     }
     let dated = |(second, event)| JournalEntry { at: NOON.plus_secs(second), event };

@@ -41,7 +41,10 @@ impl Speaker {
         let body = zerkalo_proto::record::encode(&facts);
         let signed = SignedRecord::sign(&self.agent, self.head, body, key);
         self.head = signed.link();
-        JournalEntry { at: ended_at, event: Event::Record { signed, facts: Box::new(facts) } }
+        JournalEntry {
+            at: ended_at,
+            event: Event::Record { signed, facts: Box::new(facts), is_ahead: false },
+        }
     }
 }
 

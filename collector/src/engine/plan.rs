@@ -15,7 +15,7 @@ use zerkalo_core::market::{Order, OrderError};
 use zerkalo_core::target::MirrorList;
 use zerkalo_core::words::{AgentId, CarrierId, Station, UnixMillis};
 
-use super::{Arrival, ChangeRefusal, OpenedList, RecordBatch, RecordsAnswer, Refusal};
+use super::{Arrival, ChangeRefusal, HeldAhead, OpenedList, RecordBatch, RecordsAnswer, Refusal};
 use crate::clock;
 
 /// Room for the digits behind the carrier in an agent's name.
@@ -38,6 +38,8 @@ pub struct Plan<'a> {
 #[derive(Debug, Default)]
 pub struct Tally {
     pub admitted: u64,
+    /// Of those, before what they follow.
+    pub ahead: u64,
     pub duplicates: u64,
     /// Records that agents say they could not keep.
     pub dropped: u64,
@@ -82,7 +84,7 @@ impl<'a> Plan<'a> {
         }
         for arrival in std::mem::take(&mut batch.records) {
             let (epoch, sequence) = (arrival.checked.record().epoch, arrival.checked.record().sequence);
-            let refusal = match self.record(&batch.agent, arrival) {
+            let refusal = match self.record(&batch.agent, arrival, batch.is_ahead) {
                 Ok(()) => None,
                 Err(rejection) => {
                     self.lock_if_cloned(&batch.agent, &rejection);
@@ -94,7 +96,10 @@ impl<'a> Plan<'a> {
             if stops {
                 break;
             }
-            answer.acked = self.heads.get(&batch.agent).map(ChainHead::last);
+            let head = self.heads.get(&batch.agent);
+            answer.acked = head.map(ChainHead::last);
+            let held = |head: &ChainHead| HeldAhead { epoch, sequence, runs: head.runs() };
+            answer.ahead = head.filter(|_| batch.is_ahead).map(held);
         }
         answer
     }
@@ -158,7 +163,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn record(&mut self, agent: &AgentId, arrival: Arrival) -> Result<(), Rejection> {
+    fn record(&mut self, agent: &AgentId, arrival: Arrival, is_ahead: bool) -> Result<(), Rejection> {
         let Arrival { checked, said } = arrival;
         if checked.record().agent != *agent {
             let detail = format!("the record is of {}, the certificate of {agent}", checked.record().agent);
@@ -173,14 +178,30 @@ impl<'a> Plan<'a> {
         };
         let gap = said.as_ref().ok().and_then(Statement::gap);
         let placed = match gap {
-            None => admission::place(&checked, head)?,
-            Some(gap) => admission::place_gap(&checked, gap, head)?,
+            None if is_ahead => admission::place_ahead(&checked, head)?,
+            None => Some(admission::place(&checked, head)?),
+            // What stands for others goes in its turn.
+            Some(_) if is_ahead => None,
+            Some(gap) => Some(admission::place_gap(&checked, gap, head)?),
         };
+        let Some(placed) = placed else { return Ok(()) };
+        if placed == Place::Ahead {
+            // What is refused for what it says has its place in the chain: it comes again there.
+            let list = self.list.as_ref().or_else(|| self.fold.list());
+            if let Ok(Statement::Record(facts)) = said
+                && admission::accept(&facts, list, self.at).is_ok()
+            {
+                head.advance_ahead(checked.link(), checked.record().previous);
+                (self.tally.admitted, self.tally.ahead) = (self.tally.admitted + 1, self.tally.ahead + 1);
+                self.push(Event::Record { signed: checked.into_record(), facts, is_ahead: true });
+            }
+            return Ok(());
+        }
         if placed == Place::Duplicate {
             self.tally.duplicates += 1;
             return Ok(());
         }
-        let gone = gap.map_or(0, |gap| gap.len_after(head.last(), checked.record()));
+        let gone = gap.map_or(0, |gap| head.lacks(gap, checked.record()));
         head.advance(gap.map_or_else(|| checked.link(), |gap| gap.link(checked.record())));
         let facts = match said {
             Ok(Statement::Gap(gap)) => {
@@ -196,7 +217,7 @@ impl<'a> Plan<'a> {
         match facts {
             Ok(facts) => {
                 self.tally.admitted += 1;
-                self.push(Event::Record { signed, facts });
+                self.push(Event::Record { signed, facts, is_ahead: false });
                 Ok(())
             }
             Err(rejection) => {

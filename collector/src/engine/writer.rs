@@ -437,6 +437,7 @@ impl Writer {
     fn count(&self, tally: &Tally) {
         let metrics = &self.parts.metrics;
         metrics.records_admitted.inc_by(tally.admitted);
+        metrics.records_ahead.inc_by(tally.ahead);
         metrics.records_duplicate.inc_by(tally.duplicates);
         metrics.records_dropped.inc_by(tally.dropped);
         tally.refused.iter().for_each(|code| count(&metrics.records_refused, code));
@@ -471,7 +472,7 @@ impl Writer {
                     detail: format!("{refusal}; keep the records and try again later"),
                     stops_stream: true,
                 };
-                let _ = to.send(RecordsAnswer { acked: None, refusals: vec![refusal] });
+                let _ = to.send(RecordsAnswer { acked: None, ahead: None, refusals: vec![refusal] });
             }
             Reply::Enrolled { given_back, to, .. } => {
                 let (digest, token) = *given_back;

@@ -139,7 +139,7 @@ fn unreadable(path: &Path, offset: usize, what: &dyn std::fmt::Display) -> Journ
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::journal::Journal;
     use zerkalo_core::evidence::{ChainLink, SecretKey};
@@ -158,7 +158,7 @@ mod tests {
             let record = SignedRecord::sign(&agent, last, vec![minute as u8; 300], &key);
             last = record.link();
             // Its body is no probe's: this reader does not look into it, nor does the journal.
-            let event = Event::Record { signed: record.clone(), facts: Box::new(facts()) };
+            let event = Event::Record { signed: record.clone(), facts: Box::new(facts()), is_ahead: false };
             let tick = JournalEntry { at: at(minute), event: Event::Tick };
             journal.append(&[tick, JournalEntry { at: at(minute), event }]).unwrap();
             signed.push(record);
@@ -166,7 +166,7 @@ mod tests {
         (journal, signed)
     }
 
-    fn facts() -> ProbeRecord {
+    pub fn facts() -> ProbeRecord {
         ProbeRecord {
             clock: None,
             network: None,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
+use zerkalo_core::admission::{ChainHead, Place, place, place_ahead, place_gap};
 use zerkalo_core::evidence::{CheckedRecord, PublicKey, SignedRecord};
 use zerkalo_core::gap::Gap;
 use zerkalo_core::journal::{Event, Found, JournalEntry, MAGIC, heir_of, next_whole, read_frame};
@@ -169,6 +169,7 @@ impl Chains {
                     self.awaited.remove(&enrolment.agent);
                     true
                 }
+                Event::Record { signed, is_ahead: true, .. } => self.stands_ahead(signed, entry.at, mended),
                 Event::Record { signed, .. } | Event::Refused { signed, .. } => {
                     self.follows(signed, None, entry.at, mended)
                 }
@@ -204,7 +205,7 @@ impl Chains {
             Some(gap) => (place_gap(&checked, gap, head), gap.link(signed)),
         };
         match placed {
-            Ok(Place::Next) => {}
+            Ok(Place::Next | Place::Ahead) => {}
             Ok(Place::Duplicate) => return false,
             Err(_) if self.now.since_millis(at) < FETCHED_AGAIN_MILLIS => {
                 self.awaited.insert(signed.agent.clone());
@@ -215,6 +216,26 @@ impl Chains {
         }
         head.advance(link);
         true
+    }
+
+    /// Whether a record that came ahead of its chain may stay. Nothing that is gone is missed by it alone.
+    fn stands_ahead(&mut self, signed: &SignedRecord, at: UnixMillis, mended: &mut Mended) -> bool {
+        let Some((key, head)) = self.agents.get_mut(&signed.agent) else {
+            return self.follows(signed, None, at, mended);
+        };
+        let checked = CheckedRecord::new(signed.clone(), key);
+        let placed = place_ahead(&checked, head);
+        if placed == Ok(Some(Place::Ahead)) && !self.awaited.contains(&signed.agent) {
+            head.advance_ahead(checked.link(), signed.previous);
+            return true;
+        }
+        // Older than agents keep: it stays, whatever is gone of its chain.
+        if placed != Ok(Some(Place::Duplicate)) && self.now.since_millis(at) >= FETCHED_AGAIN_MILLIS {
+            mended.holes.insert(signed.agent.clone());
+            return true;
+        }
+        mended.awaited += 1;
+        false
     }
 }
 
@@ -362,5 +383,64 @@ mod tests {
         assert_eq!(left, chains.iter().map(Vec::len).sum::<usize>() - 1);
         assert_eq!(mend_journal(&dir, later.plus_millis(1)).unwrap().aside, None, "a mended one is whole");
         assert!(done.aside.unwrap().join("00000002.zkj").exists());
+    }
+
+    #[test]
+    fn what_came_ahead_of_its_chain_stays_and_what_was_damaged_of_it_is_awaited() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("journal");
+        let mut link = ChainLink::start(1);
+        let body = zerkalo_proto::record::encode(&super::super::archive::tests::facts());
+        let mut sign = |_| {
+            let signed = SignedRecord::sign(&agent(0), link, body.clone(), &key());
+            link = signed.link();
+            signed
+        };
+        let chain: Vec<SignedRecord> = (0..11).map(&mut sign).collect();
+        let facts = Box::new(super::super::archive::tests::facts());
+        let record = |sequence: usize, is_ahead: bool| JournalEntry {
+            at: NOW,
+            event: Event::Record { signed: chain[sequence - 1].clone(), facts: facts.clone(), is_ahead },
+        };
+        let enrolment = Enrolment {
+            agent: agent(0),
+            owner: OwnerId::parse("anna").unwrap(),
+            station: Station::Control,
+            key: key().public(),
+        };
+        let mut journal = Journal::open(&dir, |_| {}).unwrap();
+        journal
+            .append(&[JournalEntry { at: NOW, event: Event::Enrolled(enrolment) }, record(1, false)])
+            .unwrap();
+        for ahead in 6..=9 {
+            journal.append(&[record(ahead, true)]).unwrap();
+        }
+        for next in [2, 3, 4, 5, 10, 11] {
+            journal.append(&[record(next, false)]).unwrap();
+        }
+        drop(journal);
+        let path = segment_path(&dir, 1);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let hit = chain[6].signature;
+        let at = bytes.windows(64).position(|window| window == hit).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let done = mend_journal(&dir, NOW).unwrap();
+        assert_eq!((done.damaged, done.awaited, done.holes.len()), (1, 2, 0));
+        let mut fold = zerkalo_core::fold::Fold::new();
+        drop(Journal::open(&dir, |entry| drop(fold.apply(&entry))).unwrap());
+        let head = fold.agents()[&agent(0)].head.clone();
+        let runs: Vec<_> = head.runs().iter().map(|run| (run.first, run.last)).collect();
+        assert_eq!((head.last().sequence, runs), (6, vec![(8, 9)]));
+        // The agent sends what is missing, and the chain goes on over what stayed.
+        let mut journal = Journal::open(&dir, |_| {}).unwrap();
+        for next in [7, 10, 11] {
+            journal.append(&[record(next, false)]).unwrap();
+        }
+        drop(journal);
+        let mut again = Vec::new();
+        super::super::read(&dir, |entry| again.push(entry), |_| {}).unwrap();
+        let kept = Chains::new(NOW).keep(again.clone(), &mut Mended::default());
+        assert_eq!((kept.len(), again.len()), (12, 12), "every chain holds");
     }
 }

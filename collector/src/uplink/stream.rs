@@ -26,13 +26,13 @@ use zerkalo_proto::agent_v1::stream_request::Message as Up;
 use zerkalo_proto::agent_v1::stream_response::Message as Down;
 use zerkalo_proto::agent_v1::{self, StreamRequest, StreamResponse};
 use zerkalo_proto::code::status;
-use zerkalo_proto::evidence::{record_from_bytes, record_from_wire};
+use zerkalo_proto::evidence::{record_from_bytes, record_from_wire, runs_to_wire};
 
 use super::parts::Took;
 use super::passage;
 use super::{FRAME_LEN_MAX, Ways};
 use crate::clock;
-use crate::engine::{Arrival, Engine, ListInForce, RecordBatch, RecordsAnswer, Refusal};
+use crate::engine::{Arrival, Engine, HeldAhead, ListInForce, RecordBatch, RecordsAnswer, Refusal};
 use crate::metrics::{Metrics, count};
 use crate::pictures::Pictures;
 use crate::session;
@@ -179,8 +179,10 @@ impl Stream {
             return Err(told("the first message must be a Hello"));
         };
         let bytes_max = passage::note(hello.passage.as_ref(), &self.agent, &self.ways, &self.metrics);
-        let last = self.engine.read(|fold| fold.agents().get(&self.agent).map(|agent| agent.head.last()));
-        let last = last.unwrap_or_default();
+        let (last, runs) = self.engine.read(|fold| {
+            let head = fold.agents().get(&self.agent).map(|agent| &agent.head);
+            head.map(|head| (head.last(), head.runs())).unwrap_or_default()
+        });
         let welcome = agent_v1::Welcome {
             epoch: last.epoch,
             sequence: last.sequence,
@@ -192,6 +194,8 @@ impl Stream {
             collector_urls: self.ways.urls.clone(),
             takes_parts: true,
             part: self.ways.parts.held(&self.agent),
+            takes_ahead: true,
+            ahead: runs_to_wire(&runs),
         };
         self.send(Down::Welcome(welcome)).await?;
         let mut lists = self.engine.list();
@@ -308,9 +312,10 @@ impl Stream {
         ended: &Arc<AtomicBool>,
         answers: &mut Answers,
     ) -> Result<(), End> {
+        let is_ahead = matches!(&message.message, Some(Up::Ahead(_) | Up::PartAhead(_)));
         let batch = match message.message {
-            Some(Up::Records(batch)) => batch.records,
-            Some(Up::Part(part)) => match self.take_part(&part, answers).await? {
+            Some(Up::Records(batch) | Up::Ahead(batch)) => batch.records,
+            Some(Up::Part(part) | Up::PartAhead(part)) => match self.take_part(&part, answers).await? {
                 Some(record) => vec![record],
                 None => return Ok(()),
             },
@@ -339,7 +344,7 @@ impl Stream {
             let key = self.key;
             let arrivals = || records.into_iter().map(|record| Arrival::new(record, &key)).collect();
             let records = aside(arrivals);
-            let batch = RecordBatch { agent: self.agent.clone(), records, ended: ended.clone() };
+            let batch = RecordBatch { agent: self.agent.clone(), records, is_ahead, ended: ended.clone() };
             let stopping = |_| End::Told {
                 grpc: Grpc::Unavailable,
                 code: "stopping",
@@ -414,7 +419,7 @@ impl Stream {
     /// A refusal the engine never sees, in its turn.
     fn refuse_here(&self, refusal: Refusal, answers: &mut Answers) {
         count(&self.metrics.records_refused, refusal.code);
-        let answer = RecordsAnswer { acked: None, refusals: vec![refusal] };
+        let answer = RecordsAnswer { acked: None, ahead: None, refusals: vec![refusal] };
         answers.push_back(async move { Some(answer) }.boxed());
     }
 
@@ -425,6 +430,10 @@ impl Stream {
         if let Some(link) = answer.acked {
             let ack = agent_v1::Ack { epoch: link.epoch, sequence: link.sequence };
             self.send(Down::Ack(ack)).await?;
+        }
+        if let Some(HeldAhead { epoch, sequence, runs }) = answer.ahead {
+            let runs = runs_to_wire(&runs);
+            self.send(Down::Ahead(agent_v1::AheadHeld { epoch, sequence, runs })).await?;
         }
         for refusal in answer.refusals {
             tracing::warn!(

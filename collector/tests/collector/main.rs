@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "an unmet expectation of a test is its failure")]
 
 mod admission;
+mod ahead;
 mod asking;
 mod backup;
 mod by_quic;

@@ -7,7 +7,7 @@ use zerkalo_core::words::{MirrorId, UnixMillis};
 use super::*;
 
 #[expect(clippy::too_many_lines, reason = "one literal that holds every variant once")]
-fn full() -> ProbeRecord {
+pub(crate) fn full() -> ProbeRecord {
     let url = TargetUrl::parse("https://mirror.example/").unwrap();
     let address = "192.0.2.7:443".parse().unwrap();
     let span = Span { start_micros: 10, duration_micros: 20 };

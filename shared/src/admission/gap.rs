@@ -37,7 +37,17 @@ pub fn place_gap(checked: &CheckedRecord, gap: &Gap, head: &ChainHead) -> Result
     let overlaps = is_same && before < last.sequence && head.known(before) == Some(&record.previous);
     let begins = record.epoch > last.epoch && gap.first == 1 && record.previous == Sha256::default();
     if gap.covers(record.sequence) && (follows || overlaps || begins) {
-        return Ok(Place::Next);
+        return match is_same && head.contradicts(gap.first, &record.previous, gap.link(record)) {
+            true => refuse(
+                RejectionCode::ConflictingKey,
+                format!(
+                    "a gap that ends with epoch {} sequence {} does not fit what was admitted ahead of it: is this box a \
+                     copy of another?",
+                    record.epoch, record.sequence
+                ),
+            ),
+            false => Ok(Place::Next),
+        };
     }
     refuse(
         RejectionCode::WrongChain,

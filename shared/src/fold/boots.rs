@@ -8,12 +8,15 @@ use crate::words::UnixMillis;
 
 /// How much a steady clock may run slow: in 10,000 ms, 1 ms. Cheap crystals stray less.
 const DRIFT_PART: u64 = 10_000;
+/// Boots remembered of one agent: what it measured before it restarted may come between what it measures now.
+const BOOTS_MAX: usize = 4;
 
-/// What is known of one agent's boot.
+/// What is known of one agent's boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Boot {
-    known: Option<Known>,
-    /// When the last record ended, by it.
+    /// The one heard of last first.
+    known: [Option<Known>; BOOTS_MAX],
+    /// When the last record ended, by its boot.
     ended_at: Option<UnixMillis>,
 }
 
@@ -37,14 +40,17 @@ impl Boot {
         let Some(clock) = facts.clock else { return };
         let ended_millis = clock.monotonic_millis.saturating_add(facts.duration_micros.div_ceil(1_000));
         let told = now.minus_millis(ended_millis);
-        let known = self.known.filter(|known| known.boot == clock.boot).map(|known| {
+        let of_boot = |known: &Option<Known>| known.is_some_and(|known| known.boot == clock.boot);
+        let place = self.known.iter().position(of_boot).unwrap_or(BOOTS_MAX - 1);
+        let known = self.known[place].filter(|known| known.boot == clock.boot).map(|known| {
             let slack_millis = now.since_millis(known.noted_at) / DRIFT_PART;
             // A reading behind zero would say that it boots in the future.
             known.zero_at.plus_millis(slack_millis)
         });
         self.ended_at = known.map(|zero_at| zero_at.min(told).plus_millis(ended_millis).min(now));
         let zero_at = known.map_or(told, |zero_at| zero_at.min(told));
-        self.known = Some(Known { boot: clock.boot, zero_at, noted_at: now });
+        self.known[..=place].rotate_right(1);
+        self.known[0] = Some(Known { boot: clock.boot, zero_at, noted_at: now });
     }
 }
 
@@ -105,6 +111,11 @@ mod tests {
         at(2, 500, back, Some(back - 500));
         // Nothing is measured after it came.
         at(2, 900_000_000, back + 1, Some(back + 1));
+        // What is left of the boot before comes between.
+        at(1, 250_000, back, Some(NOW + 240_000 + slack));
+        // Of so many boots it is forgotten.
+        (3..=6).for_each(|boot| at(boot, 10, back, None));
+        at(1, 250_000, back, None);
     }
 
     #[test]

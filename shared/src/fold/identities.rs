@@ -6,12 +6,21 @@ use crate::admission::ChainHead;
 use crate::identity::{Certified, Generations, Standing, StandingChange};
 use crate::journal::{Enrolment, Whereabouts};
 use crate::market::{Alert, AlertKind, Line};
+use crate::record::ProbeRecord;
 use crate::words::{AgentId, Station, UnixMillis};
 
 impl AgentState {
     /// Whether what it says counts.
     pub fn has_say(&self) -> bool {
         self.standing == Standing::Good
+    }
+
+    /// Notes what a record tells of its box's clock, unless a later one told before.
+    pub(super) fn note_clock(&mut self, facts: &ProbeRecord, place: (u64, u64)) {
+        let told = facts.network.as_ref().and_then(|network| network.clock_ahead_millis);
+        if told.is_some() && place > self.clock_told_by {
+            (self.clock_ahead_millis, self.clock_told_by) = (told, place);
+        }
     }
 
     /// When it was last known to be one box that works: a record of it came, or a certificate was made for it.
@@ -36,6 +45,7 @@ impl Fold {
             last_record_at: None,
             whereabouts: Whereabouts::default(),
             clock_ahead_millis: None,
+            clock_told_by: (0, 0),
             boot: super::Boot::default(),
         };
         self.agents.insert(enrolment.agent.clone(), state);

@@ -96,7 +96,7 @@ impl Journal {
         let head = self.heads.get_mut(&agent).unwrap();
         let signed = SignedRecord::sign(&agent, *head, record.started_at.0.to_be_bytes().to_vec(), &key());
         *head = signed.link();
-        self.push(Event::Record { signed, facts: Box::new(record) });
+        self.push(Event::Record { signed, facts: Box::new(record), is_ahead: false });
     }
 
     /// One interval: the field agents one after another, the control in the middle and at the end.

@@ -1,6 +1,8 @@
 //! Records arrive late and out of order; what is shown in the end does not tell.
 
 use super::*;
+use crate::admission::{Place, place_ahead};
+use crate::evidence::CheckedRecord;
 use crate::record::NetworkCheck;
 use crate::target::Mirror;
 
@@ -38,6 +40,15 @@ fn any_visits() -> impl Strategy<Value = Vec<Visit>> {
     })
 }
 
+/// How an agent's visits come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// One behind the other.
+    Chain,
+    /// Each when it does, ahead of those before it.
+    Ahead,
+}
+
 /// A collector that takes visits in as they arrive, and writes down where time passes.
 struct Arrivals {
     journal: Journal,
@@ -63,29 +74,65 @@ impl Arrivals {
 
     /// These visits, each so many milliseconds after it ended, but in its chain's order; then time until `end`.
     fn of(visits: &[Visit], delays: &[u64], end: UnixMillis) -> Self {
+        Self::by(visits, delays, end, Lane::Chain)
+    }
+
+    fn by(visits: &[Visit], delays: &[u64], end: UnixMillis, lane: Lane) -> Self {
+        let arrives = |number: usize| visits[number].ended_at.plus_millis(delays[number % delays.len()]);
         let mut last: BTreeMap<&str, UnixMillis> = BTreeMap::new();
         let mut order: Vec<(UnixMillis, usize)> = Vec::new();
         for (number, visit) in visits.iter().enumerate() {
-            let arrives = visit.ended_at.plus_millis(delays[number % delays.len()]);
-            let arrives = last.get(visit.agent.as_str()).map_or(arrives, |last| arrives.max(*last));
-            last.insert(&visit.agent, arrives);
-            order.push((arrives, number));
+            let before = last.get(visit.agent.as_str()).copied();
+            let is_same = |other: &usize| visits[*other].agent == visit.agent;
+            let at = match (lane, before) {
+                (Lane::Chain, before) => arrives(number).max(before.unwrap_or_default()),
+                (Lane::Ahead, Some(_)) => arrives(number),
+                // Nothing comes ahead of an epoch's first.
+                (Lane::Ahead, None) => {
+                    let others = (number..visits.len()).filter(is_same).map(arrives);
+                    others.min().unwrap_or(visit.ended_at)
+                }
+            };
+            last.insert(&visit.agent, at);
+            order.push((at, number));
         }
         order.sort_unstable();
         let mut arrivals = Self::new();
+        let signed: Vec<_> = visits.iter().map(|visit| arrivals.sign(visit)).collect();
         for (at, number) in order.into_iter().filter(|(at, _)| *at <= end) {
-            arrivals.take_in(&visits[number], at);
+            arrivals.take_in(&visits[number], &signed[number], at);
         }
         arrivals.pass_to(end);
         arrivals
     }
 
-    fn take_in(&mut self, visit: &Visit, at: UnixMillis) {
+    fn facts(&self, visit: &Visit) -> ProbeRecord {
         let mut record = facts(visit.sees, visit.ended_at);
         record.mirror = Some(self.mirrors[visit.mirror].id.clone());
         record.network = Some(NetworkCheck { clock_ahead_millis: Some(0), ..NetworkCheck::default() });
+        record
+    }
+
+    fn sign(&mut self, visit: &Visit) -> SignedRecord {
+        let agent = AgentId::parse(&visit.agent).unwrap();
+        let started_at = self.facts(visit).started_at;
+        let head = self.journal.heads.get_mut(&agent).unwrap();
+        let signed = SignedRecord::sign(&agent, *head, started_at.0.to_be_bytes().to_vec(), &key());
+        *head = signed.link();
+        signed
+    }
+
+    fn take_in(&mut self, visit: &Visit, signed: &SignedRecord, at: UnixMillis) {
         self.pass_to(at);
-        self.journal.record(&visit.agent, record);
+        let head = &self.state.agents[&signed.agent].head;
+        let checked = CheckedRecord::new(signed.clone(), &key().public());
+        let is_ahead = match place_ahead(&checked, head).unwrap() {
+            Some(Place::Ahead) => true,
+            Some(Place::Next) => false,
+            placed => panic!("{placed:?}"),
+        };
+        let facts = Box::new(self.facts(visit));
+        self.journal.push(Event::Record { signed: signed.clone(), facts, is_ahead });
         self.fold();
     }
 
@@ -163,6 +210,12 @@ proptest! {
         let end = visits.iter().map(|visit| visit.ended_at).max().unwrap().plus_secs(301 + 91);
         let ordered = Arrivals::of(&visits, &[0], end).shown();
         let other = Arrivals::of(&visits, &delays, end).shown();
-        prop_assert_eq!(ordered, other);
+        prop_assert_eq!(&ordered, &other);
+        let mut ahead = Arrivals::by(&visits, &delays, end, Lane::Ahead);
+        prop_assert_eq!(ordered, ahead.shown());
+        for (agent, head) in &ahead.journal.heads {
+            let known = &ahead.state.agents[agent].head;
+            prop_assert!(known.runs().is_empty() && (known.last() == *head || head.sequence == 0));
+        }
     }
 }

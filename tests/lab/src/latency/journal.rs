@@ -34,7 +34,7 @@ pub fn lines(journal: &Path, mirror: &str) -> Result<Vec<Line>> {
             Event::Enrolled(enrolment) if enrolment.station == Station::Control => {
                 controls.insert(enrolment.agent);
             }
-            Event::Record { signed, facts } if is_visit(&facts, mirror) => lines.push(Line {
+            Event::Record { signed, facts, .. } if is_visit(&facts, mirror) => lines.push(Line {
                 record: signed.link().hash,
                 is_control: controls.contains(&signed.agent),
                 is_healthy: facts.http.iter().any(|step| step.canary_found == Some(true)),
