@@ -65,6 +65,8 @@ torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 fl
 	target/debug/zerkalo-torture fail spool
 	target/debug/zerkalo-torture fail collector
 	target/debug/zerkalo-torture network
+	target/debug/zerkalo-torture catch-up
+	target/debug/zerkalo-torture catch-up --short --records 1000 --pace-millis 1000
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-agent --features $(FEATURES) --test agent damage:: -- --nocapture
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-collector --lib mend:: -- --nocapture
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture

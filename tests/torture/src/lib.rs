@@ -5,6 +5,7 @@
 //! everything before the last flush, and of the writes after it whatever the dice leave. Root only; every mount lives in
 //! a mount namespace that ends with the process.
 
+pub mod catch_up;
 pub mod cut;
 pub mod dice;
 pub mod disk;

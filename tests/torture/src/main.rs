@@ -5,14 +5,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use zerkalo_torture::catch_up::{self, Line};
 use zerkalo_torture::image::run;
 use zerkalo_torture::keep::{self, Store};
 use zerkalo_torture::lies::{Syncs, lie};
-use zerkalo_torture::network::{self, Spools, Tale};
+use zerkalo_torture::network::{self, Homecoming, Lanes, Spools, Tale};
 use zerkalo_torture::power::{self, CUTS_PER_RUN};
 
 /// Faults told one by one; the rest are counted.
@@ -24,6 +25,8 @@ const CONTROL_CUTS: u64 = 10;
 const MEMORY: &str = "/dev/shm";
 /// Seeds of the network's negative control.
 const CONTROL_SEEDS: u64 = 10;
+/// One homecoming is played for so many networks.
+const NETWORKS_PER_HOMECOMING: u64 = 40;
 /// Networks played side by side.
 const NETWORKS_AT_ONCE: usize = 8;
 
@@ -56,6 +59,18 @@ enum Act {
         /// The first seed; with --seeds 1, the run of a failure that was told
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Has a real agent come back to a real collector with a backlog, over loopback: how fast it goes, and what waits
+    CatchUp {
+        /// Records that wait when it is back
+        #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(200..=1_000_000))]
+        records: u64,
+        /// Milliseconds between two records that it makes meanwhile
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+        pace_millis: u64,
+        /// Over connections below 12 KB, as on a path that freezes longer ones
+        #[arg(long)]
+        short: bool,
     },
     /// Fails a write now and then, as a worn-out disk does
     Fail {
@@ -100,6 +115,10 @@ fn act(arguments: Arguments) -> Result<()> {
             keep::keep(store, &dir, records, seed, &mut std::io::stdout().lock())
         }
         Act::Network { seeds, seed } => torture_network(seeds, seed.unwrap_or_else(any_seed)),
+        Act::CatchUp { records, pace_millis, short } => {
+            let line = if short { Line::Short } else { Line::Long };
+            print_catch_up(records, Duration::from_millis(pace_millis), line)
+        }
         _ if !arguments.inside => Err(enter_namespace()),
         Act::Power { store, cuts, seed } => torture_power(store, cuts, seed.unwrap_or_else(any_seed)),
         Act::Fail { store, runs, seed } => torture_failures(store, runs, seed.unwrap_or_else(any_seed)),
@@ -127,20 +146,49 @@ fn torture_network(seeds: u64, first: u64) -> Result<()> {
     println!("{seeds} networks; repeat one with --seeds 1 --seed {first} and so on");
     let began = Instant::now();
     let played = play_all(first, seeds, Spools::Survive, work.path())?;
+    let home = come_home(first, seeds.div_ceil(NETWORKS_PER_HOMECOMING), work.path())?;
     let controls = play_all(first, CONTROL_SEEDS, Spools::Vanish, work.path());
     if controls.is_ok() {
         bail!("agents whose spools vanished lost nothing: these networks prove nothing");
     }
+    if network::come_home(first, Lanes::ChainAlone, work.path()).is_ok() {
+        bail!("with a collector that takes nothing ahead no record waited: these homecomings prove nothing");
+    }
     println!(
-        "{seeds} networks in {:.1} s: {} troubles, {} restarts, {} records, {} given up by full spools and told, {} new \
-         epochs; none lost, none double; with spools that vanish it fails, as it must",
+        "{seeds} networks in {:.1} s: {} troubles, {} restarts, {} records, {} of them ahead of a backlog, {} given up by \
+         full spools and told, {} new epochs; none lost, none double; with spools that vanish it fails, as it must",
         began.elapsed().as_secs_f64(),
         played.events.len(),
         played.crashes,
         played.records,
+        played.ahead,
         played.dropped,
         played.epochs
     );
+    println!("{home}; where nothing may go ahead it fails, as it must");
+    Ok(())
+}
+
+/// Plays homecomings; gives what to tell of them, or the first that failed.
+fn come_home(first: u64, count: u64, work: &Path) -> Result<String> {
+    let played: Vec<Homecoming> = (0..count)
+        .map(|number| network::come_home(first.wrapping_add(number), Lanes::Both, work))
+        .collect::<Result<_>>()?;
+    let least = played.iter().map(|one| one.times_the_pace).fold(f64::INFINITY, f64::min);
+    let waited = played.iter().map(|one| one.longest_wait.div_duration_f64(one.slowest));
+    let longest = waited.fold(0.0, f64::max);
+    let backlog: u64 = played.iter().map(|one| one.backlog).sum();
+    Ok(format!(
+        "{count} homecomings with {backlog} records in all: a backlog went at {least:.0} times the pace of measuring at \
+         least, and no fresh record waited for longer than {longest:.1} of the line's slowest messages"
+    ))
+}
+
+fn print_catch_up(records: u64, pace: Duration, line: Line) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(catch_up::run(records, pace, line));
+    runtime.shutdown_background();
+    println!("{}", report?);
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 //! messages, restarts of either end, in simulated time and by a seed.
 //!
 //! What is played with is the real code: the agent's uplink, window and spool, the collector's streams, plans, journal and
-//! fold. Only what lies under a stream of messages is not: TLS and HTTP/2 give way to length-delimited messages over
+//! fold. An agent that was away for long comes home with a backlog in homecoming.rs. Only what lies under a stream of messages is not: TLS and HTTP/2 give way to length-delimited messages over
 //! turmoil's TCP, and clocks to its own. Afterwards the network is whole for a while, and then each record must be in the
 //! journal once or be told of by a gap, and every chain must hold.
 
 mod agent;
 mod collector;
+mod homecoming;
 mod tale;
 mod wire;
 
@@ -24,6 +25,8 @@ use zerkalo_core::words::AgentId;
 use crate::dice::Dice;
 use agent::Seat;
 use collector::House;
+pub use collector::Lanes;
+pub use homecoming::{Homecoming, come_home};
 pub use tale::Tale;
 
 /// Simulated time between two looks of turmoil's at each host.
@@ -82,7 +85,7 @@ impl Play {
         let seats: Vec<_> =
             (1..=count).map(|number| Rc::new(Seat::new(number, home, dice.below(u64::MAX)))).collect();
         let agents: Vec<AgentId> = seats.iter().map(|seat| seat.name.clone()).collect();
-        let house = Rc::new(House::new(home.join(COLLECTOR), &agents)?);
+        let house = Rc::new(House::new(home.join(COLLECTOR), &agents, Lanes::Both)?);
         Ok(Self { seed, spools, dice, house, seats, trouble, tale: Tale::default() })
     }
 
@@ -214,6 +217,7 @@ impl Play {
                 known.dropped
             );
             self.tale.records += counts.len() as u64;
+            self.tale.ahead += known.ahead;
             self.tale.dropped += known.dropped;
             self.tale.epochs += known.epochs;
             names.push_str(&known.trace);

@@ -64,3 +64,11 @@ fn a_seed_repeats_its_network() {
     assert_eq!(play(7), tale);
     assert!(tale.records > 0 && play(8).digest != tale.digest);
 }
+
+#[test]
+fn a_real_agent_s_backlog_goes_many_times_faster_than_it_measures_and_nothing_fresh_waits_for_it() {
+    // Four records a second: ten times that is what the slowest box of a gate admits many times over.
+    run(&["catch-up", "--records", "3000", "--pace-millis", "250"]);
+    // Over connections of some four records each.
+    run(&["catch-up", "--records", "250", "--pace-millis", "2000", "--short"]);
+}

@@ -40,7 +40,10 @@ pub(super) fn keep(dir: &Path, records: u64, dice: &mut Dice, say: Say) -> Resul
             let facts = Box::new(zerkalo_proto::record::decode(&body)?);
             let signed = SignedRecord::sign(&agent(number), *link, body, &key());
             *link = signed.link();
-            group.push(JournalEntry { at: UnixMillis(written), event: Event::Record { signed, facts } });
+            group.push(JournalEntry {
+                at: UnixMillis(written),
+                event: Event::Record { signed, facts, is_ahead: false },
+            });
         }
         // The journal tries one new segment by itself; a disk that fails that too is tried again here.
         let mut tries = 0;

@@ -31,6 +31,10 @@ use crate::keep::{agent, key};
 const RECORDS_MAX: u64 = 80;
 /// Longest time between two of them.
 const PAUSE_MAX_MILLIS: u64 = 500;
+/// One agent in so many was away before: so many records wait, at least and at most.
+const AWAY: u64 = 6;
+/// See [`AWAY`].
+const STOCK: (u64, u64) = (80, 200);
 /// One agent in so many has a spool that holds few.
 const SMALL_SPOOLS: u64 = 3;
 const SMALL: Limits = Limits { records: 12, bytes: 60_000 };
@@ -51,6 +55,12 @@ pub struct Seat {
     dice: RefCell<Dice>,
     left: Cell<u64>,
     made: Cell<u64>,
+    /// Records that wait before it connects for the first time.
+    stock: Cell<u64>,
+    /// Longest time between two records; `None`: always that.
+    pause: Option<Duration>,
+    /// Sequence and instant of what it measured since.
+    fresh: RefCell<Vec<(u64, Duration)>>,
     bodies: RefCell<BTreeSet<Sha256>>,
     /// Whether its messages are doubled and swapped on their way.
     is_confused: Cell<bool>,
@@ -61,6 +71,7 @@ impl Seat {
         let mut dice = Dice(seed);
         let left = 10 + dice.below(RECORDS_MAX - 10);
         let limits = if dice.below(SMALL_SPOOLS) == 0 { SMALL } else { Limits::default() };
+        let stock = if dice.below(AWAY) == 0 { STOCK.0 + dice.below(STOCK.1 - STOCK.0) } else { 0 };
         let name = agent(number);
         Self {
             dir: dir_of(home, name.as_str()),
@@ -70,9 +81,25 @@ impl Seat {
             dice: RefCell::new(dice),
             left: Cell::new(left),
             made: Cell::new(0),
+            stock: Cell::new(stock),
+            pause: None,
+            fresh: RefCell::default(),
             bodies: RefCell::default(),
             is_confused: Cell::new(false),
         }
+    }
+
+    /// One that comes back with so many records, and makes `left` more, one each `pause`.
+    pub fn back_with(stock: u64, left: u64, pause: Duration, home: &Path) -> Self {
+        let seat = Self::new(1, home, 0);
+        seat.stock.set(stock);
+        seat.left.set(left);
+        Self { limits: Limits::default(), pause: Some(pause), ..seat }
+    }
+
+    /// Sequence and instant of each record measured since it connected.
+    pub fn fresh(&self) -> Vec<(u64, Duration)> {
+        self.fresh.borrow().clone()
     }
 
     pub fn spool_dir(&self) -> PathBuf {
@@ -111,6 +138,9 @@ impl Seat {
             return Err(format!("{}: the spool was called damaged: {damage:?}", self.name).into());
         }
         let spool = SharedSpool::new(spool, SpoolWork::Here);
+        for _ in 0..self.stock.take() {
+            self.keep(&spool, Worth::Failed).await?;
+        }
         let uplink = self.uplink(spool.clone());
         let retry = Retry::even(RETRY_FIRST, RETRY_MAX);
         let open = |_, outgoing| self.clone().dial(outgoing);
@@ -151,21 +181,29 @@ impl Seat {
             let (pause, worth) = {
                 let mut dice = self.dice.borrow_mut();
                 let worth = Worth::TIERS[dice.below(Worth::TIERS.len() as u64) as usize];
-                (dice.below(PAUSE_MAX_MILLIS), worth)
+                (Duration::from_millis(dice.below(PAUSE_MAX_MILLIS)), worth)
             };
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            let number = self.made.get();
-            let body = sample::body(BEGAN.plus_millis(self.number * 1_000_000 + number));
-            let digest = Sha256::of(&body);
-            // Nothing comes between the two: who is crashed is crashed where it waits.
-            if let Err(error) = spool.append(body, worth, wall_clock()).await {
-                return error.into();
-            }
-            self.bodies.borrow_mut().insert(digest);
-            self.made.set(number + 1);
+            tokio::time::sleep(self.pause.unwrap_or(pause)).await;
+            let sequence = match self.keep(spool, worth).await {
+                Ok(sequence) => sequence,
+                Err(error) => return error.into(),
+            };
+            self.fresh.borrow_mut().push((sequence, turmoil::sim_elapsed().unwrap_or_default()));
             self.left.set(self.left.get() - 1);
         }
         std::future::pending().await
+    }
+
+    /// Makes a record; gives its sequence.
+    async fn keep(&self, spool: &SharedSpool, worth: Worth) -> Result<u64, SpoolError> {
+        let number = self.made.get();
+        let body = sample::body(BEGAN.plus_millis(self.number * 1_000_000 + number));
+        let digest = Sha256::of(&body);
+        // Nothing comes between the two: who is crashed is crashed where it waits.
+        let link = spool.append(body, worth, wall_clock()).await?;
+        self.bodies.borrow_mut().insert(digest);
+        self.made.set(number + 1);
+        Ok(link.sequence)
     }
 
     /// A stream over turmoil's TCP. Who speaks is said by its first line, where life has certificates.

@@ -17,7 +17,7 @@ use zerkalo_collector::state::{State, StateError};
 use zerkalo_collector::stop;
 use zerkalo_collector::uplink::{Caller, Connected, Uplink};
 use zerkalo_collector::vicinity::VicinityKey;
-use zerkalo_core::admission::{ChainHead, Place, place, place_gap};
+use zerkalo_core::admission::{ChainHead, Place, place, place_ahead, place_gap};
 use zerkalo_core::evidence::{CheckedRecord, SignedList, SignedRecord};
 use zerkalo_core::fold::default_settings;
 use zerkalo_core::gap::Gap;
@@ -27,6 +27,7 @@ use zerkalo_core::words::{AgentId, OwnerId, Station, UnixMillis};
 use zerkalo_durable::store::StoreError;
 use zerkalo_lab::sample;
 use zerkalo_proto::agent_v1::StreamRequest;
+use zerkalo_proto::agent_v1::stream_response::Message as Down;
 
 use super::{Shared, agent, patiently, wire};
 use crate::keep::key;
@@ -39,6 +40,16 @@ pub struct House {
     dir: PathBuf,
     /// Of this life, for those who look.
     engine: Shared<Option<Engine>>,
+    lanes: Lanes,
+}
+
+/// What a collector takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lanes {
+    /// Records ahead of their chain, too.
+    Both,
+    /// As those before it: the negative control.
+    ChainAlone,
 }
 
 /// What the journal holds of one agent.
@@ -48,14 +59,16 @@ pub struct Known {
     pub bodies: Vec<Sha256>,
     pub dropped: u64,
     pub epochs: u64,
+    /// Admitted before what they follow.
+    pub ahead: u64,
     /// Every statement, in order.
     pub trace: String,
 }
 
 impl House {
     /// A directory with the agents enrolled and a list in force.
-    pub fn new(dir: PathBuf, agents: &[AgentId]) -> Result<Self> {
-        let house = Self { dir, engine: Shared::default() };
+    pub fn new(dir: PathBuf, agents: &[AgentId], lanes: Lanes) -> Result<Self> {
+        let house = Self { dir, engine: Shared::default(), lanes };
         let mut journal = Journal::open(&house.journal(), |_| {})?;
         let at = UnixMillis(1);
         let enrolled = agents.iter().map(|agent| {
@@ -82,6 +95,28 @@ impl House {
         let engine = self.engine.borrow();
         let Some(engine) = &*engine else { return (0, 0) };
         engine.read(|fold| fold.agents().get(agent).map_or((0, 0), |known| (known.records, known.dropped)))
+    }
+
+    /// Whether an agent's record is admitted, in its turn or ahead of it.
+    pub fn has(&self, agent: &AgentId, sequence: u64) -> bool {
+        let is_held = |head: &ChainHead| {
+            let runs = head.runs();
+            sequence <= head.last().sequence
+                || runs.iter().any(|run| (run.first..=run.last).contains(&sequence))
+        };
+        let engine = self.engine.borrow();
+        engine.as_ref().is_some_and(|engine| {
+            engine.read(|fold| fold.agents().get(agent).is_some_and(|known| is_held(&known.head)))
+        })
+    }
+
+    /// Whether an agent's chain has come so far.
+    pub fn has_up_to(&self, agent: &AgentId, sequence: u64) -> bool {
+        let engine = self.engine.borrow();
+        let last = |engine: &Engine| {
+            engine.read(|fold| fold.agents().get(agent).map_or(0, |known| known.head.last().sequence))
+        };
+        engine.as_ref().is_some_and(|engine| last(engine) >= sequence)
     }
 
     /// One life, from a start to a crash.
@@ -116,7 +151,7 @@ impl House {
         let accepting = async {
             loop {
                 let (stream, _) = listener.accept().await?;
-                tokio::task::spawn_local(attend(uplink.clone(), engine.clone(), stream));
+                tokio::task::spawn_local(attend(uplink.clone(), engine.clone(), self.lanes, stream));
             }
         };
         tokio::select! {
@@ -127,7 +162,7 @@ impl House {
     }
 }
 
-async fn attend(uplink: Rc<Uplink>, engine: Engine, stream: turmoil::net::TcpStream) {
+async fn attend(uplink: Rc<Uplink>, engine: Engine, lanes: Lanes, stream: turmoil::net::TcpStream) {
     let (mut reader, mut writer) = stream.into_split();
     let Some(name) = name_of(&mut reader).await else { return };
     let Some(key) = engine.read(|fold| fold.agents().get(&name).map(|known| known.enrolment.key)) else {
@@ -135,7 +170,10 @@ async fn attend(uplink: Rc<Uplink>, engine: Engine, stream: turmoil::net::TcpStr
     };
     let caller = Caller { agent: name, key, until: UnixMillis(u64::MAX) };
     let mut down = uplink.attend(caller, None, wire::receive::<StreamRequest>(reader));
-    while let Some(Ok(message)) = down.next().await {
+    while let Some(Ok(mut message)) = down.next().await {
+        if let (Lanes::ChainAlone, Some(Down::Welcome(welcome))) = (lanes, &mut message.message) {
+            welcome.takes_ahead = false;
+        }
         if wire::send(&mut writer, &message).await.is_err() {
             return;
         }
@@ -163,29 +201,41 @@ pub fn found(dir: PathBuf) -> Result<BTreeMap<AgentId, Known>> {
 fn note(found: &mut BTreeMap<AgentId, Known>, event: &Event) -> Result<()> {
     match event {
         Event::Enrolled(enrolment) => drop(found.insert(enrolment.agent.clone(), Known::default())),
-        Event::Record { signed, .. } => take(found, signed, None)?,
-        Event::Gap { signed, gap } => take(found, signed, Some(gap))?,
+        Event::Record { signed, is_ahead, .. } => take(found, signed, None, *is_ahead)?,
+        Event::Gap { signed, gap } => take(found, signed, Some(gap), false)?,
         Event::Refused { signed, code } => ensure!(false, "{} {}: {code:?}", signed.agent, signed.sequence),
         _ => {}
     }
     Ok(())
 }
 
-fn take(found: &mut BTreeMap<AgentId, Known>, signed: &SignedRecord, gap: Option<&Gap>) -> Result<()> {
+fn take(
+    found: &mut BTreeMap<AgentId, Known>,
+    signed: &SignedRecord,
+    gap: Option<&Gap>,
+    is_ahead: bool,
+) -> Result<()> {
     let known = found.get_mut(&signed.agent).context("a record of nobody")?;
     let checked = CheckedRecord::new(signed.clone(), &key().public());
     let (placed, link) = match gap {
-        None => (place(&checked, &known.head), signed.link()),
-        Some(gap) => (place_gap(&checked, gap, &known.head), gap.link(signed)),
+        None if is_ahead => (place_ahead(&checked, &known.head), signed.link()),
+        None => (place(&checked, &known.head).map(Some), signed.link()),
+        Some(gap) => (place_gap(&checked, gap, &known.head).map(Some), gap.link(signed)),
     };
-    ensure!(placed == Ok(Place::Next), "{} {} {}: {placed:?}", signed.agent, signed.epoch, signed.sequence);
+    let expected = if is_ahead { Place::Ahead } else { Place::Next };
+    let name = format!("{} {} {}", signed.agent, signed.epoch, signed.sequence);
+    ensure!(placed == Ok(Some(expected)), "{name}: {placed:?}");
     let last = known.head.last();
     known.epochs += u64::from(last.epoch > 0 && last.epoch != signed.epoch);
-    known.dropped += gap.map_or(0, |gap| gap.len_after(last, signed));
-    known.head.advance(link);
+    known.dropped += gap.map_or(0, |gap| known.head.lacks(gap, signed));
+    match is_ahead {
+        true => known.head.advance_ahead(link, signed.previous),
+        false => known.head.advance(link),
+    }
+    known.ahead += u64::from(is_ahead);
     if gap.is_none() {
         known.bodies.push(Sha256::of(&signed.body));
     }
-    known.trace += &format!("{} {} {} {}\n", signed.agent, signed.epoch, signed.sequence, signed.hash());
+    known.trace += &format!("{name} {}\n", signed.hash());
     Ok(())
 }

@@ -9,6 +9,8 @@ pub struct Tale {
     pub events: Vec<String>,
     /// In the journal at the end.
     pub records: u64,
+    /// Of those, admitted before what they follow.
+    pub ahead: u64,
     /// Given up by full spools, and told.
     pub dropped: u64,
     pub crashes: u64,
@@ -23,6 +25,7 @@ impl Tale {
     pub fn add(&mut self, other: Self) {
         self.events.extend(other.events);
         self.records += other.records;
+        self.ahead += other.ahead;
         self.dropped += other.dropped;
         self.crashes += other.crashes;
         self.epochs += other.epochs;
