@@ -81,10 +81,10 @@ enum Command {
     Touched(host::TouchedArgs),
     /// Measure one URL now and print what happened; needs no collector and no enrolment.
     Probe(Box<ProbeArgs>),
-    /// Keeps the browser of one picture; started by the agent itself.
+    /// Keeps the browser of one picture; started by the agent itself, or by zerkalo-pictures.socket.
     #[cfg(feature = "screenshot")]
     #[command(name = crate::picture::camera::KEEPER_COMMAND, hide = true)]
-    PictureKeeper,
+    PictureKeeper(crate::picture::keeper::KeeperArgs),
 }
 
 #[derive(Debug, Args)]
@@ -202,8 +202,8 @@ struct ProbeArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     #[cfg(feature = "screenshot")]
-    if matches!(cli.command, Command::PictureKeeper) {
-        return crate::picture::keeper::main();
+    if let Command::PictureKeeper(args) = &cli.command {
+        return crate::picture::keeper::main(args);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -225,7 +225,7 @@ pub fn main() -> ExitCode {
         Command::Touched(args) => (host::touched_command(&args), 1),
         Command::Run(args) => (runtime.block_on(run_command(args)), 1),
         #[cfg(feature = "screenshot")]
-        Command::PictureKeeper => unreachable!("answered above, before there is a runtime"),
+        Command::PictureKeeper(_) => unreachable!("answered above, before there is a runtime"),
     };
     // Nothing of the runtime's outlives the command; lookups by the C library may still block a thread.
     runtime.shutdown_background();

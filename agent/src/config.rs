@@ -37,7 +37,7 @@ pub const TIMEOUT_MAX_SECS: u64 = 120;
 pub const NEUTRAL_SNI_DEFAULT: &str = "www.example.com";
 
 /// Every key there is.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "field_addresses",
     "metered",
     "bytes_per_day",
@@ -54,6 +54,8 @@ const KEYS: [&str; 18] = [
     "resolvers.nobody",
     "pictures.browser",
     "pictures.sandbox",
+    "pictures.socket",
+    "pictures.same_user",
     "log.format",
     "collector.urls",
 ];
@@ -248,7 +250,12 @@ impl Reading<'_> {
             public_dot,
             public_doh,
             nobody,
-            pictures: PictureSettings::new(self.take("pictures.browser"), self.take("pictures.sandbox")),
+            pictures: PictureSettings::new(
+                self.take("pictures.browser"),
+                self.take("pictures.sandbox"),
+                self.take("pictures.socket"),
+                self.take("pictures.same_user"),
+            ),
             log_format,
             collector_urls,
         }
@@ -352,7 +359,7 @@ mod tests {
             "metered = true\nfield_addresses = false\nbytes_per_day = 5_000_000\nspool_bytes = 300_000\ninterval_secs = 2\ntimeout_secs = 3\nallow_special_ranges = true\nca_file = \"ca.pem\"\n\
              neutral_sni = \"n.example\"\n[resolvers]\nsystem = [\"127.0.0.1:5353\"]\npublic = \"127.0.0.2\"\n\
              public_dot = \"dns.example@127.0.0.3\"\npublic_doh = \"none\"\nnobody = \"127.0.0.4:54\"\n\
-             [pictures]\nbrowser = \"none\"\nsandbox = false\n[log]\nformat = \"json\"\n\
+             [pictures]\nbrowser = \"none\"\nsandbox = false\nsocket = \"/run/x\"\nsame_user = false\n[log]\nformat = \"json\"\n\
              [collector]\nurls = [\"quic://192.0.2.7:8445\"]\n",
         )
         .unwrap();
@@ -371,7 +378,12 @@ mod tests {
             public_dot: parse_dot("dns.example@127.0.0.3:853").ok(),
             public_doh: None,
             nobody: Some("127.0.0.4:54".parse().unwrap()),
-            pictures: PictureSettings { browser: None, sandbox: crate::picture::Sandbox::Off },
+            pictures: PictureSettings {
+                browser: None,
+                sandbox: crate::picture::Sandbox::Off,
+                socket: "/run/x".into(),
+                user: crate::picture::BrowserUser::Another,
+            },
             log_format: LogFormat::Json,
             collector_urls: vec!["quic://192.0.2.7:8445".to_owned()],
         };

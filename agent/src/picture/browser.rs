@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use zerkalo_core::record::PICTURE_LEN_MAX;
 use zerkalo_core::target::TargetUrl;
 
-use super::camera::Task;
+use super::camera::Workplace;
 use super::relay::Relay;
 use super::{Order, Sandbox};
 
@@ -93,13 +93,16 @@ const FEATURES_OFF: &str = "--disable-features=MediaRouter,DialMediaRouteProvide
      InterestFeedContentSuggestions,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,AsyncDns,DnsOverHttps,WebRtcHideLocalIpsWithMdns";
 
 /// The picture of the task's page, or why there is none. Bytes that pass the line are counted as they pass.
-pub(super) async fn picture(task: &Task, line_bytes: &Arc<AtomicU64>) -> Result<Vec<u8>, String> {
-    let order = &task.order;
+pub(super) async fn picture(
+    order: &Order,
+    workplace: &Workplace,
+    line_bytes: &Arc<AtomicU64>,
+) -> Result<Vec<u8>, String> {
     let url = TargetUrl::parse(&order.url).map_err(|error| error.to_string())?;
     let relay = Relay::open(order.address.ip(), &ports(&url), order.connections_max, line_bytes)
         .await
         .map_err(|error| format!("the relay cannot listen: {error}"))?;
-    let mut chromium = launch(task, &pattern(&url), &relay)?;
+    let mut chromium = launch(order, workplace, &pattern(&url), &relay)?;
     let said = chromium.stderr.take().expect("it was asked for");
     let (steering, mut drain) = steering_url(said).await?;
     // By default a bad certificate is passed over in silence: here it is what the picture is about.
@@ -131,27 +134,27 @@ fn pattern(url: &TargetUrl) -> String {
     }
 }
 
-fn launch(task: &Task, host: &str, relay: &Relay) -> Result<Child, String> {
+fn launch(order: &Order, workplace: &Workplace, host: &str, relay: &Relay) -> Result<Child, String> {
     let ways = relay.ports.iter().map(|(port, local)| format!("MAP {host}:{port} {local}, "));
     let rules: String = ways.collect();
     // Dies with this process even where nobody is left to kill the group.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(&task.browser).args(QUIET).arg(FEATURES_OFF);
+    command.args(["--pdeathsig", "KILL"]).arg(&workplace.browser).args(QUIET).arg(FEATURES_OFF);
     command.arg(format!("--host-resolver-rules={rules}MAP * ~NOTFOUND"));
     command.arg(format!("--window-size={WIDTH},{HEIGHT}"));
-    command.arg(format!("--user-data-dir={}", task.profile.display()));
-    if let Some(key) = task.order.trusted_key {
+    command.arg(format!("--user-data-dir={}", workplace.profile.display()));
+    if let Some(key) = order.trusted_key {
         command.arg(format!("--ignore-certificate-errors-spki-list={}", STANDARD.encode(key)));
     }
-    if task.sandbox == Sandbox::Off {
+    if workplace.sandbox == Sandbox::Off {
         command.arg("--no-sandbox");
     }
     // By another way the same directory, which the keeper stands in: a socket's path has room for 107 bytes, and a state
     // directory may lie deep.
     command
-        .env("HOME", &task.profile)
+        .env("HOME", &workplace.profile)
         .env("TMPDIR", format!("/proc/{}/cwd", std::process::id()))
-        .env("XDG_RUNTIME_DIR", &task.profile)
+        .env("XDG_RUNTIME_DIR", &workplace.profile)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,5 +1,5 @@
-//! Bounds the browser from outside: a process group of its own, so much time, so much memory; at the end, whatever the
-//! end is, the group is killed and its profile removed. What goes on inside is `keeper.rs`.
+//! Bounds a browser of this agent's own user from outside: a process group of its own, so much time, so much memory; at the
+//! end, whatever the end is, the group is killed and its profile removed. What goes on inside is `keeper.rs`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,18 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
-use zerkalo_core::record::PICTURE_LEN_MAX;
 
-use super::{Order, PictureSettings, Sandbox, Shot, memory};
+use super::photographer::{LINE_BYTES_ASSUMED, converse};
+use super::{Order, Sandbox, Shot, memory};
 
 /// This program's own command that keeps the browser.
 pub const KEEPER_COMMAND: &str = "picture-keeper";
 /// This program, even where its file was replaced since.
 const SELF: &str = "/proc/self/exe";
-/// Bytes of what the keeper says before the picture.
-const HEAD_LEN_MAX: u64 = 4_096;
 /// How often the group's memory is looked at.
 const MEMORY_WAIT: Duration = Duration::from_millis(200);
 
-/// What a browser that was stopped is taken to have cost the line: what one connection may bring.
-const LINE_BYTES_ASSUMED: u64 = super::relay::BYTES_MAX;
 /// Longest wait for the killed to be gone, and between two looks at them.
 const END_WAIT: Duration = Duration::from_secs(10);
 /// See [`END_WAIT`].
@@ -50,20 +45,19 @@ impl Default for Limits {
 /// The keeper's task.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Task {
-    pub browser: PathBuf,
-    pub sandbox: Sandbox,
-    pub profile: PathBuf,
+    /// A service has its own, and heeds nobody's.
+    #[serde(flatten)]
+    pub workplace: Option<Workplace>,
     pub time_millis: u64,
     pub order: Order,
 }
 
-/// What the keeper says before the picture's bytes, on a line.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub len: u64,
-    /// Bytes that passed the line, both ways.
-    pub line_bytes: u64,
-    pub failure: Option<String>,
+/// With what, and where, the keeper works.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Workplace {
+    pub browser: PathBuf,
+    pub sandbox: Sandbox,
+    pub profile: PathBuf,
 }
 
 /// Takes pictures.
@@ -79,12 +73,11 @@ pub struct Camera {
 }
 
 impl Camera {
-    /// A camera, where the host has a browser and wants pictures.
-    pub fn find(settings: &PictureSettings, profile: &Path) -> Option<Self> {
-        let browser = settings.browser.clone().filter(|browser| browser.exists())?;
-        let (program, profile) = (PathBuf::from(SELF), profile.to_owned());
+    /// A camera with this browser.
+    pub fn new(browser: &Path, sandbox: Sandbox, profile: &Path) -> Self {
+        let (program, browser, profile) = (PathBuf::from(SELF), browser.to_owned(), profile.to_owned());
         sweep(&profile);
-        Some(Self { program, browser, sandbox: settings.sandbox, profile, limits: Limits::default() })
+        Self { program, browser, sandbox, profile, limits: Limits::default() }
     }
 
     /// Takes a picture. Always ends within the limits; dropped before, it leaves no process behind either.
@@ -114,7 +107,7 @@ impl Camera {
     }
 
     async fn watch(&self, mut child: Child, group: Group, order: &Order) -> Shot {
-        let conversation = converse(&mut child, self.task(order));
+        let conversation = talk(&mut child, self.task(order));
         let shot = tokio::select! {
             shot = conversation => shot.unwrap_or_else(|failure| Shot::failed(failure, LINE_BYTES_ASSUMED)),
             () = tokio::time::sleep(self.limits.time) => {
@@ -136,15 +129,17 @@ impl Camera {
     }
 
     fn task(&self, order: &Order) -> Task {
+        let Self { browser, sandbox, profile, .. } = self.clone();
+        Task::new(order, self.limits.time, Some(Workplace { browser, sandbox, profile }))
+    }
+}
+
+impl Task {
+    /// A task for a keeper that is given so much time.
+    pub(super) fn new(order: &Order, time: Duration, workplace: Option<Workplace>) -> Self {
         // The keeper's own clock runs out first, so that the browser can close in order.
-        let time = self.limits.time.mul_f64(0.9);
-        Task {
-            browser: self.browser.clone(),
-            sandbox: self.sandbox,
-            profile: self.profile.clone(),
-            time_millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-            order: order.clone(),
-        }
+        let time_millis = u64::try_from(time.mul_f64(0.9).as_millis()).unwrap_or(u64::MAX);
+        Self { workplace, time_millis, order: order.clone() }
     }
 }
 
@@ -158,33 +153,16 @@ impl Drop for Group {
     }
 }
 
-/// Hands the task over and reads the answer, no more of it than a picture may be.
-async fn converse(child: &mut Child, task: Task) -> Result<Shot, String> {
-    let broken = |error: io::Error| format!("the keeper broke off: {error}");
-    let mut line = serde_json::to_vec(&task).map_err(|error| broken(error.into()))?;
-    line.push(b'\n');
-    // Stays open: its end is what tells the keeper that this agent is no more.
-    let to = child.stdin.as_mut().ok_or_else(|| broken(io::ErrorKind::BrokenPipe.into()))?;
-    to.write_all(&line).await.map_err(broken)?;
-    to.flush().await.map_err(broken)?;
-    let from = child.stdout.take().ok_or_else(|| broken(io::ErrorKind::BrokenPipe.into()))?;
-    let mut said = Vec::new();
-    from.take(HEAD_LEN_MAX + PICTURE_LEN_MAX + 1).read_to_end(&mut said).await.map_err(broken)?;
-    let end = said.iter().position(|byte| *byte == b'\n').ok_or("the keeper died")?;
-    let picture = said.split_off(end + 1);
-    let head: Head = serde_json::from_slice(&said).map_err(|error| broken(error.into()))?;
-    let Head { len, line_bytes, failure } = head;
-    match failure {
-        Some(failure) => Ok(Shot::failed(failure, line_bytes)),
-        None if picture.len() as u64 == len && len <= PICTURE_LEN_MAX => {
-            Ok(Shot { picture: Ok(picture), line_bytes })
-        }
-        None => Err("the keeper died over the picture".to_owned()),
-    }
+/// Hands the task over and reads the answer.
+async fn talk(child: &mut Child, task: Task) -> Result<Shot, String> {
+    let (to, from) = (child.stdin.as_mut(), child.stdout.as_mut());
+    let (to, from) = to.zip(from).ok_or("the keeper broke off: it has no pipes")?;
+    // The pipe stays open: its end is what tells the keeper that this agent is no more.
+    converse(to, from, &task).await
 }
 
 /// Ends when the group holds more than `limit` bytes.
-async fn too_much_memory(group: Pid, limit: u64) {
+pub(super) async fn too_much_memory(group: Pid, limit: u64) {
     loop {
         tokio::time::sleep(MEMORY_WAIT).await;
         let held = tokio::task::spawn_blocking(move || memory::of_group(group)).await;
@@ -202,7 +180,7 @@ async fn end_of(group: Pid, profile: PathBuf) {
     }
 }
 
-fn sweep(profile: &Path) {
+pub(super) fn sweep(profile: &Path) {
     match std::fs::remove_dir_all(profile) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, "a browser's profile could not be removed");

@@ -9,8 +9,8 @@ use zerkalo_core::record::{ProbeRecord, Screenshot, Span};
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::{MirrorId, UnixMillis};
 
-use super::camera::Camera;
 use super::pending::Pending;
+use super::photographer::Photographer;
 use super::turns::{Subject, Turn, Turns};
 use super::{MEDIA_TYPE, Order, Shot};
 use crate::schedule::Schedule;
@@ -19,8 +19,8 @@ use crate::worth::Worth;
 
 /// What this host gives to pictures.
 pub struct Studio {
-    /// `None` where there is no browser, or none is wanted: then nothing here does anything.
-    camera: Option<Camera>,
+    /// `None` where there is nobody, or no picture is wanted: then nothing here does anything.
+    photographer: Option<Photographer>,
     pending: Option<Pending>,
     trust: KeyTrust,
     turns: Turns,
@@ -48,14 +48,14 @@ pub struct Developed {
 
 impl Studio {
     /// A studio; `pending` takes the pictures to the uplink.
-    pub fn new(camera: Option<Camera>, pending: Option<Pending>, trust: KeyTrust) -> Self {
+    pub fn new(photographer: Option<Photographer>, pending: Option<Pending>, trust: KeyTrust) -> Self {
         let (turns, under_way, failed) = (Turns::default(), JoinSet::new(), VecDeque::new());
-        Self { camera, pending, trust, turns, under_way, failed }
+        Self { photographer, pending, trust, turns, under_way, failed }
     }
 
     /// Somebody wants a picture with the next visit.
     pub fn ask(&mut self, mirror: MirrorId) {
-        match self.camera {
+        match self.photographer {
             Some(_) => self.turns.ask(mirror),
             None => tracing::debug!(%mirror, "a picture is wanted, and this host takes none"),
         }
@@ -63,7 +63,7 @@ impl Studio {
 
     /// How a visit ended.
     pub fn ended(&mut self, record: &ProbeRecord, is_reached: bool, now: Duration) {
-        if self.camera.is_some() {
+        if self.photographer.is_some() {
             self.turns.ended(record, is_reached, now);
         }
     }
@@ -75,7 +75,9 @@ impl Studio {
 
     /// Begins what is due, and takes its handshakes off the budget.
     pub fn begin_due(&mut self, schedule: &mut Schedule, now: Duration) {
-        let Some(camera) = self.camera.clone().filter(|_| self.under_way.is_empty()) else { return };
+        let Some(photographer) = self.photographer.clone().filter(|_| self.under_way.is_empty()) else {
+            return;
+        };
         match self
             .turns
             .next(now, |host, count| schedule.is_idle(host) && schedule.has_room(host, count, now))
@@ -98,7 +100,7 @@ impl Studio {
                 };
                 self.under_way.spawn(async move {
                     let (started_at, began) = (wall_clock(), Instant::now());
-                    let shot = camera.take(&order).await;
+                    let shot = photographer.take(&order).await;
                     Developed { subject, started_at, took: began.elapsed(), shot }
                 });
             }

@@ -1,4 +1,4 @@
-//! No camera: this agent was built without the feature `screenshot`.
+//! Nobody takes pictures: this agent was built without the feature `screenshot`.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use super::{Order, PictureSettings, Shot};
 
 /// There is none.
 #[derive(Debug, Clone)]
-pub enum Camera {}
+pub enum Photographer {}
 
-impl Camera {
+impl Photographer {
     /// Never finds one.
     pub fn find(_: &PictureSettings, _: &Path) -> Option<Self> {
         None

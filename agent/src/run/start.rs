@@ -12,8 +12,8 @@ use crate::config::{Settings, SettingsError, load_trust};
 use crate::consent::{self, Consent};
 use crate::means::Means;
 use crate::picture::PROFILE;
-use crate::picture::camera::Camera;
 use crate::picture::pending::{self, Pending};
+use crate::picture::photographer::Photographer;
 use crate::picture::studio::{KeyTrust, Studio};
 use crate::probe::http::Reading;
 use crate::probe::{ProbeSettings, StepCaps};
@@ -89,10 +89,10 @@ pub(super) fn studio_of(settings: &Settings, state: &StateDir) -> (Studio, Optio
         .inspect_err(|error| tracing::warn!(%error, "no picture can be kept in this state directory"))
         .ok();
     let may = pending.is_some() && !settings.is_metered;
-    let camera = may.then(|| Camera::find(&settings.pictures, &state.path(PROFILE))).flatten();
-    tracing::debug!(?camera, "pictures");
+    let photographer = may.then(|| Photographer::find(&settings.pictures, &state.path(PROFILE))).flatten();
+    tracing::debug!(?photographer, "pictures");
     let trust = if settings.ca_file.is_some() { KeyTrust::Hosts } else { KeyTrust::Browsers };
-    (Studio::new(camera, pending.clone(), trust), pending)
+    (Studio::new(photographer, pending.clone(), trust), pending)
 }
 
 /// What this box talked to in earlier runs.

@@ -15,6 +15,8 @@ mod http;
 mod names;
 #[cfg(feature = "screenshot")]
 mod picture;
+#[cfg(feature = "screenshot")]
+mod picture_service;
 mod process;
 mod quic;
 mod network;

@@ -15,13 +15,13 @@ use zerkalo_core::target::Sha256;
 
 use crate::world::*;
 
-const BROWSER: &str = "/usr/bin/chromium";
+pub const BROWSER: &str = "/usr/bin/chromium";
 /// On a busy machine with two cores.
 const TIME: Duration = Duration::from_secs(60);
-const GREEN: [u8; 3] = [0, 160, 64];
+pub const GREEN: [u8; 3] = [0, 160, 64];
 const BLUE: [u8; 3] = [0, 64, 192];
 
-static STAGE: Mutex<()> = Mutex::const_new(());
+pub static STAGE: Mutex<()> = Mutex::const_new(());
 
 /// A camera with a state directory of its own, alone on the stage.
 struct Studio {
@@ -80,7 +80,7 @@ fn order(url: String, address: std::net::SocketAddr) -> Order {
 }
 
 /// The most frequent colour, and the width.
-fn look(picture: &[u8]) -> ([u8; 3], u32) {
+pub fn look(picture: &[u8]) -> ([u8; 3], u32) {
     let mut decoder = WebPDecoder::new(std::io::Cursor::new(picture)).unwrap();
     let mut pixels = vec![0; decoder.output_buffer_size().unwrap()];
     decoder.read_image(&mut pixels).unwrap();
@@ -92,11 +92,11 @@ fn look(picture: &[u8]) -> ([u8; 3], u32) {
     (colour, decoder.dimensions().0)
 }
 
-fn is_near(seen: [u8; 3], expected: [u8; 3]) -> bool {
+pub fn is_near(seen: [u8; 3], expected: [u8; 3]) -> bool {
     seen.iter().zip(expected).all(|(seen, expected)| seen.abs_diff(expected) <= 8)
 }
 
-fn coloured([red, green, blue]: [u8; 3], rest: &str) -> Vec<u8> {
+pub fn coloured([red, green, blue]: [u8; 3], rest: &str) -> Vec<u8> {
     page(format!("<html><body style='background:rgb({red},{green},{blue})'>{rest}</body></html>").as_bytes())
 }
 
