@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zerkalo_core::evidence::{PublicKey, SecretKey};
 use zerkalo_core::words::{Access, AgentId, CarrierId, MarketId, OwnerId};
+use zerkalo_durable::credentials;
 
 /// Only the agent's own user reads its keys.
 const FILE_MODE: u32 = 0o600;
@@ -133,7 +134,8 @@ impl StateDir {
 
     /// The key that signs records.
     pub fn record_key(&self) -> Result<SecretKey, StateError> {
-        let text = self.read("record.key")?;
+        let path = credentials::file_of(&self.path("record.key"));
+        let text = fs::read_to_string(&path).map_err(|source| StateError::Read { path, source })?;
         let mut bytes = [0; 32];
         hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| StateError::Malformed {
             path: self.path("record.key"),

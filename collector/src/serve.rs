@@ -18,6 +18,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::{self, Router, TcpIncoming};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use zerkalo_core::fingerprint::{FingerprintError, Fingerprints};
+use zerkalo_durable::credentials;
 use zerkalo_proto::agent_v1::enrollment_service_server::EnrollmentServiceServer;
 use zerkalo_proto::agent_v1::uplink_service_server::UplinkServiceServer;
 use zerkalo_proto::operator_v1::operator_service_server::OperatorServiceServer;
@@ -351,13 +352,13 @@ struct Tls {
 
 impl Tls {
     fn read(dir: &Path) -> Result<Self, ServeError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            fs::read_to_string(&path).map_err(|source| ServeError::Read { path, source })
-        };
+        let read_at =
+            |path: PathBuf| fs::read_to_string(&path).map_err(|source| ServeError::Read { path, source });
+        let read = |name: &str| read_at(dir.join(name));
+        let read_secret = |name: &str| read_at(credentials::file_of(&dir.join(name)));
         let ca_pem = read(CA_CERTIFICATE)?;
-        let authority = Authority::load(&ca_pem, &read(CA_KEY)?).map_err(ServeError::Authority)?;
-        let (certificate, key) = (read(SERVER_CERTIFICATE)?, read(SERVER_KEY)?);
+        let authority = Authority::load(&ca_pem, &read_secret(CA_KEY)?).map_err(ServeError::Authority)?;
+        let (certificate, key) = (read(SERVER_CERTIFICATE)?, read_secret(SERVER_KEY)?);
         let agents = session::server_config(&ca_pem, &certificate, &key).map_err(ServeError::Sessions)?;
         let identity = Identity::from_pem(certificate, key);
         Ok(Self { ca_pem, authority: Arc::new(authority), agents, identity })

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use zerkalo_core::address::{require_public, unwrap_embedded};
 use zerkalo_core::words::Vicinity;
+use zerkalo_durable::credentials;
 
 use crate::clock;
 
@@ -30,7 +31,7 @@ impl std::fmt::Debug for VicinityKey {
 impl VicinityKey {
     /// Reads the key of a collector's directory, or makes it, once.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let path = dir.join(VICINITY_KEY);
+        let path = credentials::file_of(&dir.join(VICINITY_KEY));
         match fs::read(&path) {
             Ok(bytes) => bytes.try_into().map(Self).map_err(|bytes: Vec<u8>| {
                 let text = format!(

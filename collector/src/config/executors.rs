@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::market::Action;
 use zerkalo_core::words::{MarketId, MirrorId};
+use zerkalo_durable::credentials;
 
 use super::{Reader, Section, chain};
 use crate::executor::dns::{self, DnsKey};
@@ -360,7 +361,7 @@ impl Reader<'_> {
     fn secret_file(&mut self, section: &mut Section, name: &str) -> Option<(String, PathBuf, String)> {
         let key = section.key(name);
         let path = self.required(section, name, "a file's path", |text| Ok(text.to_owned()))?;
-        let path = self.dir.join(path);
+        let path = credentials::file_of(&self.dir.join(path));
         let text = self.read(&key, &path)?;
         Some((key, path, text))
     }
