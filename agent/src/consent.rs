@@ -22,22 +22,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub enum ConsentError {
     #[error(
-        "nobody has agreed to what this box is used for: read `zerkalo-agent consent show --language en|ru|kk`, then run \
+        "consent_missing: nobody has agreed to what this box is used for: read `zerkalo-agent consent show --language en|ru|kk`, then run \
          `zerkalo-agent consent accept {VERSION}`"
     )]
     Missing,
     #[error(
-        "the terms have changed since version {accepted} was accepted: read `zerkalo-agent consent show`, then run \
+        "terms_changed: the terms have changed since version {accepted} was accepted: read `zerkalo-agent consent show`, then run \
          `zerkalo-agent consent accept {VERSION}`"
     )]
     Outdated { accepted: u32 },
-    #[error("consent was withdrawn at {at}; `zerkalo-agent consent accept {VERSION}` gives it again")]
+    #[error(
+        "consent_withdrawn: consent was withdrawn at {at}; `zerkalo-agent consent accept {VERSION}` gives it again"
+    )]
     Withdrawn { at: UnixMillis },
     #[error(
-        "version {offered} of the terms cannot be accepted; this program's are version {VERSION}: read them with `zerkalo-agent consent show`"
+        "other_terms: version {offered} of the terms cannot be accepted; this program's are version {VERSION}: read them with `zerkalo-agent consent show`"
     )]
     OtherVersion { offered: u32 },
-    #[error("name at least one category of sites to agree to")]
+    #[error("no_category: name at least one category of sites to agree to")]
     NoCategory,
     #[error(transparent)]
     State(#[from] StateError),

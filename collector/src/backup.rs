@@ -30,7 +30,7 @@ const READING_WAIT: Duration = Duration::from_millis(50);
 /// Why there is no backup, or nothing restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    #[error("{dir} holds something already; name a new directory")]
+    #[error("not_empty: {dir} holds something already; name a new directory")]
     NotEmpty { dir: PathBuf },
     #[error("cannot {what} {path}")]
     Io {
@@ -39,13 +39,13 @@ pub enum BackupError {
         #[source]
         source: io::Error,
     },
-    #[error("{dir} is no finished backup: {MANIFEST} is missing or cannot be read")]
+    #[error("no_backup: {dir} is no finished backup: {MANIFEST} is missing or cannot be read; make another")]
     NoManifest { dir: PathBuf },
-    #[error("{path} is not what was backed up: use another backup")]
+    #[error("backup_changed: {path} is not what was backed up: use another backup")]
     Changed { path: PathBuf },
-    #[error("the state in {dir} changed with every reading; try again when less is decided")]
+    #[error("state_restless: the state in {dir} changed with every reading; try again when less is decided")]
     Restless { dir: PathBuf },
-    #[error("the copied state cannot be used; try again")]
+    #[error("state_torn: the copied state cannot be used; try again")]
     State(#[source] StoreError),
 }
 

@@ -107,7 +107,7 @@ async fn resolve(to: &str) -> Result<SocketAddr, RelayError> {
 async fn accept(listener: TcpListener, options: &RelayOptions) -> std::convert::Infallible {
     let places = Arc::new(Semaphore::new(options.connections_max));
     let to: Arc<str> = options.to.as_str().into();
-    let mut connections = JoinSet::new();
+    let (mut connections, mut refused) = (JoinSet::new(), 0_u64);
     loop {
         while connections.try_join_next().is_some() {}
         let client = match listener.accept().await {
@@ -122,7 +122,13 @@ async fn accept(listener: TcpListener, options: &RelayOptions) -> std::convert::
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!(limit = options.connections_max, "full: a connection is refused");
+            refused += 1;
+            tracing::warn!(
+                code = "relay_full",
+                refused,
+                limit = options.connections_max,
+                "a connection is refused: allow more with --connections, or run another relay"
+            );
             continue;
         };
         let to = to.clone();

@@ -29,9 +29,9 @@ pub enum VerifyError {
     Journal(#[from] JournalError),
     #[error("the state cannot be read")]
     State(#[from] StateError),
-    #[error("the audit log is broken: somebody changed the state behind the collector's back")]
+    #[error("audit_broken: somebody changed the state behind the collector's back; restore it from a backup")]
     Audit(#[source] BrokenChain),
-    #[error("{count} of {entries} entries are wrong:\n{}", .named.join("\n"))]
+    #[error("journal_faults: {count} of {entries} entries are wrong; restore a backup, or see `zerkalo-collector mend`:\n{}", .named.join("\n"))]
     Faults { count: u64, entries: u64, named: Vec<String> },
 }
 

@@ -61,7 +61,9 @@ fn the_terms_are_shown_in_the_hosts_language_and_only_their_version_is_accepted(
         assert!(found == status && words.contains(part), "{arguments:?}: {found}: {words}");
     };
     check(&["consent", "show", "--language", "de"], 2, "en, ru and kk");
+    check(&["consent", "accept", "0", "--dir", &dir], 1, "other_terms: ");
     check(&["consent", "accept", "0", "--dir", &dir], 1, "consent show");
+    check(&["consent", "revoke", "--dir", &dir], 1, "consent_missing: ");
     check(&["consent", "accept", "1", "--dir", &dir, "--categories", "sports"], 2, "human_rights");
     check(&["consent", "revoke", "--dir", &dir], 1, "nobody has agreed");
     check(&["consent", "accept", "1", "--dir", &dir, "--categories", "news,culture"], 0, "for news, culture");
@@ -85,7 +87,12 @@ async fn nothing_is_measured_without_consent_and_withdrawing_it_ends_the_agent()
     std::fs::remove_file(dir.join("consent.toml")).unwrap();
     let config = write_config(dir, resolver(&[]).await);
     let without = start(dir, &config).ends();
-    assert!(without.status.code() == Some(4) && without.log.contains("consent accept 1"), "{without:?}");
+    assert!(
+        without.status.code() == Some(4)
+            && without.log.contains("consent_missing: ")
+            && without.log.contains("consent accept 1"),
+        "{without:?}"
+    );
 
     let state = dir.display().to_string();
     let (status, words) = agent(&["consent", "accept", "1", "--categories", "news", "--dir", &state]);
@@ -110,11 +117,11 @@ async fn nothing_is_measured_without_consent_and_withdrawing_it_ends_the_agent()
     let (status, words) = agent(&["consent", "revoke", "--dir", &state]);
     assert!(status == 1 && words.contains("withdrawn: this box") && words.contains("NOT told"), "{words}");
     let ended = child.ends();
-    assert!(ended.status.code() == Some(4) && ended.log.contains("consent was withdrawn"), "{ended:?}");
+    assert!(ended.status.code() == Some(4) && ended.log.contains("consent_withdrawn: "), "{ended:?}");
     let again = start(dir, &config).ends();
     assert_eq!(again.status.code(), Some(4), "{again:?}");
     let (_, words) = agent(&["status", "--dir", &state]);
-    assert!(words.contains("measures nothing: consent was withdrawn"), "{words}");
+    assert!(words.contains("measures nothing: consent_withdrawn: "), "{words}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ pub enum MendError {
     Lock(#[from] LockError),
     #[error("the journal cannot be mended")]
     Journal(#[from] JournalError),
-    #[error("{path} is in the way; move it elsewhere first")]
+    #[error("in_the_way: {path} is there already; move it elsewhere first")]
     InTheWay { path: PathBuf },
 }
 

@@ -27,7 +27,7 @@ struct Flow {
 pub async fn pass(socket: UdpSocket, to: &str, flows_max: usize) -> Infallible {
     let socket = Arc::new(socket);
     let mut flows: BTreeMap<SocketAddr, Flow> = BTreeMap::new();
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut refused) = (JoinSet::new(), 0_u64);
     let mut datagram = vec![0; DATAGRAM_LEN_MAX];
     loop {
         tokio::select! {
@@ -43,7 +43,13 @@ pub async fn pass(socket: UdpSocket, to: &str, flows_max: usize) -> Infallible {
                 };
                 if !flows.contains_key(&peer) {
                     if flows.len() >= flows_max {
-                        tracing::warn!(limit = flows_max, "full: an agent by QUIC is refused");
+                        refused += 1;
+                        tracing::warn!(
+                            code = "relay_full",
+                            refused,
+                            limit = flows_max,
+                            "an agent by QUIC is refused: allow more with --connections, or run another relay"
+                        );
                         continue;
                     }
                     match open(to).await {

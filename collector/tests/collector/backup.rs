@@ -36,7 +36,7 @@ async fn a_backup_of_a_serving_collector_is_verified_and_restored_and_its_agents
     }
     assert!(!copy.join("operator").exists(), "the operator's secrets stay where they are");
     let (done, said) = ask(&["backup"], &[&site.dir, &copy]).await;
-    assert!(!done && said.contains("name a new directory"), "{said}");
+    assert!(!done && said.contains("not_empty: ") && said.contains("name a new directory"), "{said}");
     collector.kill().await;
     std::fs::remove_dir_all(&site.dir).unwrap();
     let (done, said) = ask(&["restore"], &[&copy, &site.dir]).await;
@@ -73,6 +73,11 @@ async fn every_damage_is_found_and_named() {
         let (done, said) = ask(&["verify"], &[&copy]).await;
         assert!(!done && said.contains("00000001.zkj"), "{place}: {said}");
     }
+    let restored = site.dir.with_extension("restored");
+    let (done, said) = ask(&["restore"], &[&copy, &restored]).await;
+    assert!(!done && said.contains("backup_changed: ") && said.contains("use another backup"), "{said}");
+    let (done, said) = ask(&["restore"], &[&site.dir.join("journal"), &restored]).await;
+    assert!(!done && said.contains("no_backup: "), "{said}");
     std::fs::write(&segment, &whole).unwrap();
     assert!(ask(&["verify"], &[&copy]).await.0);
     // Whole frames around a record that nobody signed, and around one that is missing.
@@ -94,7 +99,13 @@ async fn every_damage_is_found_and_named() {
         }
     });
     let (done, said) = ask(&["verify"], &[&forged]).await;
-    assert!(!done && said.contains("sequence 2") && said.contains("bad_signature"), "{said}");
+    assert!(
+        !done
+            && said.contains("journal_faults: ")
+            && said.contains("sequence 2")
+            && said.contains("bad_signature"),
+        "{said}"
+    );
     let robbed = rewrite(&|entries| {
         let first = entries.iter().position(is_record).unwrap();
         entries.remove(first);
