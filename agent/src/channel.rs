@@ -33,6 +33,9 @@ pub use trust::{Refusal, Trust, TrustError};
 
 /// Longest wait for name, connection and handshake together, where nobody knows better.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// So long at least nothing came where the last question whether it lives was not answered; timers are a little early.
+const SILENCE_MIN: Duration =
+    calls::KEEPALIVE_INTERVAL.saturating_add(calls::KEEPALIVE_TIMEOUT).saturating_sub(Duration::from_secs(1));
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -73,6 +76,11 @@ pub struct Line {
 }
 
 impl Line {
+    /// Whether the other end left the last question whether it lives unanswered. By QUIC a probe may have kept the answer.
+    pub fn is_dead(&self) -> bool {
+        self.gauge.is_some() && self.meter.silence() >= SILENCE_MIN
+    }
+
     /// Bytes that reached the other end, and that came from there. Where nobody knows what reached it, what was sent.
     pub fn carried(&self) -> (u64, u64) {
         match self.gauge.as_ref().and_then(Gauge::read) {
@@ -110,10 +118,19 @@ pub async fn connect(
         }
         Err(_) => return Err(ChannelError::Timeout { url: url(), waited: patience }),
     };
-    match tokio::time::timeout(patience, Channel::open(wire)).await {
+    match tokio::time::timeout(patience, Channel::open(wire, answer_wait(address.transport))).await {
         Ok(Ok(channel)) => Ok(Line { channel, meter, binding, gauge }),
         Ok(Err(source)) => Err(ChannelError::Speak { url: url(), source }),
         Err(_) => Err(ChannelError::Timeout { url: url(), waited: patience }),
+    }
+}
+
+/// How long the answer may take whether the other end lives.
+fn answer_wait(transport: Transport) -> Duration {
+    match transport {
+        Transport::Tcp => calls::KEEPALIVE_TIMEOUT,
+        // A probe may keep the question, or the answer, for as long as it runs.
+        Transport::Quic => quic::IDLE_MAX,
     }
 }
 

@@ -290,6 +290,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_beside_the_stream_goes_by_the_address_that_answered_then_by_the_best() {
+        let [tcp, quic, relay] = three();
+        let mut paths = paths();
+        assert_eq!(paths.in_order(None, at(0)), three());
+        paths.failed(&tcp, Failure::Broken, at(0));
+        paths.failed(&tcp, Failure::Broken, at(1));
+        paths.worked(&relay, at(2));
+        assert_eq!(paths.in_order(None, at(3)), [relay.clone(), quic.clone(), tcp.clone()]);
+        // Tried or not, none is left out.
+        assert_eq!(paths.in_order(Some(&tcp), at(3)), [tcp, relay, quic]);
+    }
+
+    #[test]
     fn silence_at_once_or_after_long_use_is_no_limit_of_length() {
         let [tcp, ..] = three();
         for carried in [(2_000, 2_500), (1_000_000, 40_000)] {

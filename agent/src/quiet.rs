@@ -54,6 +54,12 @@ impl Quiet {
         self.0.borrow().probes == 0
     }
 
+    /// Speaks where no probe runs, and lets none begin before that is done: `speak` must be quick. `None` where one runs.
+    pub fn if_quiet<T>(&self, speak: impl FnOnce() -> T) -> Option<T> {
+        let state = self.0.borrow();
+        (state.probes == 0).then(speak)
+    }
+
     /// Ends once no probe runs.
     pub async fn quiet(&self) {
         // The sender is ours: it cannot be gone.
@@ -114,8 +120,9 @@ mod tests {
         let next = next.await;
         let beside = quiet.begin_probe().await;
         drop(next);
-        assert!(!quiet.is_quiet());
+        assert!(!quiet.is_quiet() && quiet.if_quiet(|| ()).is_none());
         drop(beside);
+        assert_eq!(quiet.if_quiet(|| 7), Some(7));
         quiet.quiet().await;
     }
 }

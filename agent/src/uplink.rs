@@ -219,6 +219,8 @@ struct Outcome {
     used: Option<Instant>,
     /// Bytes that passed up and down.
     carried: (u64, u64),
+    /// Whether the line died without a word.
+    is_dead: bool,
 }
 
 /// Where a stream is to be opened.
@@ -318,6 +320,7 @@ impl Uplink {
             match self.see_to_papers(&paths, &passage.address, &end).await {
                 Consequence::Stop(expelled) => return Stopped::Expelled(expelled),
                 Consequence::AtOnce => {
+                    tracing::info!(url = %passage.address, ended = chain(&end), "on by the next certificate");
                     (after, intercepted_by) = (end.word(), passage.intercepted_by);
                     used = outcome.used.or(used);
                     continue;
@@ -385,6 +388,8 @@ impl Uplink {
         if is_of_path {
             let failure = match end {
                 End::Frozen | End::NoWelcome => Failure::Frozen { carried: outcome.carried },
+                // With nothing to send only the question whether it lives finds out: a long list froze on its way here.
+                _ if outcome.is_dead => Failure::Frozen { carried: outcome.carried },
                 _ if is_useful => Failure::Lost,
                 _ => Failure::Broken,
             };

@@ -4,6 +4,7 @@
 //! stand in files of their own and never print.
 
 mod executors;
+mod networks;
 mod operators;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,9 @@ use zerkalo_core::catalogue::Catalogue;
 use zerkalo_core::fingerprint::Fingerprints;
 use zerkalo_core::fold::default_settings;
 use zerkalo_core::journal::SettingsText;
-use zerkalo_core::networks;
 use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 
-use crate::clock;
 use crate::people::People;
 use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
 
@@ -31,9 +30,6 @@ pub use executors::{
 
 /// The file's name in the collector's directory.
 pub const FILE_NAME: &str = "collector.toml";
-
-/// Largest table of networks taken: it is journaled, and the built-in one has a fifth of this.
-const NETWORKS_LEN_MAX: usize = 1024 * 1024;
 
 /// Everything a collector is told.
 #[derive(Debug)]
@@ -234,30 +230,25 @@ impl Reader<'_> {
             }
             settings.fingerprints = text;
         }
-        let networks = self.data_file(&mut section, "networks");
-        if let (Some((key, path, text)), Some(catalogue)) = (networks, &catalogue) {
-            settings.networks = self.networks(key, &path, &text, catalogue);
+        let networks = self.optional(&mut section, "networks", "a file's path", |text| Ok(text.to_owned()));
+        if let (Some(path), Some(catalogue)) = (networks, &catalogue) {
+            settings.networks = self.networks(section.key("networks"), &self.dir.join(path), catalogue);
         }
         self.finish(section);
         Some((settings, catalogue?))
     }
 
     /// The operator's table, cut to the carriers of the catalogue.
-    fn networks(&mut self, key: String, path: &Path, text: &str, catalogue: &Catalogue) -> String {
+    fn networks(&mut self, key: String, path: &Path, catalogue: &Catalogue) -> String {
         let remedy = "mend the file, or remove the key to use the built-in one";
         let asns = catalogue.carriers().iter().flat_map(|carrier| carrier.asns.iter().copied()).collect();
-        let date =
-            std::fs::metadata(path).and_then(|file| file.modified()).map(clock::day).unwrap_or_default();
-        let problem = match networks::cut_to(text, &asns, &date) {
-            Ok(kept) if kept.is_empty() => "holds no range of a carrier in the catalogue".to_owned(),
-            Ok(kept) if kept.len() > NETWORKS_LEN_MAX => {
-                format!("the ranges of the catalogue's carriers take more than {NETWORKS_LEN_MAX} bytes")
+        match networks::table(path, &asns) {
+            Ok(table) => table,
+            Err(error) => {
+                self.fault(key, format!("{}: {error}", path.display()), remedy);
+                String::new()
             }
-            Ok(kept) => return kept,
-            Err(error) => chain(&error),
-        };
-        self.fault(key, format!("{}: {problem}", path.display()), remedy);
-        String::new()
+        }
     }
 
     /// The operator's policies; the built-in ones of markets these do not name stay in force.

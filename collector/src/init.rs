@@ -183,7 +183,7 @@ listen = "{metrics_listen}"
 #catalogue = "catalogue.toml"
 #policies = ["policies/ru.toml", "policies/kz.toml"]
 #fingerprints = "fingerprints.toml"
-#networks = "networks.csv"           # start,end,asn[,organisation]; cut to the catalogue's carriers
+#networks = "GeoLite2-ASN.mmdb"      # or CSV: start,end,asn[,organisation]; cut to the catalogue's carriers
 
 # Lines go to standard error; the level is set by the environment: ZERKALO_LOG=debug
 #[log]

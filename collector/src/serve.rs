@@ -389,13 +389,16 @@ impl Services<'_> {
         connected: &Connected,
         stopping: &StopSignal,
     ) -> Result<Vec<JoinHandle<Result<(), ServeError>>>, ServeError> {
-        let router = self.agents(connected, stopping).await?;
+        let ways = self.ways()?;
         let tls = self.tls.agents.clone();
         let mut listeners = Vec::new();
         if let Some(socket) = quic {
+            // Agents say nothing while they probe, nor that they live.
+            let router = self.agents(connected, stopping, &ways, server(quic::IDLE_MAX)).await?;
             let incoming = quic::listen(socket, &tls, stopping.clone()).map_err(ServeError::Quic)?;
-            listeners.push(listen("agents by QUIC", router.clone(), incoming, stopping.clone()));
+            listeners.push(listen("agents by QUIC", router, incoming, stopping.clone()));
         }
+        let router = self.agents(connected, stopping, &ways, server(KEEPALIVE_TIMEOUT)).await?;
         listeners.push(listen("agents", router, session::accept(tcp, tls), stopping.clone()));
         Ok(listeners)
     }
@@ -410,7 +413,13 @@ impl Services<'_> {
         Ok(Arc::new(Ways { urls, fingerprints, relays, parts: Parts::default() }))
     }
 
-    async fn agents(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
+    async fn agents(
+        &self,
+        connected: &Connected,
+        stopping: &StopSignal,
+        ways: &Arc<Ways>,
+        mut server: Server,
+    ) -> Result<Router, ServeError> {
         let catalogue = Arc::new(self.config.catalogue.clone());
         let enrollment = EnrollmentServiceServer::new(Enrollment {
             engine: self.engine.clone(),
@@ -424,7 +433,7 @@ impl Services<'_> {
             connected: connected.clone(),
             metrics: self.metrics.clone(),
             pictures: self.pictures.clone(),
-            ways: self.ways()?,
+            ways: ways.clone(),
             vicinities: VicinityKey::open(&self.config.dir).map_err(ServeError::VicinityKey)?,
             stopping: stopping.clone(),
         })
@@ -432,7 +441,7 @@ impl Services<'_> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<EnrollmentServiceServer<Enrollment>>().await;
         health.set_serving::<UplinkServiceServer<Uplink>>().await;
-        Ok(server().add_service(health_service).add_service(enrollment).add_service(uplink))
+        Ok(server.add_service(health_service).add_service(enrollment).add_service(uplink))
     }
 
     async fn operators(&self, connected: &Connected, stopping: &StopSignal) -> Result<Router, ServeError> {
@@ -464,15 +473,16 @@ impl Services<'_> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| ServeError::Reflection(Box::new(error)))?;
-        let mut server = server().tls_config(tls).map_err(ServeError::Tls)?;
+        let mut server = server(KEEPALIVE_TIMEOUT).tls_config(tls).map_err(ServeError::Tls)?;
         Ok(server.add_service(health_service).add_service(reflection).add_service(operator))
     }
 }
 
-fn server() -> Server {
+/// Whoever is asked whether they live may take so long to answer.
+fn server(answer_wait: Duration) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_keepalive_timeout(Some(answer_wait))
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
 }
 

@@ -45,7 +45,7 @@ fn agent(library: &str, args: &[&str]) -> Command {
 }
 
 /// The records in a journal that is being written.
-fn records(dir: &Path) -> Vec<ProbeRecord> {
+pub fn records(dir: &Path) -> Vec<ProbeRecord> {
     let bytes = std::fs::read(dir.join("journal/00000001.zkj")).unwrap();
     let (mut offset, mut records) = (MAGIC.len(), Vec::new());
     loop {

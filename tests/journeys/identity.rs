@@ -1,6 +1,7 @@
 //! A box's life over the real programs: it enrols, its certificate is renewed, it comes back after its certificate's time,
 //! a copy of it is found out, and it is revoked.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tokio::process::{Child, Command};
 use zerkalo_core::words::Station;
-use zerkalo_lab::fleet::Collector;
+use zerkalo_lab::fleet::{Collector, Policies};
 use zerkalo_proto::operator_v1::Agent;
 
 use crate::programs::{program, stage};
@@ -19,15 +20,30 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// The exit status of a box that was revoked.
 const EXPELLED: i32 = 5;
 
-/// One collector, and boxes that measure nothing: there is no list.
-struct Place {
-    collector: Collector,
-    home: PathBuf,
+/// One collector, and boxes that measure nothing while there is no list.
+pub struct Place {
+    pub collector: Collector,
+    pub home: PathBuf,
 }
 
 impl Place {
     async fn new() -> Self {
-        let collector = Collector::start(None).await.unwrap();
+        Self::of(Collector::start(None).await.unwrap())
+    }
+
+    /// Agents reach the collector at `urls` alone; where it listens for QUIC, if it does.
+    pub async fn at(urls: &[String], quic: Option<SocketAddr>) -> Self {
+        let change = |settings: &mut toml::Table| {
+            let agents = settings.get_mut("agents").and_then(toml::Value::as_table_mut).unwrap();
+            agents.insert("public_urls".to_owned(), urls.to_vec().into());
+            if let Some(quic) = quic {
+                agents.insert("quic_listen".to_owned(), quic.to_string().into());
+            }
+        };
+        Self::of(Collector::start_changed(None, Policies::Hurried, change).await.unwrap())
+    }
+
+    fn of(collector: Collector) -> Self {
         let home = collector.home().to_owned();
         std::fs::write(home.join("agent.toml"), "interval_secs = 1\n[resolvers]\nsystem = [\"127.0.0.1\"]\n")
             .unwrap();
@@ -55,14 +71,14 @@ impl Place {
         command.output().await.unwrap()
     }
 
-    async fn enrolled(&self, name: &str) -> String {
+    pub async fn enrolled(&self, name: &str) -> String {
         let token = self.token(name).await;
         let ended = self.enrol(&token, name).await;
         assert!(ended.status.success(), "{}", text(&ended));
         self.agents().await.into_iter().find(|agent| agent.owner == name).unwrap().agent
     }
 
-    fn run(&self, name: &str) -> Child {
+    pub fn run(&self, name: &str) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.log(name)).unwrap();
         let mut command = Command::new(program("zerkalo-agent"));
         command.args(["run", "--dir"]).arg(self.home.join(name));
@@ -70,7 +86,21 @@ impl Place {
         command.spawn().unwrap()
     }
 
-    fn log(&self, name: &str) -> PathBuf {
+    /// Withdraws consent, as the host does.
+    pub async fn withdraw(&self, name: &str) -> Output {
+        let mut command = Command::new(program("zerkalo-agent"));
+        command.args(["consent", "revoke", "--dir"]).arg(self.home.join(name));
+        command.output().await.unwrap()
+    }
+
+    /// Where the collector listens for agents by TCP.
+    pub fn agents_listen(&self) -> SocketAddr {
+        let settings = std::fs::read_to_string(self.collector.dir().join("collector.toml")).unwrap();
+        let settings: toml::Table = settings.parse().unwrap();
+        settings["agents"]["listen"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
         self.home.join(format!("{name}.log"))
     }
 
@@ -79,7 +109,7 @@ impl Place {
     }
 
     /// Waits until an agent is as wanted.
-    async fn until(&self, agent: &str, what: &str, wanted: impl Fn(&Agent) -> bool) {
+    pub async fn until(&self, agent: &str, what: &str, wanted: impl Fn(&Agent) -> bool) {
         let began = Instant::now();
         loop {
             let known = self.agents().await.into_iter().find(|known| known.agent == agent).unwrap();
@@ -92,7 +122,7 @@ impl Place {
     }
 
     /// Waits until a box says so.
-    async fn says(&self, name: &str, what: &str) {
+    pub async fn says(&self, name: &str, what: &str) {
         let began = Instant::now();
         while !std::fs::read_to_string(self.log(name)).unwrap_or_default().contains(what) {
             let log = std::fs::read_to_string(self.log(name)).unwrap_or_default();
@@ -110,7 +140,7 @@ impl Place {
     }
 
     /// Gives a box the certificate it would have had so long ago.
-    fn age(&self, name: &str, agent: &str, age: Duration) {
+    pub fn age(&self, name: &str, agent: &str, age: Duration) {
         let read = |path: &str| std::fs::read_to_string(self.collector.dir().join(path)).unwrap();
         let key = KeyPair::from_pem(&read("ca/ca.key")).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&read("ca/ca.pem"), key).unwrap();
@@ -131,7 +161,7 @@ impl Place {
     }
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     of(&output.stdout) + &of(&output.stderr)
 }
@@ -143,12 +173,7 @@ async fn a_host_who_withdraws_is_forgotten_by_the_collector() {
     let agent = place.enrolled("aigerim").await;
     let mut box_ = place.run("aigerim");
     place.until(&agent, "it is on the line", |known| known.connected).await;
-    let withdraw = || async {
-        let mut command = Command::new(program("zerkalo-agent"));
-        command.args(["consent", "revoke", "--dir"]).arg(place.home.join("aigerim"));
-        command.output().await.unwrap()
-    };
-    let said = withdraw().await;
+    let said = place.withdraw("aigerim").await;
     assert!(said.status.success() && text(&said).contains("has forgotten this box"), "{}", text(&said));
     // Whether it hears of the withdrawal or of the revocation first, it ends.
     let ended = tokio::time::timeout(STUCK, box_.wait()).await.expect("it goes on").unwrap();
@@ -157,7 +182,7 @@ async fn a_host_who_withdraws_is_forgotten_by_the_collector() {
     let known = place.agents().await.into_iter().find(|known| known.agent == agent).unwrap();
     assert!(known.standing_reason.contains("withdrawn consent"), "{known:?}");
     // Once more is no fault.
-    let said = withdraw().await;
+    let said = place.withdraw("aigerim").await;
     assert!(said.status.success(), "{}", text(&said));
 }
 

@@ -17,9 +17,9 @@ use crate::probe::http::{Body, Tasks};
 use crate::probe::tap::Duplex;
 
 /// How often an idle stream is asked whether it still lives: mobile NATs forget it within minutes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the answer may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the answer may take by TCP.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The host that requests name. TLS has settled whose connection it is: nobody looks at it.
 const AUTHORITY: &str = "collector";
 
@@ -28,13 +28,14 @@ const AUTHORITY: &str = "collector";
 pub struct Channel(SendRequest<Body>);
 
 impl Channel {
-    /// Speaks HTTP/2 over `wire` until the last channel to it is gone.
-    pub(super) async fn open(wire: Box<dyn Duplex>) -> hyper::Result<Self> {
+    /// Speaks HTTP/2 over `wire` until the last channel to it is gone, or the other end does not say for so long that it
+    /// lives.
+    pub(super) async fn open(wire: Box<dyn Duplex>, answer_wait: Duration) -> hyper::Result<Self> {
         let tasks = Tasks::default();
         let (sender, connection) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_timeout(answer_wait)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(wire))
             .await?;

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -32,6 +33,8 @@ pub struct Meter {
     /// Bytes either way at which to say so.
     limit: AtomicU64,
     reached: Notify,
+    /// When anything came last.
+    heard: Mutex<Instant>,
 }
 
 impl Meter {
@@ -43,6 +46,7 @@ impl Meter {
             total,
             limit: AtomicU64::new(u64::MAX),
             reached: Notify::new(),
+            heard: Mutex::new(Instant::now()),
         })
     }
 
@@ -59,6 +63,11 @@ impl Meter {
     /// Bytes received.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// How long nothing has come.
+    pub fn silence(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Has [`Meter::reached`] end once either count is at `bytes`.
@@ -86,6 +95,9 @@ impl Meter {
     pub fn note_received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
         self.total.received.fetch_add(bytes, Ordering::Relaxed);
+        if bytes > 0 {
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
         self.check();
     }
 

@@ -20,7 +20,7 @@ use crate::datagrams::{self, Datagrams};
 use crate::quiet::Quiet;
 
 /// A connection that says nothing for so long is dead. Longer than any probe, during which it must not speak.
-const IDLE_MAX: Duration = Duration::from_secs(180);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(180);
 /// Unread bytes of the stream.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Of the time for all, what one address of several may take.
@@ -100,12 +100,13 @@ impl AsyncUdpSocket for QuietSocket {
     }
 
     fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
-        if !self.quiet.is_quiet() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.inner.try_send(transmit)?;
-        self.meter.note_sent(transmit.contents.len() as u64);
-        Ok(())
+        // Counted before a probe can begin: its record tells of its own time alone.
+        let sent = self.quiet.if_quiet(|| {
+            self.inner.try_send(transmit)?;
+            self.meter.note_sent(transmit.contents.len() as u64);
+            Ok(())
+        });
+        sent.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
     }
 
     fn poll_recv(

@@ -136,6 +136,7 @@ impl Uplink {
             end = session.serve(&mut stream.down, paths, outcome) => end,
             () = self.renewal(server_now) => Err(End::Renewal),
         };
+        outcome.is_dead = line.as_ref().is_some_and(channel::Line::is_dead);
         outcome.carried = match (&end, &session.meter) {
             (Err(End::Recycled), Some(meter)) => (meter.sent(), meter.received()),
             _ => carried(),

@@ -31,7 +31,7 @@ const UNPROVED_MAX: usize = 128;
 /// Longest handshake, and longest wait for the stream in it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that says nothing for so long is dead. Agents are silent while they probe.
-const IDLE_MAX: Duration = Duration::from_secs(180);
+pub const IDLE_MAX: Duration = Duration::from_secs(180);
 /// Unread bytes of a connection: a frame at its limit fits.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 /// What agents say above TLS.

@@ -15,6 +15,7 @@ mod full_disk;
 mod identity;
 mod interceptions;
 mod lists;
+mod maxmind;
 mod operators;
 mod orders;
 mod people;

@@ -107,12 +107,21 @@ impl Collector {
 
     /// The same with other policies.
     pub async fn start_with(webhook: Option<WebhookTarget<'_>>, policies: Policies) -> Result<Self> {
+        Self::start_changed(webhook, policies, |_| {}).await
+    }
+
+    /// The same with whatever else `change` writes into its settings.
+    pub async fn start_changed(
+        webhook: Option<WebhookTarget<'_>>,
+        policies: Policies,
+        change: impl FnOnce(&mut toml::Table),
+    ) -> Result<Self> {
         let home = Home::create()?;
         let program = program("zerkalo-collector")?;
         let dir = home.path().join("collector");
         let log = home.path().join("collector.log");
         init(&program, &dir, &log).await?;
-        configure(&dir, webhook, policies).context("cannot configure the collector")?;
+        configure(&dir, webhook, policies, change).context("cannot configure the collector")?;
         let operator = Operator::from_file(&dir.join("operator/operator.toml"))?;
         let serve = ["serve", &dir.to_string_lossy()];
         let process = Process::start("zerkalo-collector serve", &program, &serve, &log)?;
@@ -361,7 +370,12 @@ fn agent_name(owner: &str) -> String {
 }
 
 /// Adds the lab's policies and the webhook to what `init` wrote.
-fn configure(dir: &Path, webhook: Option<WebhookTarget<'_>>, policies: Policies) -> Result<()> {
+fn configure(
+    dir: &Path,
+    webhook: Option<WebhookTarget<'_>>,
+    policies: Policies,
+    change: impl FnOnce(&mut toml::Table),
+) -> Result<()> {
     let file = dir.join("collector.toml");
     let mut tree: toml::Table = std::fs::read_to_string(&file)?.parse()?;
     if policies == Policies::Hurried {
@@ -378,6 +392,7 @@ fn configure(dir: &Path, webhook: Option<WebhookTarget<'_>>, policies: Policies)
         let keys = keys.map(|(key, value)| (key.to_owned(), toml::Value::from(value)));
         tree.insert("webhook".to_owned(), toml::Table::from_iter(keys).into());
     }
+    change(&mut tree);
     Ok(std::fs::write(file, toml::to_string(&tree)?)?)
 }
 
