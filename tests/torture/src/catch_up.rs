@@ -36,8 +36,8 @@ const TIMES_THE_PACE: f64 = 10.0;
 /// Bytes up and down after which a connection froze, where the agent believes so.
 const FROZEN_AT: (u64, u64) = (16_000, 4_000);
 
-/// No more of these records fit a short connection.
-const RECORDS_PER_SHORT_MAX: u64 = 10;
+/// Fewer of these records fit a short connection: some eleven do.
+const RECORDS_PER_SHORT_MAX: u64 = 20;
 
 /// Over which connections it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
