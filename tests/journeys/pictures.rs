@@ -48,10 +48,34 @@ impl Operator {
         }
     }
 
+    /// Asks until a picture comes of it.
+    async fn picture_asked_for(&self) -> Value {
+        let mut last = Value::Null;
+        loop {
+            self.ask().await;
+            // A busy machine's visits fail now and then, and what follows is a picture that nobody asked for.
+            let is_done = |picture: &Value| picture["stored"] == true || picture["failure"] != "";
+            let is_wanted = |picture: &Value| {
+                picture["cause"] == "requested" && is_done(picture) && later(picture, &last)
+            };
+            let next = self.picture(is_wanted).await;
+            if next["stored"] == true {
+                return next;
+            }
+            assert!(gives_time(&next), "{next:#}");
+            last = next;
+        }
+    }
+
     async fn ask(&self) {
         let asked = self.run(&["probe-now", MIRROR, "--picture"]).await;
         assert_eq!(asked["agents"].as_array().unwrap().len(), 2, "the agent and the control: {asked}");
     }
+}
+
+/// Whether one picture is of a later moment than another.
+fn later(picture: &Value, earlier: &Value) -> bool {
+    picture["at"].as_u64() > earlier["at"].as_u64()
 }
 
 /// Whether a picture failed for want of time alone: on a machine that does too much else.
@@ -93,21 +117,7 @@ async fn a_picture_is_asked_for_kept_fetched_and_follows_a_change() {
         tokio::time::sleep(POLL).await;
     }
 
-    let later = |picture: &Value, earlier: &Value| picture["at"].as_u64() > earlier["at"].as_u64();
-    let mut last = Value::Null;
-    let asked = loop {
-        operator.ask().await;
-        // A busy machine's visits fail now and then, and what follows is a picture that nobody asked for.
-        let is_done = |picture: &Value| picture["stored"] == true || picture["failure"] != "";
-        let is_wanted =
-            |picture: &Value| picture["cause"] == "requested" && is_done(picture) && later(picture, &last);
-        let next = operator.picture(is_wanted).await;
-        if next["stored"] == true {
-            break next;
-        }
-        assert!(gives_time(&next), "{next:#}");
-        last = next;
-    };
+    let asked = operator.picture_asked_for().await;
     assert_eq!(asked["failure"], "", "{asked:#}");
     let out = collector.home().join("picture.webp");
     let (hash, file) = (asked["record"].as_str().unwrap(), out.to_str().unwrap());

@@ -92,6 +92,17 @@ impl Service {
         entries.filter(|path| path.metadata().is_ok_and(|found| found.uid() == self.uid)).collect()
     }
 
+    /// All that is of the service is of its user, and holds no right of another.
+    fn owns_all(&self, processes: &[PathBuf]) {
+        let own = self.uid.to_string();
+        for path in processes {
+            let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+            let ids = status.lines().filter_map(|line| line.strip_prefix("Uid:"));
+            let ids: BTreeSet<&str> = ids.flat_map(str::split_ascii_whitespace).collect();
+            assert!(ids.iter().all(|id| *id == own.as_str()), "{status}");
+        }
+    }
+
     /// Reads a file as the service's user.
     fn read(&self, file: &Path) -> Output {
         self.as_user(User::Another, Path::new("cat")).arg(file).output().unwrap()
@@ -158,17 +169,7 @@ async fn the_browser_is_another_users_who_reads_no_key_and_its_sandbox_is_on() {
         assert!(renderers.iter().all(|renderer| is_sandboxed(renderer)), "{renderers:?}");
         assert!(processes.iter().all(|path| !said(path).contains("--no-sandbox")));
     }
-    // All that is of the service is of its user, and holds no right of another.
-    for path in &processes {
-        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        let ids: BTreeSet<&str> = status
-            .lines()
-            .filter_map(|line| line.strip_prefix("Uid:"))
-            .flat_map(str::split_ascii_whitespace)
-            .collect();
-        let own = service.uid.to_string();
-        assert!(ids.iter().all(|id| *id == own.as_str()), "{status}");
-    }
+    service.owns_all(&processes);
     let refused = service.read(&key);
     assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");

@@ -10,7 +10,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::process::{Child, Command};
 use zerkalo_collector::config::DnsConfig;
 use zerkalo_collector::executor::dns::{Dns, DnsError, DnsKey, parse_name, parse_value, sort};
