@@ -14,8 +14,11 @@ CARGO_SOURCES = $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/index.crates.io-
 SMALL_CFLAGS = -Os -fno-asynchronous-unwind-tables -DMY_ASSEMBLER_IS_TOO_OLD_FOR_AVX
 # What a default build does without and the tests cover.
 FEATURES = zerkalo-agent/screenshot
+# What `make fuzz` runs, and how long each.
+TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+SECS = 60
 
-.PHONY: help demo test lab uplink latency small bench torture simulate lint advisories
+.PHONY: help demo test lab uplink latency small bench torture fuzz simulate lint advisories
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -57,7 +60,7 @@ bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and w
 	target/release/zerkalo-load $(ARGS)
 	target/release/zerkalo-speed --agent $(SMALL)
 
-torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 flipped bits, 2,000 kills; two hours
+torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 flipped bits, 2,000 kills, 40 readers; three hours
 	@tests/prepare
 	cargo build --workspace --bins --features $(FEATURES)
 	target/debug/zerkalo-torture power spool $(ARGS)
@@ -69,7 +72,19 @@ torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 fl
 	target/debug/zerkalo-torture catch-up --short --records 1000 --pace-millis 1000
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-agent --features $(FEATURES) --test agent damage:: -- --nocapture
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-collector --lib mend:: -- --nocapture
+	ZERKALO_MUTATION_SECS=60 cargo test -p zerkalo-decoders -- --nocapture
 	ZERKALO_KILL_CYCLES=2000 cargo test -p zerkalo-journeys --test journeys kill:: -- --nocapture
+
+fuzz: ## every reader of foreign bytes, a minute each (nightly Rust; see fuzz/README.md): SECS=600 TARGETS="dns chain"
+	@test -x target/tools/bin/cargo-fuzz || cargo install cargo-fuzz --locked --version 0.13.2 --root target/tools --debug
+	@cp Cargo.lock fuzz/Cargo.lock
+	@set -e; export PATH="$$PWD/target/tools/bin:$$PATH"; for target in $(TARGETS); do \
+		echo "=== $$target"; mkdir -p fuzz/corpus/$$target fuzz/regressions/$$target; \
+		cargo +nightly fuzz run -s none --target-dir target/fuzz $$target fuzz/corpus/$$target fuzz/regressions/$$target -- \
+			-max_total_time=$(SECS) -max_len=16384 -rss_limit_mb=2048 -timeout=20 -print_final_stats=1; \
+		cargo +nightly fuzz cmin -s none --target-dir target/fuzz $$target; \
+		rmdir --ignore-fail-on-non-empty fuzz/regressions/$$target; \
+	done
 
 simulate: ## how soon a block is seen, how seldom nothing is taken for one: 1,000 market-months (release); ARGS="--no-adaptive"
 	cargo build --release -p zerkalo

@@ -12,7 +12,7 @@ mod held;
 mod mend;
 mod room;
 mod salvage;
-mod stored;
+pub mod stored;
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@
 
 mod activity;
 mod end;
-mod inbox;
+pub mod inbox;
 mod session;
 mod short;
 

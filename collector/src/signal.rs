@@ -116,11 +116,11 @@ struct Body {
 
 /// What is asked, of a path and query that are well formed.
 #[derive(Debug, PartialEq, Eq)]
-struct Question<'a> {
+pub struct Question<'a> {
     secret: &'a str,
-    market: MarketId,
+    pub market: MarketId,
     form: Form,
-    carrier: Option<&'a str>,
+    pub carrier: Option<&'a str>,
     status_speaks: bool,
 }
 
@@ -177,7 +177,8 @@ impl Signal {
     }
 }
 
-fn question(uri: &http::Uri) -> Option<Question<'_>> {
+/// Reads a request's target; `None` where nothing is asked.
+pub fn question(uri: &http::Uri) -> Option<Question<'_>> {
     if uri.path_and_query().is_none_or(|target| target.as_str().len() > TARGET_LEN_MAX) {
         return None;
     }

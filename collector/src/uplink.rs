@@ -33,7 +33,7 @@ use crate::pictures::Pictures;
 use crate::session::Session;
 use crate::stop::StopSignal;
 use crate::vicinity::VicinityKey;
-pub use parts::Parts;
+pub use parts::{Parts, Took};
 use stream::Stream;
 
 /// Largest message from an agent, in bytes: 15 records of the largest size, far more of the usual.

@@ -20,7 +20,7 @@ use crate::datagrams::{self, Datagrams};
 /// layer above limits what a peer may send as a head.
 const RECEIVED_MAX: u64 = 1024 * 1024;
 /// Versions kept of a Version Negotiation packet; servers offer a handful.
-const VERSIONS_MAX: usize = 16;
+pub const VERSIONS_MAX: usize = 16;
 
 /// Datagrams with counts.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl AsyncUdpSocket for CountingSocket {
 }
 
 /// The versions in a Version Negotiation packet (RFC 9000, 17.2.1); none in any other.
-fn versions(datagram: &[u8]) -> Vec<u32> {
+pub fn versions(datagram: &[u8]) -> Vec<u32> {
     let read = || {
         let (head, rest) = datagram.split_first_chunk::<5>()?;
         let is_negotiation = head[0] & 0x80 != 0 && head[1..] == [0; 4];
