@@ -232,7 +232,8 @@ pub fn parse_name(text: &str) -> Option<Name> {
     }
     let mut name = Name::from_ascii(text).ok()?.to_lowercase();
     name.set_fqdn(true);
-    Some(name)
+    // The root has more spellings than the dot.
+    (!name.is_root()).then_some(name)
 }
 
 /// Sets are compared in order; so are those of the configuration.
