@@ -1,16 +1,19 @@
 //! Which addresses a probe may be sent to. Pure classification; who asks decides what to do.
 //!
-//! The ranges are those of the IANA special-purpose registries (RFC 6890 and its successors). Embedded IPv4
-//! (v4-mapped, NAT64 of RFC 6052, 6to4 of RFC 3056) is unwrapped first, so that no disguise passes.
+//! The ranges are those of the IANA special-purpose registries (RFC 6890 and its successors), those kept for a service that
+//! is nobody's site among them. Embedded IPv4 (v4-mapped, NAT64 of RFC 6052, 6to4 of RFC 3056, ISATAP of RFC 5214) is
+//! unwrapped first, so that no disguise passes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an address is of the public internet. `Err` names the special range it lies in.
 pub fn require_public(address: IpAddr) -> Result<(), &'static str> {
-    match unwrap_embedded(address) {
-        IpAddr::V4(v4) => special_v4(v4).map_or(Ok(()), Err),
-        IpAddr::V6(v6) => special_v6(v6).map_or(Ok(()), Err),
-    }
+    let special = match (address, unwrap_embedded(address)) {
+        (IpAddr::V6(whole), IpAddr::V4(v4)) => special_v4(v4).or_else(|| v4_compatible(whole)),
+        (_, IpAddr::V4(v4)) => special_v4(v4),
+        (_, IpAddr::V6(v6)) => special_v6(v6).or_else(|| special_v4(isatap(v6)?)),
+    };
+    special.map_or(Ok(()), Err)
 }
 
 /// The IPv4 address inside a v4-mapped, v4-compatible, NAT64 or 6to4 address, or the address itself.
@@ -26,6 +29,19 @@ pub fn unwrap_embedded(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Deprecated since RFC 4291: nobody answers there, whatever the address inside.
+fn v4_compatible(address: Ipv6Addr) -> Option<&'static str> {
+    address.segments().starts_with(&[0; 6]).then_some("v4-compatible ::/96")
+}
+
+/// The address to which a router for ISATAP would send what goes there. It names no site: it is looked at, not unwrapped.
+fn isatap(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    match address.segments() {
+        [.., 0 | 0x200, 0x5efe, high, low] => Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))),
+        _ => None,
+    }
+}
+
 fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
     const RANGES: &[([u8; 4], u32, &str)] = &[
         ([0, 0, 0, 0], 8, "this network 0.0.0.0/8"),
@@ -36,8 +52,11 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
         ([172, 16, 0, 0], 12, "private 172.16.0.0/12"),
         ([192, 0, 0, 0], 24, "IETF assignments 192.0.0.0/24"),
         ([192, 0, 2, 0], 24, "documentation 192.0.2.0/24"),
+        ([192, 31, 196, 0], 24, "AS112 192.31.196.0/24"),
+        ([192, 52, 193, 0], 24, "multicast tunnels 192.52.193.0/24"),
         ([192, 88, 99, 0], 24, "6to4 relay 192.88.99.0/24"),
         ([192, 168, 0, 0], 16, "private 192.168.0.0/16"),
+        ([192, 175, 48, 0], 24, "AS112 192.175.48.0/24"),
         ([198, 18, 0, 0], 15, "benchmarking 198.18.0.0/15"),
         ([198, 51, 100, 0], 24, "documentation 198.51.100.0/24"),
         ([203, 0, 113, 0], 24, "documentation 203.0.113.0/24"),
@@ -62,6 +81,7 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0x100, 0, 0, 0, ..] => Some("discard 100::/64"),
         [0x2001, second, ..] if second < 0x200 => Some("IETF assignments 2001::/23"),
         [0x2001, 0xdb8, ..] => Some("documentation 2001:db8::/32"),
+        [0x2620, 0x4f, 0x8000, ..] => Some("AS112 2620:4f:8000::/48"),
         [0x3fff, second, ..] if second < 0x1000 => Some("documentation 3fff::/20"),
         [0x5f00, ..] => Some("segment routing 5f00::/16"),
         [first, ..] if first & 0xfe00 == 0xfc00 => Some("unique local fc00::/7"),
@@ -74,46 +94,4 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn special_ranges_are_refused_in_every_disguise() {
-        let check = |text: &str, public: bool| {
-            let address: IpAddr = text.parse().unwrap();
-            assert_eq!(require_public(address).is_ok(), public, "{text}: {:?}", require_public(address));
-        };
-        for public in
-            ["9.9.9.9", "100.63.255.255", "100.128.0.0", "172.32.0.1", "2a00:1450::1", "::ffff:9.9.9.9"]
-        {
-            check(public, true);
-        }
-        for special in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "100.64.0.1",
-            "172.31.255.255",
-            "192.168.0.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "255.255.255.255",
-            "224.0.0.1",
-            "198.19.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-            "2002:a00:1::1",
-            "2001:db8::1",
-            "ff02::1",
-            "2001::1",
-        ] {
-            check(special, false);
-        }
-    }
-}
+mod tests;

@@ -31,7 +31,7 @@ use crate::verdict::{Mechanism, Outcome, Trigger, Verdict};
 use crate::words::{CarrierId, Country};
 
 /// Version of the rule table: rises with every change of a rule.
-pub const RULES_VERSION: &str = "2026-11.11";
+pub const RULES_VERSION: &str = "2026-11.12";
 /// The rule that says a control is still missing: who can wait for one, waits.
 pub const CONTROL_MISSING: &str = "control.missing";
 /// The rule that says two controls, both with a network that works, saw different things.
