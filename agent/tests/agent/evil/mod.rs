@@ -12,6 +12,7 @@ mod namespace;
 mod packets;
 mod parsers;
 mod quic;
+mod rebinding;
 mod redirects;
 mod tcp_tls;
 mod terminal;
