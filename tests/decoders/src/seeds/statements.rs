@@ -130,7 +130,10 @@ fn events(body: &[u8]) -> Vec<(&'static str, Event)> {
             }),
         ),
         ("list", Event::List { list: signed_list(), operator: key().public().into() }),
-        ("record", Event::Record { signed: signed(body.to_vec()), facts: Box::new(small()) }),
+        (
+            "record",
+            Event::Record { signed: signed(body.to_vec()), facts: Box::new(small()), is_ahead: false },
+        ),
         ("refused", Event::Refused { signed: signed(body.to_vec()), code: RejectionCode::Malformed }),
         ("gap", Event::Gap { signed: signed_gap(), gap: gap() }),
         ("revoked", Event::Revoked(agent())),
