@@ -194,7 +194,8 @@ async fn a_service_of_the_agents_own_user_takes_no_picture_and_says_what_to_do()
     let state = tempfile::tempdir().unwrap();
     let socket = state.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    let photographer = Photographer::Service { socket, limits: Limits::default() };
+    let limits = Limits { time: PATIENCE, ..Limits::default() };
+    let photographer = Photographer::Service { socket, limits };
     let asking = tokio::spawn(async move {
         photographer.take(&order("http://mirror.example/".to_owned(), "192.0.2.1:80".parse().unwrap())).await
     });
