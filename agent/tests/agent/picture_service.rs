@@ -45,7 +45,10 @@ impl Service {
         let home = tempfile::tempdir().unwrap();
         // Whoever runs the service must get at the program; the agent's own directory lies elsewhere.
         std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_zerkalo-agent"), home.path().join("zerkalo-agent")).unwrap();
+        // By another process: a child that another test starts would hold a file of ours open, and nobody could run it.
+        let mut copy = Command::new("cp");
+        copy.arg(env!("CARGO_BIN_EXE_zerkalo-agent")).arg(home.path().join("zerkalo-agent"));
+        assert!(copy.status().unwrap().success());
         std::fs::create_dir(home.path().join("tmp")).unwrap();
         std::fs::set_permissions(home.path().join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
         // Nobody else's on this machine.
