@@ -137,6 +137,9 @@ pub async fn enroll(application: &Application, dir: &Path) -> Result<Enrolled, E
         Some(Ok(signed)) => list::take(&state, operator_keys, 0, &signed, uplink::wall_clock()).err(),
         _ => None,
     };
+    // Made here, in a process that ends: opened a second time by the process that made it, a store takes megabytes more
+    // memory than it uses. Where it cannot be made now, it is made and complained of when the agent runs.
+    let _ = zerkalo_durable::store::Store::open(&state.path(spool::DIR));
     // Last: with this file the box is enrolled.
     let text = toml::to_string(&identity).expect("an identity has only text keys");
     state.write("identity.toml", text.as_bytes())?;

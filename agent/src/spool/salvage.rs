@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,9 @@ use zerkalo_durable::store::{Batch, Store};
 use super::stored::{HEADER_LEN, MARK, Mark, Reader, STATEMENT, Stored, key_of};
 use super::{COMMIT_RECORDS_MAX, Damage, META, RECORDS, Spool, SpoolError, move_dir, remove_dir};
 
-/// Bytes read at a time.
-const WINDOW_LEN: usize = 4 * 1024 * 1024;
+/// Bytes read at a time. With the longest thing less than 128 KiB: each larger piece of memory given back makes glibc keep
+/// the next ones of its size, and sled asks for twenty megabytes that it hardly touches.
+const WINDOW_LEN: usize = 32 * 1024;
 /// The longest thing looked for.
 const THING_LEN_MAX: usize = HEADER_LEN + BODY_LEN_MAX;
 /// Damaged stores kept for a person to look at; older ones give way.
@@ -37,10 +38,10 @@ fn for_each_thing(path: &Path, mut look: impl FnMut(u64, &[u8])) -> io::Result<(
         file => file?,
     };
     let mut begin = 0u64;
+    let mut window = Vec::with_capacity(WINDOW_LEN + THING_LEN_MAX);
     loop {
-        file.seek(SeekFrom::Start(begin))?;
-        let mut window = Vec::new();
-        (&mut file).take((WINDOW_LEN + THING_LEN_MAX) as u64).read_to_end(&mut window)?;
+        let room = WINDOW_LEN + THING_LEN_MAX - window.len();
+        (&mut file).take(room as u64).read_to_end(&mut window)?;
         let starts = window.len().min(WINDOW_LEN);
         let mut at = 0;
         while let Some(next) = window[at..starts].iter().position(|byte| *byte == STATEMENT[0]) {
@@ -54,6 +55,7 @@ fn for_each_thing(path: &Path, mut look: impl FnMut(u64, &[u8])) -> io::Result<(
         if window.len() <= WINDOW_LEN {
             return Ok(());
         }
+        window.drain(..WINDOW_LEN);
         begin += WINDOW_LEN as u64;
     }
 }
