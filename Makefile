@@ -52,15 +52,17 @@ small: ## the agent as one small static file: target/HOST/small/zerkalo-agent
 	@RUST_BACKTRACE=1 $(SMALL) probe http://127.0.0.1/ 2>/dev/null; test $$? -eq 2 || \
 		{ echo "the small agent does not survive its own errors" >&2; exit 1; }
 
-bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, and what a probe costs beside other tools (release)
+bench: small ## verify, judge, fold, frames (criterion), ingest over mTLS, 10,000 agents idle and restarted, and what a probe costs (release)
 	@tests/prepare bench
 	@echo "machine: $$(uname -n), $$(nproc) cores, $$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
 	cargo bench -p zerkalo-core
 	cargo build --release --bins -p zerkalo-collector -p zerkalo-lab
 	target/release/zerkalo-load $(ARGS)
+	target/release/zerkalo-load --idle --agents 10000
+	target/release/zerkalo-load --restart --agents 10000
 	target/release/zerkalo-speed --agent $(SMALL)
 
-torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 flipped bits, 2,000 kills, 40 readers; three hours
+torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 flipped bits, 2,000 kills, 40 readers, 1,000 agents; four hours
 	@tests/prepare
 	cargo build --workspace --bins --features $(FEATURES)
 	target/debug/zerkalo-torture power spool $(ARGS)
@@ -70,6 +72,8 @@ torture: ## 1,000 power cuts of each store (root), 10,000 bad networks, 2,000 fl
 	target/debug/zerkalo-torture network
 	target/debug/zerkalo-torture catch-up
 	target/debug/zerkalo-torture catch-up --short --records 1000 --pace-millis 1000
+	cargo build --release --bins -p zerkalo-collector -p zerkalo-lab
+	target/release/zerkalo-load --soak
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-agent --features $(FEATURES) --test agent damage:: -- --nocapture
 	ZERKALO_FLIP_SEEDS=2000 cargo test -p zerkalo-collector --lib mend:: -- --nocapture
 	ZERKALO_MUTATION_SECS=60 cargo test -p zerkalo-decoders -- --nocapture

@@ -20,8 +20,10 @@ use zerkalo_core::journal::SettingsText;
 use zerkalo_core::operator_keys::OperatorKeys;
 use zerkalo_core::policy::{self, Policy, PolicyError, PolicyFaults};
 
+use crate::door::CONNECTIONS_MAX;
 use crate::people::People;
 use crate::pictures::{STORE_MIB_DEFAULT, STORE_MIB_MAX, STORE_MIB_MIN};
+use crate::uplink::{RECORDS_PER_SEC_DEFAULT, RECORDS_PER_SEC_MAX, RECORDS_PER_SEC_MIN};
 
 pub use executors::{
     ATTEMPTS_DEFAULT, DnsConfig, ExecutorConfig, ExecutorKind, ProgramConfig, WEBHOOK_NAME, WebhookConfig,
@@ -61,6 +63,10 @@ pub struct AgentsConfig {
     pub relays: Vec<IpAddr>,
     /// As agents reach it; written into tokens.
     pub public_urls: Vec<String>,
+    /// Agents connected by TCP at once; without it as many as the limit on open files allows.
+    pub connections_max: Option<usize>,
+    /// What one agent may send in the long run, each second.
+    pub records_per_sec: u32,
 }
 
 /// Where operators come in.
@@ -159,6 +165,12 @@ impl Reader<'_> {
         let quic_listen = self.quic_listen(&mut section);
         let relays = self.relays(&mut section);
         let public_urls = self.public_urls(&mut section);
+        let connections_max = section.keys.contains_key("connections_max").then(|| {
+            let most = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+            self.number(&mut section, "connections_max", (1, most), most) as usize
+        });
+        let allowed = (RECORDS_PER_SEC_MIN, RECORDS_PER_SEC_MAX);
+        let records_per_sec = self.number(&mut section, "records_per_sec", allowed, RECORDS_PER_SEC_DEFAULT);
         self.finish(section);
         let agents = listen.zip(public_urls);
         let mut section = self.section(&mut root, "operators");
@@ -179,7 +191,14 @@ impl Reader<'_> {
         Some(Config {
             dir: self.dir.to_owned(),
             operator_keys: operator_keys?,
-            agents: AgentsConfig { listen: agents.0, quic_listen, relays, public_urls: agents.1 },
+            agents: AgentsConfig {
+                listen: agents.0,
+                quic_listen,
+                relays,
+                public_urls: agents.1,
+                connections_max,
+                records_per_sec,
+            },
             operators: OperatorsConfig { listen: operators.0, people: operators.1 },
             metrics_listen: metrics_listen?,
             executors,

@@ -120,6 +120,23 @@ ca_pem = """
     )
 }
 
+/// What stands in every configuration, to be turned on.
+const CONFIG_REST: &str = r#"# Redirectors and trackers ask http://ADDRESS/signal/TOKEN/kz.json which mirror is live (`zerkalo signal token`).
+#[signal]
+#listen = "127.0.0.1:8480"
+
+# Data files instead of the built-in ones; a policy replaces that of its market, the others stay.
+#[data]
+#catalogue = "catalogue.toml"
+#policies = ["policies/ru.toml", "policies/kz.toml"]
+#fingerprints = "fingerprints.toml"
+#networks = "GeoLite2-ASN.mmdb"      # or CSV: start,end,asn[,organisation]; cut to the catalogue's carriers
+
+# Lines go to standard error; the level is set by the environment: ZERKALO_LOG=debug
+#[log]
+#format = "json"                     # or "text"
+"#;
+
 fn config_text(options: &InitOptions, api_token: &str, key: &SecretKey) -> String {
     format!(
         r#"# Configuration of zerkalo-collector. Unknown keys are refused; paths are relative to this directory.
@@ -140,6 +157,11 @@ listen = "{agents_listen}"
 public_urls = [{public_urls}]
 # Addresses of relays before this collector: a stream from there does not tell where its agent is.
 #relays = ["192.0.2.30"]
+# Agents connected by TCP at once; without it as many as the limit on open files leaves room for.
+#connections_max = 10000
+# Records an agent may send each second in the long run, and a hundred seconds' worth at once. One that sends faster is
+# read more slowly, and loses nothing.
+#records_per_sec = 100
 
 # Operators come in here: the `zerkalo` command line.
 [operators]
@@ -174,21 +196,7 @@ listen = "{metrics_listen}"
 #type = "CNAME"                      # to the replacement's host; "A" and "AAAA" want [executors.values]
 #key_file = "dns.key"                # as `tsig-keygen -a hmac-sha256 zerkalo` writes it
 
-# Redirectors and trackers ask http://ADDRESS/signal/TOKEN/kz.json which mirror is live (`zerkalo signal token`).
-#[signal]
-#listen = "127.0.0.1:8480"
-
-# Data files instead of the built-in ones; a policy replaces that of its market, the others stay.
-#[data]
-#catalogue = "catalogue.toml"
-#policies = ["policies/ru.toml", "policies/kz.toml"]
-#fingerprints = "fingerprints.toml"
-#networks = "GeoLite2-ASN.mmdb"      # or CSV: start,end,asn[,organisation]; cut to the catalogue's carriers
-
-# Lines go to standard error; the level is set by the environment: ZERKALO_LOG=debug
-#[log]
-#format = "json"                     # or "text"
-"#,
+{CONFIG_REST}"#,
         operator_key = key.public().to_hex(),
         agents_listen = options.agents_listen,
         quic_listen = match options.quic_listen {

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod enrollment;
 pub mod vicinity;
 pub mod session;
+pub mod door;
 pub mod relay;
 pub mod uplink;
 pub mod engine;

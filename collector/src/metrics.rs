@@ -99,6 +99,8 @@ pub struct Metrics {
     pub enrollments: Counter,
     pub enrollments_refused: Codes,
     pub requests_refused: Codes,
+    pub connections_refused: Codes,
+    pub agents_slowed: Counter,
     pub journal_syncs: Counter,
     pub journal_bytes: Counter,
     pub journal_append_failures: Codes,
@@ -140,7 +142,12 @@ impl Metrics {
         for code in CERTIFICATE_CODES {
             metrics.certificates_refused.get_or_create(&Code { code }).inc_by(0);
         }
-        metrics.requests_refused.get_or_create(&Code { code: "unauthenticated" }).inc_by(0);
+        for code in ["unauthenticated", crate::uplink::TOO_MANY_STREAMS] {
+            metrics.requests_refused.get_or_create(&Code { code }).inc_by(0);
+        }
+        for code in crate::door::CODES {
+            metrics.connections_refused.get_or_create(&Code { code }).inc_by(0);
+        }
         for codes in [&metrics.records_refused, &metrics.journal_append_failures] {
             codes.get_or_create(&Code { code: "storage_full" }).inc_by(0);
         }
@@ -173,6 +180,10 @@ impl Metrics {
         to.register("enrollments", "Agents enrolled", self.enrollments.clone());
         to.register("enrollments_refused", "Enrolments refused", self.enrollments_refused.clone());
         to.register("requests_refused", "Calls and streams refused", self.requests_refused.clone());
+        let help = "Connections that found no place, gave theirs up to another, or failed at the handshake";
+        to.register("connections_refused", help, self.connections_refused.clone());
+        let help = "Times an agent sent faster than it may and was read more slowly";
+        to.register("agents_slowed", help, self.agents_slowed.clone());
         to.register("journal_syncs", "Syncs of the journal", self.journal_syncs.clone());
         to.register("journal_bytes", "Bytes written to the journal", self.journal_bytes.clone());
         let help = "Writes to the journal that failed";

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
-use tonic::transport::server::{self, Router, TcpIncoming};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::{self, Router};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use zerkalo_core::fingerprint::{FingerprintError, Fingerprints};
 use zerkalo_durable::credentials;
@@ -27,6 +28,7 @@ use crate::access::Access;
 use crate::authority::{Authority, AuthorityError};
 use crate::clock;
 use crate::config::Config;
+use crate::door::{self, Door, Handshakes, Limits, ScrapersDoor, side_door};
 use crate::engine::{self, Engine, EngineError, FutureJournal};
 use crate::enrollment::Enrollment;
 use crate::executor::{self, Route};
@@ -38,12 +40,12 @@ use crate::metrics::{self, Metrics, count};
 use crate::operator::Operator;
 use crate::outbox::{Bell, Outbox};
 use crate::pictures::{self, Pictures};
-use crate::session::{self, SessionError};
+use crate::session::{self, Secured, SessionError};
 use crate::signal::{self, Signal, SignalTokens};
 use crate::state::{State, StateError};
 use crate::stop::{self, StopSender, StopSignal};
 use crate::uplink::quic::{self, QuicError};
-use crate::uplink::{Connected, FRAME_LEN_MAX, Parts, Uplink, Ways};
+use crate::uplink::{Connected, FRAME_LEN_MAX, Paces, Parts, Uplink, Ways};
 use crate::vicinity::{VICINITY_KEY, VicinityKey};
 use crate::watchdog;
 
@@ -55,8 +57,10 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// And must answer within.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest TLS handshake.
+/// Longest TLS handshake of an operator.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Agents waiting in the kernel to be accepted, where it allows so many: a fleet comes back as one.
+const BACKLOG: u32 = 4_096;
 /// Calls and streams one connection may have open.
 const CONNECTION_STREAMS_MAX: u32 = 16;
 /// Largest message of an operator, in bytes: a list at all its limits fits, to be refused in words.
@@ -117,6 +121,8 @@ pub enum ServeError {
         #[source]
         source: Box<dyn std::error::Error + std::marker::Send + Sync>,
     },
+    #[error("the threads for handshakes cannot be started")]
+    Threads(#[source] io::Error),
     #[error("the writer ended without a word")]
     WriterGone,
 }
@@ -135,6 +141,7 @@ pub struct Running {
     metrics_of: Arc<Metrics>,
     engine: Engine,
     stop: StopSender,
+    _handshakes: Handshakes,
     listeners: Vec<JoinHandle<Result<(), ServeError>>>,
     outbox: JoinHandle<()>,
     watch: JoinHandle<()>,
@@ -176,16 +183,7 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         routes: &routes,
         bell: &bell,
     };
-    let connected = Connected::new(metrics.clone());
-    let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
-    let agents_address = address(&agents, config.agents.listen);
-    let (operators_address, metrics_address) =
-        (address(&operators, config.operators.listen), address(&scrapers, config.metrics_listen));
-    let quic_address = quic.as_ref().and_then(|socket| socket.local_addr().ok());
-    let mut listeners = services.listen_agents(agents, quic, &connected, &stopping).await?;
-    let operators_router = services.operators(&connected, &stopping).await?;
-    listeners.push(listen("operators", operators_router, by_tcp(operators), stopping.clone()));
-    listeners.push(listen_metrics(metrics::routes(registry), scrapers, stopping.clone()));
+    let doors = services.open((agents, quic, operators, scrapers), registry, &stopping).await?;
     let signal = signals.map(|listener| {
         let (engine, metrics, tokens) = (engine.clone(), metrics.clone(), signal_tokens.clone());
         let catalogue = Arc::new(config.catalogue.clone());
@@ -194,10 +192,10 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
     let outbox = Outbox::new(state.clone(), metrics.clone(), &config.executors);
     let outbox = tokio::spawn(outbox.run(bell, stopping));
     Ok(Running {
-        agents: agents_address,
-        quic: quic_address,
-        operators: operators_address,
-        metrics: metrics_address,
+        agents: doors.agents,
+        quic: doors.quic,
+        operators: doors.operators,
+        metrics: doors.metrics,
         signal: signal.flatten(),
         _lock: lock,
         watch: tokio::spawn(watchdog::watch(engine.clone())),
@@ -205,7 +203,8 @@ pub async fn start(config: Config, future_journal: FutureJournal) -> Result<Runn
         metrics_of: metrics,
         engine,
         stop,
-        listeners,
+        _handshakes: doors.handshakes,
+        listeners: doors.listeners,
         outbox,
         writer,
     })
@@ -333,7 +332,7 @@ impl Listeners {
         });
         Ok(Self {
             quic: quic.transpose()?,
-            agents: bind("agents", "agents.listen", config.agents.listen).await?,
+            agents: bind_agents(config.agents.listen)?,
             operators: bind("operators", "operators.listen", config.operators.listen).await?,
             scrapers: bind("metrics", "metrics.listen", config.metrics_listen).await?,
             signals,
@@ -380,26 +379,72 @@ struct Services<'a> {
     bell: &'a Arc<Bell>,
 }
 
+/// What is listened to, and where.
+struct Doors {
+    agents: SocketAddr,
+    quic: Option<SocketAddr>,
+    operators: SocketAddr,
+    metrics: SocketAddr,
+    handshakes: Handshakes,
+    listeners: Vec<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// Of agents by TCP and by QUIC, of operators, of scrapers.
+type Sockets = (TcpListener, Option<std::net::UdpSocket>, TcpListener, TcpListener);
+
 impl Services<'_> {
+    /// Lets everybody in, each by their own door.
+    async fn open(
+        &self,
+        (agents, quic, operators, scrapers): Sockets,
+        registry: Registry,
+        stopping: &StopSignal,
+    ) -> Result<Doors, ServeError> {
+        let config = self.config;
+        let connected = Connected::new(self.metrics.clone());
+        let limits = Limits::of_this_process(config.agents.connections_max);
+        let door = Door::new(limits, config.agents.relays.clone(), self.metrics.clone());
+        let handshakes = Handshakes::start().map_err(ServeError::Threads)?;
+        let address = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let agents_address = address(&agents, config.agents.listen);
+        let operators_address = address(&operators, config.operators.listen);
+        let metrics_address = address(&scrapers, config.metrics_listen);
+        let quic_address = quic.as_ref().and_then(|socket| socket.local_addr().ok());
+        let agents = door::accept(agents, self.tls.agents.clone(), door.clone(), handshakes.handle());
+        let mut listeners = self.listen_agents(agents, quic, &connected, stopping).await?;
+        let router = self.operators(&connected, stopping).await?;
+        listeners.push(listen("operators", router, side_door(operators, door.clone()), stopping.clone()));
+        let scrapers = ScrapersDoor::new(scrapers, door);
+        listeners.push(listen_metrics(metrics::routes(registry), scrapers, stopping.clone()));
+        Ok(Doors {
+            agents: agents_address,
+            quic: quic_address,
+            operators: operators_address,
+            metrics: metrics_address,
+            handshakes,
+            listeners,
+        })
+    }
+
     /// Agents by TCP, and by QUIC where that is wanted.
     async fn listen_agents(
         &self,
-        tcp: TcpListener,
+        tcp: impl Stream<Item = io::Result<Secured<door::Wire>>> + Send + 'static,
         quic: Option<std::net::UdpSocket>,
         connected: &Connected,
         stopping: &StopSignal,
     ) -> Result<Vec<JoinHandle<Result<(), ServeError>>>, ServeError> {
         let ways = self.ways()?;
-        let tls = self.tls.agents.clone();
+        let tls = &self.tls.agents;
         let mut listeners = Vec::new();
         if let Some(socket) = quic {
             // Agents say nothing while they probe, nor that they live.
             let router = self.agents(connected, stopping, &ways, server(quic::IDLE_MAX)).await?;
-            let incoming = quic::listen(socket, &tls, stopping.clone()).map_err(ServeError::Quic)?;
+            let incoming = quic::listen(socket, tls, stopping.clone()).map_err(ServeError::Quic)?;
             listeners.push(listen("agents by QUIC", router, incoming, stopping.clone()));
         }
         let router = self.agents(connected, stopping, &ways, server(KEEPALIVE_TIMEOUT)).await?;
-        listeners.push(listen("agents", router, session::accept(tcp, tls), stopping.clone()));
+        listeners.push(listen("agents", router, tcp, stopping.clone()));
         Ok(listeners)
     }
 
@@ -410,7 +455,8 @@ impl Services<'_> {
             Fingerprints::parse(&config.settings.fingerprints).map_err(ServeError::Fingerprints)?;
         let urls = config.agents.public_urls.clone();
         let relays = config.agents.relays.clone();
-        Ok(Arc::new(Ways { urls, fingerprints, relays, parts: Parts::default() }))
+        let paces = Paces::new(config.agents.records_per_sec);
+        Ok(Arc::new(Ways { urls, fingerprints, relays, parts: Parts::default(), paces }))
     }
 
     async fn agents(
@@ -441,6 +487,9 @@ impl Services<'_> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<EnrollmentServiceServer<Enrollment>>().await;
         health.set_serving::<UplinkServiceServer<Uplink>>().await;
+        // Who has no place hears nothing else.
+        let enrollment = InterceptedService::new(enrollment, door::turn_away);
+        let uplink = InterceptedService::new(uplink, door::turn_away);
         Ok(server.add_service(health_service).add_service(enrollment).add_service(uplink))
     }
 
@@ -490,8 +539,14 @@ async fn bind(what: &'static str, key: &'static str, address: SocketAddr) -> Res
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { what, key, address, source })
 }
 
-fn by_tcp(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+fn bind_agents(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|source| ServeError::Bind { what: "agents", key: "agents.listen", address, source })
 }
 
 fn listen<IO>(
@@ -519,15 +574,11 @@ fn listen_signal(signal: Signal, listener: TcpListener, stopping: &StopSignal) -
 
 fn listen_metrics(
     routes: axum::Router,
-    listener: TcpListener,
+    listener: ScrapersDoor,
     stopping: StopSignal,
 ) -> JoinHandle<Result<(), ServeError>> {
     tokio::spawn(async move {
         let stopped = async move { stopping.stopped().await };
-        let listener = listener.tap_io(|stream| {
-            // Without it answers are late, not lost.
-            let _ = stream.set_nodelay(true);
-        });
         let served = axum::serve(listener, routes).with_graceful_shutdown(stopped).await;
         served.map_err(|source| ServeError::Listener { what: "metrics", source: source.into() })
     })

@@ -20,11 +20,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
@@ -32,14 +28,6 @@ use zerkalo_core::words::UnixMillis;
 
 use crate::authority::Papers;
 
-/// Longest TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at once: some tenths of a second of a core; who comes beyond them is closed at once and tries again.
-const HANDSHAKES_MAX: usize = 1_024;
-/// Sessions waiting to be served.
-const SESSIONS_WAITING_MAX: usize = 64;
-/// How long to wait where the system gives no socket: it has no descriptor left, and gets one back as others close.
-const ACCEPT_FAILED_WAIT: Duration = Duration::from_millis(100);
 /// What agents speak.
 const ALPN_H2: &[u8] = b"h2";
 
@@ -62,9 +50,20 @@ pub struct Session {
     pub leaf: Option<CertificateDer<'static>>,
     /// What binds a proof to this session.
     pub binding: Option<Binding>,
+    /// Whether there was no place for it: it hears so, and nothing else.
+    pub is_refused: bool,
 }
 
 impl Session {
+    /// What a TLS stream tells.
+    pub fn over_tls<IO>(stream: &TlsStream<IO>, peer: SocketAddr) -> Self {
+        let (_, tls) = stream.get_ref();
+        let leaf =
+            tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
+        let binding = tls.export_keying_material([0; 32], BINDING_LABEL, None).ok().map(Binding);
+        Self { peer: Some(peer), leaf, binding, is_refused: false }
+    }
+
     /// The agent's certificate, where it shows one that is in force; else a stable code and what to do.
     pub fn papers(&self, now: UnixMillis) -> Result<Papers, (&'static str, String)> {
         let leaf = self.leaf.as_ref();
@@ -117,47 +116,6 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// Shakes hands with whoever connects, several at once; ends when the receiver is dropped.
-pub fn accept(
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-) -> ReceiverStream<io::Result<Secured<TlsStream<TcpStream>>>> {
-    let (sessions, accepted) = mpsc::channel(SESSIONS_WAITING_MAX);
-    let acceptor = TlsAcceptor::from(config);
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    tokio::spawn(async move {
-        loop {
-            let (stream, peer) = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        tracing::warn!(%error, "no connection can be accepted");
-                        tokio::time::sleep(ACCEPT_FAILED_WAIT).await;
-                        continue;
-                    }
-                },
-                () = sessions.closed() => return,
-            };
-            // Beyond the limit it is closed by being dropped.
-            let Ok(permit) = handshakes.clone().try_acquire_owned() else { continue };
-            let (acceptor, sessions) = (acceptor.clone(), sessions.clone());
-            tokio::spawn(async move {
-                // Without it answers are late, not lost.
-                let _ = stream.set_nodelay(true);
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-                drop(permit);
-                match shaken {
-                    // Nobody takes it while the collector stops.
-                    Ok(Ok(stream)) => drop(sessions.send(Ok(Secured::over_tls(stream, peer))).await),
-                    Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
-                    Err(_) => tracing::debug!("a handshake took too long"),
-                }
-            });
-        }
-    });
-    ReceiverStream::new(accepted)
-}
-
 /// A connection and its session.
 #[derive(Debug)]
 pub struct Secured<IO> {
@@ -169,16 +127,6 @@ impl<IO> Secured<IO> {
     /// A connection whose session is known.
     pub fn new(io: IO, session: Session) -> Self {
         Self { io, session }
-    }
-}
-
-impl Secured<TlsStream<TcpStream>> {
-    fn over_tls(io: TlsStream<TcpStream>, peer: SocketAddr) -> Self {
-        let (_, tls) = io.get_ref();
-        let leaf =
-            tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.clone().into_owned());
-        let binding = tls.export_keying_material([0; 32], BINDING_LABEL, None).ok().map(Binding);
-        Self::new(io, Session { peer: Some(peer), leaf, binding })
     }
 }
 

@@ -25,6 +25,7 @@ use crate::metrics::{Metrics, count};
 use crate::people::same;
 use crate::state::{SignalToken, State, StateError};
 
+pub use patience::Patient;
 pub use server::serve;
 
 /// What is counted where there was no place for a connection.

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zerkalo_core::words::UnixMillis;
 use zerkalo_durable::store::{Batch, Store, StoreError};
 
 pub use audit::{ApiToken, KnownTokens};
@@ -45,13 +46,16 @@ pub struct State {
     dir: PathBuf,
     /// `None` only while it is opened anew.
     store: Mutex<Option<Store>>,
+    /// When enrolment tokens were counted last, and how many there are since.
+    tokens_counted: Mutex<Option<(UnixMillis, usize)>>,
 }
 
 impl State {
     /// Opens the state in `dir`, made if absent.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
         let store = Store::reopen(dir)?;
-        let state = Self { dir: dir.to_owned(), store: Mutex::new(Some(store)) };
+        let store = Mutex::new(Some(store));
+        let state = Self { dir: dir.to_owned(), store, tokens_counted: Mutex::default() };
         state.rename_tokens()?;
         Ok(state)
     }

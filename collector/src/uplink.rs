@@ -3,6 +3,7 @@
 //! Who speaks is said by the client certificate alone. A stream parses, checks signatures and hands over; whether a record
 //! is admitted is the engine's business. Each stream has its own small bounds, so one slow agent slows no other.
 
+mod pace;
 mod parts;
 mod passage;
 pub mod quic;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::Stream as Incoming;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code as Grpc, Request, Response, Status, Streaming};
 use zerkalo_core::address::unwrap_embedded;
@@ -33,6 +35,7 @@ use crate::pictures::Pictures;
 use crate::session::Session;
 use crate::stop::StopSignal;
 use crate::vicinity::VicinityKey;
+pub use pace::{Paces, RECORDS_PER_SEC_DEFAULT, RECORDS_PER_SEC_MAX, RECORDS_PER_SEC_MIN};
 pub use parts::{Parts, Took};
 use stream::Stream;
 
@@ -40,6 +43,9 @@ use stream::Stream;
 pub const FRAME_LEN_MAX: usize = 1024 * 1024;
 /// Answers an agent has not read yet; then its stream waits.
 const RESPONSES_QUEUED_MAX: usize = 16;
+
+/// Stable code: an agent opens streams faster than any honest one.
+pub const TOO_MANY_STREAMS: &str = "too_many_streams";
 
 /// In whose name an agent is revoked whose host withdraws, and why.
 const HOST_AUTHOR: &str = "(its host)";
@@ -57,13 +63,21 @@ pub struct Ways {
     pub relays: Vec<IpAddr>,
     /// Records that come in parts.
     pub parts: Parts,
+    /// How fast each agent sends.
+    pub paces: Paces,
 }
 
 impl Default for Ways {
     /// One way, and what is built in.
     fn default() -> Self {
         let fingerprints = Fingerprints::built_in();
-        Self { urls: Vec::new(), fingerprints, relays: Vec::new(), parts: Parts::default() }
+        Self {
+            urls: Vec::new(),
+            fingerprints,
+            relays: Vec::new(),
+            parts: Parts::default(),
+            paces: Paces::default(),
+        }
     }
 }
 
@@ -103,6 +117,13 @@ impl UplinkService for Uplink {
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
         })?;
+        if !self.ways.paces.may_open(&agent, Instant::now()) {
+            count(&self.metrics.requests_refused, TOO_MANY_STREAMS);
+            tracing::debug!(%agent, code = TOO_MANY_STREAMS, "refused a stream");
+            let detail =
+                "this agent opens streams faster than any needs; it waits, or whoever made it mends it";
+            return Err(status(Grpc::ResourceExhausted, TOO_MANY_STREAMS, detail));
+        }
         // Behind NAT the carrier's own.
         let peer = session.peer.map(|address| unwrap_embedded(address.ip()));
         Ok(Response::new(self.attend(caller, peer, request.into_inner())))

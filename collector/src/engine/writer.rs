@@ -43,6 +43,9 @@ const GROUP_LEN_MAX: usize = 8 * 1024 * 1024;
 const TICK_WAIT_MIN: Duration = Duration::from_millis(50);
 /// What failed for want of room, or in the state, is tried again after this.
 const FAILURE_WAIT: Duration = Duration::from_secs(1);
+/// Decisions and alerts that wait for a state that takes none; with more the writer ends, and the next start logs them
+/// from the journal.
+const UNLOGGED_MAX: usize = 10_000;
 /// Entries applied before readers get a turn.
 const APPLIED_AT_ONCE: usize = 256;
 /// How far the clock may stand behind the journal's last entry at the start: what time servers correct by steps.
@@ -215,7 +218,7 @@ impl Writer {
                 }
             }
             self.commit(group)?;
-            self.log_news();
+            self.log_news()?;
             if stop {
                 return Ok(());
             }
@@ -395,9 +398,9 @@ impl Writer {
         ordered
     }
 
-    fn log_news(&mut self) {
+    fn log_news(&mut self) -> Result<(), EngineError> {
         if self.unlogged.is_empty() || self.relog_not_before > Instant::now() {
-            return;
+            return Ok(());
         }
         let outcomes = match self.parts.state.log(&self.unlogged, &self.parts.routes) {
             Ok(outcomes) => outcomes,
@@ -407,8 +410,11 @@ impl Writer {
                     waiting = self.unlogged.len(),
                     "decisions and alerts cannot be logged; trying again"
                 );
+                if self.unlogged.len() > UNLOGGED_MAX {
+                    return Err(error.into());
+                }
                 self.relog_not_before = Instant::now() + FAILURE_WAIT;
-                return;
+                return Ok(());
             }
         };
         for ((notice, _), outcome) in self.unlogged.drain(..).zip(outcomes) {
@@ -432,6 +438,7 @@ impl Writer {
             }
         }
         self.parts.outbox.ring();
+        Ok(())
     }
 
     fn count(&self, tally: &Tally) {

@@ -45,8 +45,8 @@ impl Operator {
         };
         let (now, secret) = (clock::now(), TokenSecret::generate());
         let token = Token::new(&secret, owner, station, market, now.plus_secs(secs.into()));
-        let kept = block_in_place(|| self.state.prune_tokens(now)).map_err(|error| self.not_kept(&error))?;
-        if kept >= TOKENS_MAX {
+        let has_room = block_in_place(|| self.state.has_room_for_token(now, TOKENS_MAX));
+        if !has_room.map_err(|error| self.not_kept(&error))? {
             let detail = format!(
                 "{TOKENS_MAX} tokens are the most; one is forgotten 30 days after its time, so make shorter-lived ones"
             );

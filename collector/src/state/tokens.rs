@@ -1,5 +1,7 @@
 //! Enrolment tokens, each under what names it.
 
+use std::sync::PoisonError;
+
 use zerkalo_core::identity::TokenMacKey;
 use zerkalo_core::target::Sha256;
 use zerkalo_core::words::UnixMillis;
@@ -11,6 +13,8 @@ use crate::token::Token;
 pub(super) const TOKENS: Table = Table("token");
 /// How long a token is remembered after its time: its box hears that it has expired, not that nobody knows it.
 const REMEMBERED_SECS: u64 = 30 * 86_400;
+/// How long a count of them is good for.
+const COUNTED_SECS: u64 = 3_600;
 
 impl State {
     /// What is known of the token of this id.
@@ -24,6 +28,20 @@ impl State {
         let mut batch = Batch::default();
         batch.put(TOKENS, &id.0, &json(token));
         self.commit(batch)
+    }
+
+    /// Whether one more token may be kept, of so many at most; it is counted. Reading them all takes long where there are
+    /// thousands, so it is done now and then, and where they seem too many.
+    pub fn has_room_for_token(&self, now: UnixMillis, max: usize) -> Result<bool, StateError> {
+        let mut counted = self.tokens_counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = counted.filter(|(at, kept)| *kept < max && now < at.plus_secs(COUNTED_SECS));
+        let (at, kept) = match known {
+            Some(known) => known,
+            None => (now, self.prune_tokens(now)?),
+        };
+        let has_room = kept < max;
+        *counted = Some((at, if has_room { kept + 1 } else { kept }));
+        Ok(has_room)
     }
 
     /// Forgets the tokens whose time was over long ago; gives how many are left.
@@ -92,6 +110,10 @@ mod tests {
         assert_eq!(state.token(&secret.mac_key().0).unwrap(), None);
         let end = token.expires_at.plus_secs(REMEMBERED_SECS);
         assert_eq!(state.prune_tokens(end.minus_millis(1)).unwrap(), 1);
+        // Counted once, a token is made room for as long as there is some; beyond that the dead ones go first.
+        let room = |now, max| state.has_room_for_token(now, max).unwrap();
+        assert!(room(UnixMillis(0), 3) && room(UnixMillis(0), 3) && !room(UnixMillis(0), 1));
+        assert!(!room(end.minus_millis(1), 1) && room(end, 1));
         assert_eq!(state.prune_tokens(end).unwrap(), 0);
         assert_eq!(state.token(&id).unwrap(), None);
     }

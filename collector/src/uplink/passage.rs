@@ -100,7 +100,6 @@ fn shown_by(issuer: &str) -> Certificate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uplink::Parts;
     use zerkalo_core::evidence::SignedList;
     use zerkalo_core::fingerprint::Fingerprints;
     use zerkalo_proto::evidence::list_from_bytes;
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn a_state_authority_on_the_way_is_told_from_others_and_labels_stay_few() {
         let fingerprints = Fingerprints::built_in();
-        let ways = Ways { urls: vec![], relays: vec![], fingerprints, parts: Parts::default() };
+        let ways = Ways { fingerprints, ..Ways::default() };
         let (metrics, _) = Metrics::new();
         let agent = AgentId::parse("kz-kcell-00000001").unwrap();
         let isca = "C=KZ, O=ISCA, CN=Information Security Certification Authority";

@@ -114,6 +114,7 @@ async fn shake(incoming: Incoming) -> io::Result<Secured<QuicWire>> {
         peer: Some(connection.remote_address()),
         leaf: chain.and_then(|chain| chain.into_iter().next()),
         binding: binding.map(|()| Binding(bytes)),
+        is_refused: false,
     };
     let (send, receive) = connection.accept_bi().await?;
     Ok(Secured::new(QuicWire { send, receive, connection }, session))

@@ -15,6 +15,7 @@ use futures::stream::FuturesOrdered;
 use futures::{FutureExt, Stream as Incoming, StreamExt};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tonic::{Code as Grpc, Status};
 use zerkalo_core::admission::RejectionCode;
 use zerkalo_core::evidence::PublicKey;
@@ -251,7 +252,10 @@ impl Stream {
         let mut sent = lists.borrow().as_ref().map_or(0, |list| list.version);
         let (mut open, mut is_lost) = (true, false);
         let mut outlived = pin!(self.outlived());
+        // Until then nothing more is read: what the agent sent too much of waits at its end of the line.
+        let mut rests_until = Instant::now();
         loop {
+            let rests = open && rests_until > Instant::now();
             let step = tokio::select! {
                 // In this order, so that the same events have the same outcome; who is to end is never kept waiting.
                 biased;
@@ -267,8 +271,12 @@ impl Stream {
                 }),
                 end = &mut outlived => Err(end),
                 Some(answer) = answers.next() => self.pass_on(answer).await,
-                message = inbound.next(), if open && !is_lost && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
-                    Some(Ok(message)) => self.take(message, &ended, &mut answers).await,
+                () = tokio::time::sleep_until(rests_until), if rests => Ok(()),
+                message = inbound.next(), if open && !rests && !is_lost && answers.len() < BATCHES_IN_FLIGHT_MAX => match message {
+                    Some(Ok(message)) => {
+                        rests_until = self.pace(&message);
+                        self.take(message, &ended, &mut answers).await
+                    }
                     None => { open = false; Ok(()) }
                     Some(Err(error)) => { open = false; self.broken(&error, &mut answers) }
                 },
@@ -303,6 +311,21 @@ impl Stream {
                 Ok(()) => {}
             }
         }
+    }
+
+    /// Counts a message towards what its agent may send; until when it is to rest.
+    fn pace(&self, message: &StreamRequest) -> Instant {
+        let records = match &message.message {
+            Some(Up::Records(batch)) => batch.records.len(),
+            _ => 1,
+        };
+        let now = Instant::now();
+        let rest = self.ways.paces.take(&self.agent, records, now);
+        if !rest.is_zero() {
+            self.metrics.agents_slowed.inc();
+            tracing::debug!(agent = %self.agent, ?rest, "sends faster than agents.records_per_sec and is read more slowly");
+        }
+        now + rest
     }
 
     /// Parses a message and hands its records to the engine.

@@ -5,11 +5,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,25 +21,49 @@ use tonic::transport::{Channel, Endpoint};
 use zerkalo_core::identity::{BINDING_LABEL, Binding};
 use zerkalo_core::target::TargetUrl;
 
-/// Connects without a certificate, trusting `ca_pem` alone.
-pub async fn connect(url: &str, ca_pem: &str) -> Result<(Channel, Binding)> {
-    let target = TargetUrl::parse(url)?;
+/// How often an idle line is asked whether it lives, and how long the answer may take: as the agent does.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// See [`KEEPALIVE_INTERVAL`].
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// TLS that trusts `ca_pem` alone, and shows a certificate if there is one.
+pub fn tls(ca_pem: &str, own: Option<(&str, &str)>) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots);
+    let mut config = match own {
+        Some((certificate_pem, key_pem)) => {
+            let chain =
+                CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<_, _>>()?;
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key_pem.as_bytes())?)?
+        }
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp =
-        TcpStream::connect((target.host(), target.port())).await.context("the collector is not there")?;
+    Ok(Arc::new(config))
+}
+
+/// Connects, within so long; gives what only both ends know, too.
+pub async fn connect(url: &str, tls: Arc<ClientConfig>, patience: Duration) -> Result<(Channel, Binding)> {
+    let target = TargetUrl::parse(url)?;
     let name = ServerName::try_from(target.host())?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-    let binding = Binding(stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None)?);
-    let made = Made(Arc::new(Mutex::new(Some(stream))));
-    let channel = Endpoint::from_static("http://collector").connect_with_connector(made).await?;
-    Ok((channel, binding))
+    let connecting = async {
+        let tcp = TcpStream::connect((target.host(), target.port()));
+        let tcp = tcp.await.context("the collector is not there")?;
+        tcp.set_nodelay(true)?;
+        let stream = TlsConnector::from(tls).connect(name, tcp).await?;
+        let binding = Binding(stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None)?);
+        let made = Made(Arc::new(Mutex::new(Some(stream))));
+        let endpoint = Endpoint::from_static("http://collector")
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        anyhow::Ok((endpoint.connect_with_connector(made).await?, binding))
+    };
+    tokio::time::timeout(patience, connecting).await.context("no connection in time")?
 }
 
 /// Gives the one connection there is.

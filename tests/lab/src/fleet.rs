@@ -116,16 +116,39 @@ impl Collector {
         policies: Policies,
         change: impl FnOnce(&mut toml::Table),
     ) -> Result<Self> {
+        Self::start_in(Home::create()?, webhook, policies, change).await
+    }
+
+    /// The same in memory, where the machine lends some: nothing waits for a disk.
+    pub async fn start_in_memory() -> Result<Self> {
+        let home = Home::create_in(Path::new(MEMORY)).or_else(|_| Home::create())?;
+        Self::start_in(home, None, Policies::Hurried, |_| {}).await
+    }
+
+    /// Ends it, and serves its directory anew from where other collectors' lie.
+    pub async fn settle(mut self) -> Result<Self> {
+        self.kill().await?;
         let home = Home::create()?;
+        let dir = home.path().join("collector");
+        copy(&self.dir(), &dir).context("the collector's directory cannot be copied")?;
+        let mut collector = Self { process: serve(&dir, &home)?, operator: self.operator, home };
+        collector.wait_until_serving().await?;
+        Ok(collector)
+    }
+
+    async fn start_in(
+        home: Home,
+        webhook: Option<WebhookTarget<'_>>,
+        policies: Policies,
+        change: impl FnOnce(&mut toml::Table),
+    ) -> Result<Self> {
         let program = program("zerkalo-collector")?;
         let dir = home.path().join("collector");
         let log = home.path().join("collector.log");
         init(&program, &dir, &log).await?;
         configure(&dir, webhook, policies, change).context("cannot configure the collector")?;
         let operator = Operator::from_file(&dir.join("operator/operator.toml"))?;
-        let serve = ["serve", &dir.to_string_lossy()];
-        let process = Process::start("zerkalo-collector serve", &program, &serve, &log)?;
-        let mut collector = Self { process, operator, home };
+        let mut collector = Self { process: serve(&dir, &home)?, operator, home };
         collector.wait_until_serving().await?;
         Ok(collector)
     }
@@ -143,6 +166,11 @@ impl Collector {
     /// The directory everything of this run lies in.
     pub fn home(&self) -> &Path {
         self.home.path()
+    }
+
+    /// Its process; `None` once it ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
     }
 
     /// SIGKILL.
@@ -197,6 +225,8 @@ pub enum Browser {
     Unsandboxed,
 }
 
+/// Where Linux lends memory as a file system.
+const MEMORY: &str = "/dev/shm";
 /// Where Debian's Chromium lies.
 pub const BROWSER: &str = "/usr/bin/chromium";
 
@@ -344,6 +374,28 @@ impl Seat {
             self.public_resolver
         )
     }
+}
+
+fn serve(dir: &Path, home: &Home) -> Result<Process> {
+    let args = ["serve", &dir.to_string_lossy()];
+    let log = home.path().join("collector.log");
+    Process::start("zerkalo-collector serve", &program("zerkalo-collector")?, &args, &log)
+}
+
+/// A directory and all in it.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    std::fs::set_permissions(to, from.metadata()?.permissions())?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 async fn init(program: &Path, dir: &Path, log: &Path) -> Result<()> {

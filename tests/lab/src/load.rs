@@ -152,7 +152,8 @@ fn dir_len(dir: &Path) -> Result<u64> {
     Ok(len)
 }
 
-fn machine() -> Machine {
+/// This one.
+pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo")
         .lines()

@@ -102,8 +102,13 @@ pub struct Home {
 impl Home {
     /// Makes the directory and the shell that will remove it.
     pub fn create() -> Result<Self> {
-        let dir =
-            tempfile::Builder::new().prefix("zerkalo-lab-").tempdir().context("no temporary directory")?;
+        Self::create_in(&std::env::temp_dir())
+    }
+
+    /// The same in a directory of the caller's choice.
+    pub fn create_in(parent: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("zerkalo-lab-").tempdir_in(parent);
+        let dir = dir.context("no temporary directory")?;
         // Dying children may still write, on a busy machine for long: another look catches what they made.
         let script = "cat >/dev/null; i=0; while [ $i -lt 150 ]; do rm -rf \"$0\" && [ ! -e \"$0\" ] && break; \
                       i=$((i + 1)); sleep 0.2; done";

@@ -2,6 +2,7 @@
 //!
 //! It measures nothing: bodies are the caller's. The load generator and the kill journey drive it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bound;
@@ -9,10 +10,11 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 use zerkalo_core::evidence::{ChainLink, SecretKey, SignedRecord};
 use zerkalo_core::identity::{Asked, Purpose, TokenMacKey, token_key};
@@ -26,6 +28,8 @@ use zerkalo_proto::agent_v1::{EnrollRequest, Hello, RecordBatch, StreamRequest, 
 
 /// How long connecting may take on a busy machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an agent waits for the welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Batches waiting for the socket.
 const BATCHES_WAITING_MAX: usize = 4;
 
@@ -47,7 +51,8 @@ pub fn read_token(text: &str) -> Option<Token> {
 pub struct Signer {
     agent: AgentId,
     record_key: SecretKey,
-    endpoint: Endpoint,
+    url: String,
+    tls: Arc<ClientConfig>,
     head: ChainLink,
 }
 
@@ -78,14 +83,11 @@ impl Signer {
     pub async fn enrol(token: &str, seed: u64) -> Result<Self> {
         let token = read_token(token).context("this is no token")?;
         let url = token.urls.first().context("the token names no collector")?;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&token.ca_pem));
-        let endpoint = || {
-            Endpoint::from_shared(url.clone()).map(|e| e.tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT))
-        };
         let record_key = SecretKey::from_bytes(&Sha256::of(&seed.to_be_bytes()).0);
         let tls_key = KeyPair::generate()?;
         let request_pem = CertificateParams::default().serialize_request(&tls_key)?.pem()?;
-        let (channel, binding) = bound::connect(url, &token.ca_pem).await?;
+        let (channel, binding) =
+            bound::connect(url, bound::tls(&token.ca_pem, None)?, CONNECT_TIMEOUT).await?;
         let asked = Asked {
             purpose: Purpose::Enrol,
             binding: &binding,
@@ -109,9 +111,10 @@ impl Signer {
             })
             .await?
             .into_inner();
-        let identity = Identity::from_pem(enrolled.certificate_pem, tls_key.serialize_pem());
-        let endpoint = endpoint()?.tls_config(tls.identity(identity))?;
-        Ok(Self { agent: AgentId::parse(&enrolled.agent)?, record_key, endpoint, head: ChainLink::start(1) })
+        let own = (enrolled.certificate_pem.as_str(), tls_key.serialize_pem());
+        let tls = bound::tls(&token.ca_pem, Some((own.0, &own.1)))?;
+        let (agent, url) = (AgentId::parse(&enrolled.agent)?, url.clone());
+        Ok(Self { agent, record_key, url, tls, head: ChainLink::start(1) })
     }
 
     /// Its name at the collector.
@@ -128,7 +131,17 @@ impl Signer {
 
     /// Opens the uplink.
     pub async fn connect(&self) -> Result<Uplink> {
-        let channel: Channel = self.endpoint.connect().await?;
+        self.connect_within(CONNECT_TIMEOUT).await
+    }
+
+    /// The same, with as long for the connection; the welcome may take as long as an agent waits.
+    pub async fn connect_within(&self, patience: Duration) -> Result<Uplink> {
+        let (channel, _) = bound::connect(&self.url, self.tls.clone(), patience).await?;
+        let welcomed = tokio::time::timeout(WELCOME_TIMEOUT, self.greet(channel)).await;
+        welcomed.context("no welcome in time")?
+    }
+
+    async fn greet(&self, channel: Channel) -> Result<Uplink> {
         let (requests, outgoing) = mpsc::channel(BATCHES_WAITING_MAX);
         let hello = Hello { agent_version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
         requests.send(StreamRequest { message: Some(stream_request::Message::Hello(hello)) }).await?;
