@@ -117,9 +117,9 @@ impl UplinkService for Uplink {
             tracing::warn!(code, detail, "refused a stream");
             status(Grpc::Unauthenticated, code, detail)
         })?;
-        if !self.ways.paces.may_open(&agent, Instant::now()) {
+        if !self.ways.paces.may_open(&caller.agent, Instant::now()) {
             count(&self.metrics.requests_refused, TOO_MANY_STREAMS);
-            tracing::debug!(%agent, code = TOO_MANY_STREAMS, "refused a stream");
+            tracing::debug!(agent = %caller.agent, code = TOO_MANY_STREAMS, "refused a stream");
             let detail =
                 "this agent opens streams faster than any needs; it waits, or whoever made it mends it";
             return Err(status(Grpc::ResourceExhausted, TOO_MANY_STREAMS, detail));

@@ -8,19 +8,21 @@ use tokio::task::JoinSet;
 
 use crate::fleet::{Collector, now};
 use crate::load::enrol;
-use crate::sample::one_mirror;
+use crate::sample::mirrors;
 use crate::signer::{Signer, Uplink};
 
+/// Mirrors that a crowd shares out: what the collector works out anew with a record grows with the owners in its cell.
+pub const MIRRORS: usize = 100;
 /// Enrolments at once.
 const ENROLMENTS_AT_ONCE: usize = 64;
 /// Connections coming about at once, where a storm is not what is measured.
 pub const CONNECTING_AT_ONCE: usize = 128;
 
-/// A collector with the one-mirror list in force and so many agents enrolled: in memory, for each enrolment is synced, and
+/// A collector with a list of [`MIRRORS`] in force and so many agents enrolled: in memory, for each enrolment is synced, and
 /// served from the disk from then on.
 pub async fn enrolled(agents: usize) -> Result<(Collector, Vec<Signer>)> {
     let collector = Collector::start_in_memory().await?;
-    collector.operator().put_list(&one_mirror(now())?).await?;
+    collector.operator().put_list(&mirrors(MIRRORS, now())?).await?;
     let turns = Arc::new(Semaphore::new(ENROLMENTS_AT_ONCE));
     let mut enrolling = JoinSet::new();
     for number in 0..agents {

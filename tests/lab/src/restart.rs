@@ -16,8 +16,9 @@ use zerkalo_core::words::AgentId;
 
 use crate::crowd;
 use crate::fleet::now;
+use crate::internet::PLACES;
 use crate::load::{Machine, machine, percentile_millis};
-use crate::sample::body;
+use crate::sample::body_about;
 use crate::signer::{Reply, Signer, Uplink};
 use crate::stored;
 use crate::usage;
@@ -92,7 +93,8 @@ pub async fn run(agents: usize) -> Result<RestartReport> {
     let turns = Arc::new(Semaphore::new(crowd::CONNECTING_AT_ONCE));
     for (number, signer) in signers.into_iter().enumerate() {
         let dice = Dice::new(number);
-        streams.spawn(stream(signer, pace, dice, turns.clone(), plot_seen.clone(), seen.clone()));
+        let mirror = 1 + number / PLACES.len() % crowd::MIRRORS;
+        streams.spawn(stream((signer, mirror), pace, dice, turns.clone(), plot_seen.clone(), seen.clone()));
     }
     let limit = tokio::time::Instant::now() + RUN_MAX;
     let mut served = seen.served.subscribe();
@@ -156,7 +158,7 @@ impl Dice {
 
 /// One agent: a record now and then, over whatever stream there is. Gives its name and its last acknowledged record.
 async fn stream(
-    mut signer: Signer,
+    (mut signer, mirror): (Signer, usize),
     pace: Duration,
     mut dice: Dice,
     turns: Arc<Semaphore>,
@@ -188,7 +190,7 @@ async fn stream(
             continue;
         }
         loop {
-            let record = signer.sign(body(now()));
+            let record = signer.sign(body_about(mirror, now()));
             spool.push(record.clone());
             let Some(sequence) = deliver(&mut uplink, record).await else { break };
             acked = acked.max(sequence);

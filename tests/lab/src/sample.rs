@@ -11,28 +11,40 @@ use zerkalo_core::record::{
 use zerkalo_core::target::{Mirror, MirrorList, ReferenceSide, Sha256, TargetUrl};
 use zerkalo_core::words::{MarketId, MirrorId, UnixMillis};
 
-/// The mirror all of it is about.
-const MIRROR: &str = "m1";
 const SPAN: Span = Span { start_micros: 1_200, duration_micros: 800 };
 
 /// A list with the one mirror that [`body`] is about.
 pub fn one_mirror(issued_at: UnixMillis) -> Result<MirrorList> {
-    let mirror = Mirror {
-        large_page: None,
-        id: MirrorId::parse(MIRROR)?,
-        url: url(),
-        markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
-        canary: None,
-        key_pins: vec![],
-        expected_addresses: vec![],
-        standby: false,
-        category: None,
+    mirrors(1, issued_at)
+}
+
+/// A list with so many mirrors, those that [`body_about`] is about, from 1 on.
+pub fn mirrors(count: usize, issued_at: UnixMillis) -> Result<MirrorList> {
+    let mirror = |number| {
+        anyhow::Ok(Mirror {
+            large_page: None,
+            id: MirrorId::parse(&format!("m{number}"))?,
+            url: url(number),
+            markets: vec![MarketId::parse("ru")?, MarketId::parse("kz")?],
+            canary: None,
+            key_pins: vec![],
+            expected_addresses: vec![],
+            standby: false,
+            category: None,
+        })
     };
-    Ok(MirrorList { mirrors: vec![mirror], ..MirrorList::issued(1, issued_at) })
+    let mirrors = (1..=count).map(mirror).collect::<Result<_>>()?;
+    Ok(MirrorList { mirrors, ..MirrorList::issued(1, issued_at) })
 }
 
 /// The encoded record of a mirror that works.
 pub fn body(started_at: UnixMillis) -> Vec<u8> {
+    body_about(1, started_at)
+}
+
+/// The same of one of several.
+pub fn body_about(number: usize, started_at: UnixMillis) -> Vec<u8> {
+    let url = || url(number);
     let reference =
         |side| ReferenceCheck { side, url: url(), checked_at: started_at, reached: true, failure: None };
     let record = ProbeRecord {
@@ -41,7 +53,7 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
         hops: Vec::new(),
         screenshot: None,
         uplink: None,
-        mirror: MirrorId::parse(MIRROR).ok(),
+        mirror: MirrorId::parse(&format!("m{number}")).ok(),
         url: url(),
         list_version: 1,
         cause: Cause::Scheduled,
@@ -50,7 +62,7 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         dns: [ResolverKind::System, ResolverKind::Public]
             .into_iter()
-            .flat_map(|kind| [dns(kind, QueryType::A), dns(kind, QueryType::Aaaa)])
+            .flat_map(|kind| [dns(&url(), kind, QueryType::A), dns(&url(), kind, QueryType::Aaaa)])
             .collect(),
         tcp: vec![TcpConnect {
             transport: None,
@@ -59,23 +71,23 @@ pub fn body(started_at: UnixMillis) -> Vec<u8> {
             span: SPAN,
             outcome: TcpOutcome::Connected,
         }],
-        tls: vec![tls()],
-        http: vec![http()],
+        tls: vec![tls(&url())],
+        http: vec![http(url())],
         quic: vec![],
         references: vec![reference(ReferenceSide::Domestic), reference(ReferenceSide::Foreign)],
     };
     zerkalo_proto::record::encode(&record)
 }
 
-fn url() -> TargetUrl {
-    TargetUrl::parse("https://m1.lab.test/").expect("a constant URL")
+fn url(number: usize) -> TargetUrl {
+    TargetUrl::parse(&format!("https://m{number}.lab.test/")).expect("a name with a number in it is one")
 }
 
 fn address() -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 7], 443))
 }
 
-fn dns(resolver: ResolverKind, query: QueryType) -> DnsExchange {
+fn dns(url: &TargetUrl, resolver: ResolverKind, query: QueryType) -> DnsExchange {
     let addresses = vec![address().ip()];
     DnsExchange {
         detail: DnsDetail::default(),
@@ -83,14 +95,14 @@ fn dns(resolver: ResolverKind, query: QueryType) -> DnsExchange {
         others: vec![],
         resolver,
         server: SocketAddr::from(([198, 51, 100, 53], 53)),
-        name: url().host(),
+        name: url.host(),
         query,
         span: SPAN,
         outcome: DnsOutcome::Answer { rcode: 0, addresses, cnames: vec![], ttl_min_secs: 300 },
     }
 }
 
-fn tls() -> TlsHandshake {
+fn tls(url: &TargetUrl) -> TlsHandshake {
     let outcome = TlsOutcome::Completed {
         version: "TLSv1_3".to_owned(),
         cipher_suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
@@ -104,7 +116,7 @@ fn tls() -> TlsHandshake {
         transport: None,
         arm: Arm::Main,
         address: address(),
-        sni: Some(url().host()),
+        sni: Some(url.host()),
         span: SPAN,
         bytes_sent: 600,
         bytes_received: 3_100,
@@ -114,13 +126,13 @@ fn tls() -> TlsHandshake {
     }
 }
 
-fn http() -> HttpExchange {
+fn http(url: TargetUrl) -> HttpExchange {
     let headers = ["content-type", "date", "server", "etag", "cache-control"];
     HttpExchange {
         first_byte_micros: None,
         transport: None,
         arm: Arm::Main,
-        url: url(),
+        url,
         address: address(),
         protocol: "h2".to_owned(),
         span: SPAN,

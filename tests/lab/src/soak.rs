@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::crowd;
 use crate::fleet::now;
+use crate::internet::PLACES;
 use crate::load::{Machine, machine};
-use crate::sample::body;
+use crate::sample::body_about;
 use crate::signer::{Reply, Signer, Uplink};
 use crate::usage;
 
@@ -74,7 +75,8 @@ pub async fn run(agents: usize, duration: Duration) -> Result<SoakReport> {
     let pace = PACE.min(duration / 40);
     for (number, signer) in signers.into_iter().enumerate() {
         let delay = pace.mul_f64(number as f64 / agents.max(1) as f64);
-        sending.spawn(send(signer, pace, delay, counts.clone(), is_over.clone()));
+        let mirror = 1 + number / PLACES.len() % crowd::MIRRORS;
+        sending.spawn(send((signer, mirror), pace, delay, counts.clone(), is_over.clone()));
     }
     let (began, first, mut samples) = (Instant::now(), usage::of(pid)?, Vec::new());
     for number in 1..=SAMPLES {
@@ -107,7 +109,7 @@ pub async fn run(agents: usize, duration: Duration) -> Result<SoakReport> {
 
 /// One agent: a record now and then, over streams that end; every one must be acknowledged.
 async fn send(
-    mut signer: Signer,
+    (mut signer, mirror): (Signer, usize),
     pace: Duration,
     delay: Duration,
     counts: Arc<Counts>,
@@ -128,7 +130,7 @@ async fn send(
                 (signer.connect().await?, 0)
             }
         };
-        let record = signer.sign(body(now()));
+        let record = signer.sign(body_about(mirror, now()));
         let wanted = record.sequence;
         uplink.records.send(&[record]).await?;
         loop {
