@@ -161,7 +161,7 @@ public_urls = [{public_urls}]
 #connections_max = 10000
 # Records an agent may send each second in the long run, and a hundred seconds' worth at once. One that sends faster is
 # read more slowly, and loses nothing.
-#records_per_sec = 100
+#records_per_sec = 500
 
 # Operators come in here: the `zerkalo` command line.
 [operators]

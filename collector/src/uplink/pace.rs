@@ -10,13 +10,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zerkalo_core::words::AgentId;
 
-/// Records a second in the long run: a hundred times what an agent with ten mirrors measures.
-pub const RECORDS_PER_SEC_DEFAULT: u32 = 100;
+/// Records a second in the long run: thirty times what an agent measures of the longest list there may be, so that even
+/// such a one catches up far faster than it falls behind.
+pub const RECORDS_PER_SEC_DEFAULT: u32 = 500;
 /// Less, and the acknowledgement of what an agent may have in flight would come after it took its line for frozen.
 pub const RECORDS_PER_SEC_MIN: u32 = 50;
 /// More than a collector on two cores admits of all agents together.
 pub const RECORDS_PER_SEC_MAX: u32 = 100_000;
-/// Records at once, in seconds of the above: a day's of an agent with seven mirrors.
+/// Records at once, in seconds of the above: days of an agent with ten mirrors.
 const AT_ONCE_SECS: u32 = 100;
 /// Streams a second in the long run: over a path that freezes, an agent that catches up opens several.
 const STREAMS_PER_SEC: u32 = 20;

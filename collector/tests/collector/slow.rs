@@ -139,7 +139,7 @@ async fn agents_that_do_not_read_or_send_byte_by_byte_slow_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_sends_too_fast_is_read_slowly_and_loses_nothing() {
     let site = Site::new();
-    site.replace("#records_per_sec = 100", "records_per_sec = 50");
+    site.replace("#records_per_sec = 500", "records_per_sec = 50");
     let collector = site.serve().await;
     collector.put_list(&site, 1, &["m1"]).await;
     let mut hasty = collector.enrol(&site, "anna", "kz-kcell").await;
