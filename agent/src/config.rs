@@ -187,6 +187,16 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    fn collector_urls(&mut self) -> Vec<String> {
+        let urls = self.take::<Vec<String>>("collector.urls").unwrap_or_default();
+        for url in &urls {
+            if let Err(error) = crate::channel::check_url(url) {
+                self.fault("collector.urls", crate::uplink::chain(&error));
+            }
+        }
+        urls
+    }
+
     fn settings(&mut self, dir: &Path) -> Settings {
         let is_metered = self.take::<bool>("metered").unwrap_or(false);
         let interval_default = if is_metered { INTERVAL_METERED_SECS } else { INTERVAL_DEFAULT_SECS };
@@ -221,12 +231,7 @@ impl Reading<'_> {
         let public_dot = self.one_or_none("resolvers.public_dot", known.dot, parse_dot);
         let public_doh = self.one_or_none("resolvers.public_doh", known.doh, parse_doh);
         let nobody = self.one_or_none("resolvers.nobody", known.nobody, parse_server);
-        let collector_urls = self.take::<Vec<String>>("collector.urls").unwrap_or_default();
-        for url in &collector_urls {
-            if let Err(error) = crate::channel::check_url(url) {
-                self.fault("collector.urls", crate::uplink::chain(&error));
-            }
-        }
+        let collector_urls = self.collector_urls();
         let log_format = match self.take::<String>("log.format").as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,

@@ -178,9 +178,9 @@ impl Window {
         self.sent == self.acked && self.ahead.in_flight.is_none()
     }
 
-    /// When the stream is to be called frozen, if nothing comes before.
-    pub fn frozen_at(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + FROZEN_AFTER)
+    /// Since when nothing in flight has been answered; `None` with nothing in flight.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.waiting_since
     }
 
     /// Whether a record of this epoch is on its way ahead, or held there.
@@ -280,7 +280,7 @@ mod tests {
         window.sent_ahead(469, 480, now);
         assert_eq!((window.room_ahead(head), window.room().until), (None, 468), "one batch at a time");
         assert!(window.held(1, 480, vec![run(469, 478)], now), "two had no room");
-        assert_eq!((window.is_idle(), window.frozen_at()), (true, None));
+        assert_eq!((window.is_idle(), window.waiting_since()), (true, None));
         // What had its chance waits for its turn; what came since goes.
         assert_eq!(window.room_ahead(501), Some((480, FRESH_RECORDS_MAX as usize)));
         assert_eq!(window.room_ahead(900), Some((900 - FRESH_RECORDS_MAX, FRESH_RECORDS_MAX as usize)));
@@ -326,15 +326,15 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(4);
         let mut window = Window::with_ahead(1, 1, vec![]);
-        assert_eq!(window.frozen_at(), None);
+        assert_eq!(window.waiting_since(), None);
         window.sent(2, 9, now);
         window.sent(3, 9, later);
-        assert_eq!(window.frozen_at(), Some(now + FROZEN_AFTER));
+        assert_eq!(window.waiting_since(), Some(now));
         window.acked(1, 2, later).unwrap();
-        assert_eq!(window.frozen_at(), Some(later + FROZEN_AFTER));
+        assert_eq!(window.waiting_since(), Some(later));
         window.acked(1, 3, later).unwrap();
-        assert_eq!(window.frozen_at(), None);
+        assert_eq!(window.waiting_since(), None);
         window.sent_ahead(90, 91, now);
-        assert_eq!(window.frozen_at(), Some(now + FROZEN_AFTER));
+        assert_eq!(window.waiting_since(), Some(now));
     }
 }

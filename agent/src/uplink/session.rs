@@ -42,6 +42,8 @@ const CLOCK_OFF_MAX_MILLIS: u64 = 60_000;
 const HELD_MAX: Duration = Duration::from_secs(5);
 /// Longest turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
+/// QUIC is not called frozen before it could speak for so long, whatever a probe held back before that.
+const HEARD_MIN: Duration = Duration::from_secs(3);
 /// Longest wait for the turn in which a connection by QUIC is made.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -64,6 +66,8 @@ struct Session<'a> {
     takes_parts: bool,
     takes_gaps: bool,
     turn: Option<(Turn, Instant)>,
+    /// Since when something waits that a probe held back, sent by now or not.
+    held_since: Option<Instant>,
 }
 
 impl Uplink {
@@ -130,6 +134,7 @@ impl Uplink {
             takes_parts: welcome.takes_parts,
             takes_gaps: welcome.takes_gaps,
             turn: None,
+            held_since: None,
         };
         let end = tokio::select! {
             biased;
@@ -324,6 +329,9 @@ impl Session<'_> {
                     self.courier.send(&self.up).await;
                 }
             }
+            if is_held {
+                self.held_since.get_or_insert_with(steady_clock);
+            }
             self.end_turn(is_held);
             let frozen_at = self.frozen_at(is_quiet);
             let turn_until = self.turn.as_ref().map(|(_, until)| *until);
@@ -361,19 +369,19 @@ impl Session<'_> {
 
     fn end_turn(&mut self, is_held: bool) {
         if self.is_idle() && !is_held {
-            self.turn = None;
+            (self.turn, self.held_since) = (None, None);
         }
     }
 
     /// When the line is to be called frozen. What a probe keeps QUIC from sending is not the line's fault.
     fn frozen_at(&self, is_quiet: bool) -> Option<Instant> {
-        let part = self.part_since.map(|since| since + FROZEN_AFTER);
-        let earliest = self.window.frozen_at().into_iter().chain(part).min()?;
+        let sent = self.window.waiting_since().into_iter().chain(self.part_since).min()?;
         if !self.is_quic() {
-            return Some(earliest);
+            return Some(sent + FROZEN_AFTER);
         }
-        let heard_out = self.uplink.quiet.quiet_since().map(|since| since.into_std() + FROZEN_AFTER);
-        is_quiet.then(|| heard_out.map_or(earliest, |heard_out| heard_out.max(earliest)))
+        let begun = self.held_since.map_or(sent, |held| held.min(sent));
+        let spoke = self.uplink.quiet.quiet_since().map_or(sent, |since| since.into_std().max(sent));
+        is_quiet.then(|| (begun + FROZEN_AFTER).max(spoke + HEARD_MIN))
     }
 
     async fn hear(&mut self, message: Down, paths: &mut Paths, outcome: &mut Outcome) -> Result<(), End> {
@@ -383,14 +391,15 @@ impl Session<'_> {
                 if self.window.acked(ack.epoch, ack.sequence, steady_clock())? {
                     tracing::debug!(epoch = ack.epoch, sequence = ack.sequence, "acknowledged");
                     self.progress(paths, outcome);
-                    self.part_since = None;
+                    (self.part_since, self.held_since) = (None, None);
                     let now = wall_clock();
                     uplink.spool.run(move |spool| spool.ack(ack.epoch, ack.sequence, now)).await?;
                 }
             }
             Down::Part(held) => {
                 self.progress(paths, outcome);
-                (self.held, self.part_since) = (Some(held), None);
+                self.held = Some(held);
+                (self.part_since, self.held_since) = (None, None);
             }
             Down::Rejection(rejection) => uplink.refused(rejection).await?,
             Down::List(list) => uplink.take_list(list).await,
@@ -414,7 +423,7 @@ impl Session<'_> {
                 if self.window.held(held.epoch, held.sequence, runs, steady_clock()) {
                     tracing::debug!(sequence = held.sequence, runs = ?held.runs.len(), "held ahead");
                     self.progress(paths, outcome);
-                    self.part_since = None;
+                    (self.part_since, self.held_since) = (None, None);
                 }
             }
             // A second welcome changes nothing.
