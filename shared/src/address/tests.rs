@@ -220,7 +220,7 @@ fn special_ranges_are_refused_at_their_edges_and_in_a_hundred_thousand_disguises
         assert!(cases.0[&(kind, allowed)] > 1_000 && cases.0[&(kind, false)] > 1_000, "{:?}", cases.0);
     }
     assert_eq!(cases.0.len(), 21, "{:?}", cases.0);
-    println!("{} cases: {:?}", cases.len(), cases.0);
+    assert!(cases.len() > 100_000, "{}", cases.len());
 }
 
 #[test]
