@@ -31,6 +31,7 @@ fn sources(words: &[&str]) -> PathBuf {
         "zerkalo" => "cli",
         "zerkalo-core" => "shared",
         "zerkalo-torture" => "tests/torture",
+        "zerkalo-decoders" => "tests/decoders",
         "zerkalo-journeys" => return root().join("tests/journeys"),
         other => other.trim_start_matches("zerkalo-"),
     };
