@@ -336,8 +336,10 @@ impl Session<'_> {
             let frozen_at = self.frozen_at(is_quiet);
             let turn_until = self.turn.as_ref().map(|(_, until)| *until);
             let is_turn_wanted = self.is_quic() && self.turn.is_none() && !is_quiet && is_held;
+            // Counted from when it was first held: whatever happens meanwhile begins no new wait.
+            let turn_at = self.held_since.map(|since| since + HELD_MAX);
             let turn = pin!(async {
-                tokio::time::sleep(HELD_MAX).await;
+                sleep_until(turn_at).await;
                 uplink.quiet.turn().await
             });
             tokio::select! {
@@ -350,8 +352,9 @@ impl Session<'_> {
                 },
                 () = self.courier.released() => {}
                 () = uplink.spool.appended.notified() => {}
-                () = uplink.quiet.quiet(), if !is_quiet => {}
+                // Before the quiet: a turn that is had keeps the next probe waiting.
                 turn = turn, if is_turn_wanted => self.turn = Some((turn, steady_clock() + TURN_MAX)),
+                () = uplink.quiet.quiet(), if !is_quiet => {}
                 () = sleep_until(turn_until) => self.turn = None,
                 () = reached(self.meter.as_deref()) => return Err(End::Recycled),
                 () = sleep_until(frozen_at) => return Err(End::Frozen),
